@@ -1,0 +1,208 @@
+"""Interfaces between the rooms: types only, numpy only.
+
+Stage types are made by validating constructors in their own rooms; here stand the types of the secure sum and the
+protocols through which rooms that may not import each other meet. No input or output, no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NewType, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SiteId = NewType("SiteId", int)  # position 0..N-1 in the charter's roster
+COORDINATOR_ID = 2**64 - 1
+Addressed = tuple[SiteId, bytes]
+
+
+class RandomSource(Protocol):
+    """Where secrets, masks, dither and privacy noise come from: the operating system, or a rehearsal's seed."""
+
+    is_rehearsal: bool
+
+    def take(self, count: int) -> bytes:
+        """Return `count` uniform bytes."""
+        ...
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Return `count` uniform 64-bit words."""
+        ...
+
+
+# --- what a charter fixes for the sum --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of the message with its own bound, for instance policy and critic."""
+
+    name: str
+    start: int
+    stop: int
+    clip_norm: float  # L2, > 0
+    noise_share: float  # in (0, 1], the square of the block's weight; the shares of all blocks add to 1
+
+
+@dataclass(frozen=True, slots=True)
+class SumConstants:
+    """Every number of a secure sum, from the charter only: none is ever read from a message, none shrinks."""
+
+    sites: int  # n
+    threshold: int  # t
+    max_colluders: int  # c
+    min_survivors: int
+    honest_shares: int  # h = min_survivors - c
+    profile: str  # cross_silo
+    neighbours: int  # k = n - 1
+    protection: str  # masking | unsafe-plain
+    length: int  # P, values without lanes (D in the protocol)
+    modulus_bits: int  # w <= 32 today
+    scale: float  # kappa under differential privacy
+    bound: int  # B: each value of one site is in [-B, B] before noise
+    noise_bound: int  # tau: the summed noise is inside it except with probability 2^-40 a round; 0 without noise
+    blocks: tuple[Block, ...]
+    noise: str  # distributed | local | unsafe-none
+    noise_multiplier: float  # sigma; 0 without noise
+    integer_noise_scale: int  # S: deviation of one site's share on the grid; 0 without noise
+    weight: int = 1  # the weight lane; constant under differential privacy
+
+
+@dataclass(frozen=True, slots=True)
+class SumTerms:
+    """The constants of a sum with the parties who signed them."""
+
+    session: bytes  # H("session", charter bytes): nobody chooses it
+    constants: SumConstants
+    site_public_keys: tuple[bytes, ...]  # Ed25519, raw, by SiteId
+    coordinator_public_key: bytes  # Ed25519, raw
+    roster_hash: bytes
+    epoch_rounds: int  # rounds in an epoch, <= 64
+
+
+@dataclass(frozen=True, slots=True)
+class RoundContext:
+    """The same at every honest party; its fields enter every key."""
+
+    session: bytes
+    epoch_hash: bytes
+    config_hash: bytes
+    epoch: int
+    round: int  # from 1
+    attempt: int  # from 0
+    policy_tag: bytes  # computed by each site itself
+    cohort: tuple[SiteId, ...]  # ascending
+
+
+# --- what flows ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RingVector:
+    """Lanes and P values modulo 2**modulus_bits; value = centred(word) / scale."""
+
+    words: NDArray[np.uint32]  # [P + 4]
+    modulus_bits: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A sum that this party knows: centred, lanes checked and removed."""
+
+    integers: NDArray[np.int64]  # [P]
+    scale: float
+    contributors: tuple[SiteId, ...]  # ascending
+
+
+# --- who does what ---------------------------------------------------------------------------------------------------
+
+
+class SecureSum(Protocol):
+    """The coordinator's side of one round and attempt; sans-I/O."""
+
+    def requests(self) -> Iterator[Addressed]:
+        """Yield the frames of the stage in progress; nothing when done."""
+        ...
+
+    def receive(self, site: SiteId, reply: bytes) -> None:
+        """Fold one reply in at once. Raises PeerError, which excludes this site only."""
+        ...
+
+    def close_stage(self) -> None:
+        """End the stage: the silent drop out. Raises RoundAborted."""
+        ...
+
+    def outcome(self) -> Sum:
+        """Return the sum. Raises UnexpectedState until there is one."""
+        ...
+
+    def publish(self, next_tag: bytes) -> None:
+        """Begin the last stage: the sum and the tag of the policy that follows from it go to the cohort."""
+        ...
+
+
+class RoundHost(Protocol):
+    """What the rest of a site does for its protocol half, one call at each point where data or policy is touched."""
+
+    def policy_tag(self, announced_tag: bytes, model: bytes | None) -> bytes:
+        """Return the tag of the policy this site holds, taking `model` when it lacks one. Raises ModelMissing."""
+        ...
+
+    def contribute(self, context: RoundContext) -> RingVector:
+        """Reserve, sample, clip, quantise, add noise. Raises BudgetExhausted before anything is sampled."""
+        ...
+
+    def release(self) -> None:
+        """Write and sync the spend: the next bytes that leave are made from data."""
+        ...
+
+    def next_tag(self, total: Sum) -> bytes:
+        """Run the optimiser on the published sum and return the tag of the policy that follows."""
+        ...
+
+    def close(self, outcome: str) -> None:
+        """End the round at this site: summed, aborted or unknown. Harmless when no round is open."""
+        ...
+
+
+class StageRegister(Protocol):
+    """A site's durable memory of what it has answered, one row a charter; every call that writes is synced."""
+
+    def last_epoch(self) -> int:
+        """Return the number of the last epoch joined, 0 before the first."""
+        ...
+
+    def note_epoch(self, epoch: int) -> None:
+        """Write an epoch down. Raises AlreadyAnswered unless it is greater than the last one."""
+        ...
+
+    def last_stage(self) -> tuple[int, int, str] | None:
+        """Return (round, attempt, stage) of the last answer, or None."""
+        ...
+
+    def record(self, round_number: int, attempt: int, stage: str, digest: bytes) -> None:
+        """Write an answer down before it leaves. Raises AlreadyAnswered when it is not newer than the last one."""
+        ...
+
+
+class Carrier(Protocol):
+    """Moves bytes; may lose, repeat and reorder. Replies come as they arrive, never as one map of n vectors."""
+
+    def exchange(self, requests: Iterable[Addressed], deadline_s: float) -> Iterator[Addressed]:
+        """Deliver each request and yield replies as they come; a silent site yields nothing."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        ...
+
+
+class Site(Protocol):
+    """Bytes in, bytes out: answers with a reply or a signed Refusal(code)."""
+
+    def handle(self, request: bytes) -> bytes:
+        """Answer one frame."""
+        ...
