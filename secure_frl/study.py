@@ -1,0 +1,389 @@
+"""What people write: the study file, validated as a whole, with its canonical bytes.
+
+Reading finds every mistake at once and says for each: where, what was expected, what was found, what to do. A value
+that this version cannot carry out is refused here, never later. No default is an unsafe choice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secure_frl.errors import InvalidParameter, StudyRefused
+
+SCHEMA = 1  # the only version of the file format that this program reads
+MAX_STUDY_BYTES = 1 << 20
+
+Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SiteCount = Annotated[int, Field(ge=3, le=100)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+
+
+class StudySection(_Section):
+    """Which file this is."""
+
+    schema_: Literal[1] = Field(alias="schema", description="1")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="small letters, digits and '-', at most 63")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="a whole number below 2^32; never touches privacy noise")
+
+
+class SimulatedDrop(_Section):
+    """Sites lost in each round, drawn from the seed."""
+
+    before_masked: int = Field(default=0, ge=0, le=100, description="sites lost before their masked input")
+    after_masked: int = Field(default=0, ge=0, le=100, description="sites lost after their masked input")
+
+
+class Deadlines(_Section):
+    """How long the coordinator waits."""
+
+    train: Positive = Field(default=120.0, description="seconds for the exchange in which a site trains")
+    stage: Positive = Field(default=30.0, description="seconds for every other exchange")
+
+
+class SitesSection(_Section):
+    """Who takes part, and how many may be lost or corrupt."""
+
+    count: SiteCount = Field(default=10, description="simulated sites, 3 to 100")
+    simulate_drop: SimulatedDrop = SimulatedDrop()
+    min_survivors: int = Field(default=8, ge=3, le=100, description="least sites in a sum")
+    max_colluders: int = Field(default=1, ge=1, le=99, description="sites that may pool what they know, at least 1")
+    deadline_s: Deadlines = Deadlines()
+
+
+class SiteShift(_Section):
+    """How simulated sites differ."""
+
+    kind: Literal["none"] = "none"
+    strength: float = Field(default=0.0, ge=0, le=0, description="0 while kind is 'none'")
+
+
+class DataSection(_Section):
+    """Where trajectories come from."""
+
+    source: Literal["environment"] = Field(default="environment", description="'environment': simulated patients")
+    environment: Literal["icu-sepsis"] = Field(default="icu-sepsis", description="'icu-sepsis'")
+    observation: Literal["state"] = Field(default="state", description="'state': tabular state numbers")
+    site_shift: SiteShift = SiteShift()
+    path: Literal[""] = Field(default="", description="empty: logged data cannot be read yet")
+    dataset_id: str = Field(
+        default="", pattern=r"^[a-z0-9-]{0,63}$", description="small letters, digits and '-'; empty for fresh people"
+    )
+    max_steps: int = Field(default=48, ge=1, le=1000, description="longer trajectories are cut and marked so")
+    declared_units: Literal[0] = Field(default=0, description="0: fresh episodes are declared by episodes_per_site")
+
+
+class PolicySection(_Section):
+    """What is trained."""
+
+    kind: Literal["table"] = Field(default="table", description="'table': one row a state")
+    hidden: list[int] = Field(default=[64, 64], max_length=8, description="layer widths; used by networks only")
+    allowed_actions: Literal["public"] = Field(default="public", description="'public': the published table")
+    critic: Literal["private", "none"] = Field(default="private", description="'private' shares the noise, or 'none'")
+
+
+class GlobalStep(_Section):
+    """The step that whoever may read the sum applies to it."""
+
+    optimiser: Literal["sgd"] = Field(default="sgd", description="'sgd'")
+    step_size: Positive = Field(default=3000.0, description="applied to the mean clipped gradient")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="at least 0, below 1")
+
+
+class LocalStep(_Section):
+    """Used when local_steps > 1, which this version does not offer."""
+
+    optimiser: Literal["sgd"] = "sgd"
+    step_size: Positive = 0.1
+    proximal: float = Field(default=0.0, ge=0, le=0, description="0")
+
+
+class TrainingSection(_Section):
+    """How it is trained."""
+
+    objective: Literal["reinforce"] = Field(default="reinforce", description="'reinforce'")
+    aggregation: Literal["fedsgd"] = Field(default="fedsgd", description="'fedsgd': one aggregated step a round")
+    local_steps: Literal[1] = Field(default=1, description="1: one aggregated step a round")
+    rounds: int = Field(default=15, ge=1, le=10_000, description="rounds that are announced")
+    episodes_per_site: int = Field(default=1334, ge=1, le=1_000_000, description="a round; a public constant")
+    discount: float = Field(default=1.0, gt=0, le=1, description="above 0, at most 1")
+    gae_lambda: float = Field(default=0.5, ge=0, le=1, description="0 to 1")
+    global_: GlobalStep = Field(default=GlobalStep(), alias="global")
+    local: LocalStep = LocalStep()
+    personalise: Literal["none"] = Field(default="none", description="'none'")
+
+
+class PrivacySection(_Section):
+    """What is promised to whom, and how the noise is placed."""
+
+    unit: Literal["trajectory", "patient"] = Field(default="patient", description="'patient' or 'trajectory'")
+    relation: Literal["add_or_remove_one"] = Field(default="add_or_remove_one", description="'add_or_remove_one'")
+    target_epsilon: float = Field(default=4.0, gt=0, le=100, description="above 0, at most 100")
+    delta: float = Field(default=1e-6, gt=0, lt=0.1, description="below 1 / declared units")
+    noise: Literal["distributed", "local", "unsafe-none"] = Field(
+        default="distributed", description="'distributed' or 'local'; 'unsafe-none' for reference runs only"
+    )
+    clip_norm: Positive = Field(default=0.4, description="L2 bound of one unit's policy block")
+    critic_clip_norm: Positive = Field(default=1.0, description="L2 bound of one unit's critic block")
+    critic_noise_share: Share = Field(default=0.15, description="the critic's part of the budget, between 0 and 1")
+    sampling_rate: float = Field(default=1.0, ge=1, le=1, description="1.0: every unit of the window")
+    max_rounds_per_person: int = Field(default=1, ge=1, le=1000, description="a person is charged so many times")
+    max_sites_per_person: int = Field(default=1, ge=1, le=100, description="an assumption; multiplies sensitivity")
+    integer_noise_scale: int = Field(default=1024, ge=64, le=8192, description="deviation of one share on the grid")
+
+
+class ProtectionSection(_Section):
+    """How sums are protected."""
+
+    method: Literal["masking", "unsafe-plain"] = Field(
+        default="masking", description="'masking'; 'unsafe-plain' as the control of an attack only"
+    )
+    profile: Literal["cross_silo"] = Field(default="cross_silo", description="'cross_silo': the complete graph")
+    threshold: int = Field(default=0, ge=0, le=100, description="0 = floor((n + c) / 2) + 1")
+    modulus_bits: int = Field(default=0, ge=0, le=32, description="0 = the smallest that holds the sum")
+    stewards: list[str] = Field(default=[], max_length=0, description="empty: used by the ckks methods only")
+    epoch_rounds: int = Field(default=64, ge=1, le=64, description="rounds that share channel keys, at most 64")
+
+
+class OutputSection(_Section):
+    """What leaves at the end."""
+
+    sharpen: Positive = Field(default=1.0, description="logits times this at release, fixed beforehand")
+    keep_policies: Literal["last", "all"] = Field(default="last", description="'last' or 'all'")
+    release: list[Literal["policy"]] = Field(
+        default=["policy"], min_length=1, max_length=1, description="['policy']: each name would be an event"
+    )
+
+
+class Study(_Section):
+    """A whole study, as people wrote it, with every default filled in."""
+
+    study: StudySection
+    sites: SitesSection = SitesSection()
+    data: DataSection = DataSection()
+    policy: PolicySection = PolicySection()
+    training: TrainingSection = TrainingSection()
+    privacy: PrivacySection = PrivacySection()
+    protection: ProtectionSection = ProtectionSection()
+    output: OutputSection = OutputSection()
+
+    def plain(self) -> dict[str, Any]:  # Any: nested tables of TOML values
+        """Return the study as nested dicts, under the names of the file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def canonical(self) -> bytes:
+        """Return the bytes that a charter carries: sorted keys, no spaces, every default written out."""
+        return json.dumps(self.plain(), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+    @property
+    def threshold(self) -> int:
+        """Return t: as written, or floor((n + c) / 2) + 1."""
+        return self.protection.threshold or default_threshold(self.sites.count, self.sites.max_colluders)
+
+    @property
+    def declared_units(self) -> int:
+        """Return the public number of units over all rounds and sites."""
+        return self.training.rounds * self.sites.count * self.training.episodes_per_site
+
+    @property
+    def unsafe_choices(self) -> tuple[str, ...]:
+        """Return each choice that takes a protection away; every output is marked with them."""
+        chosen = {"privacy.noise": self.privacy.noise, "protection.method": self.protection.method}
+        return tuple(f"{path} = {value}" for path, value in chosen.items() if value.startswith("unsafe"))
+
+
+def default_threshold(sites: int, max_colluders: int) -> int:
+    """Return the least t with 2t > n + c. Source: secure_aggregation.md, section 2."""
+    return (sites + max_colluders) // 2 + 1
+
+
+def survival_mistakes(sites: int, threshold: int, max_colluders: int, min_survivors: int) -> tuple[str, ...]:
+    """Return what makes a sum's constants unsafe to sign; empty when they hold.
+
+    Source: secure_aggregation.md, sections 2 and 6 ("why two sums never open").
+    """
+    n, t, c = sites, threshold, max_colluders
+    rules = (
+        (3 <= n <= 100, f"sites = {n}: 3 to 100 for cross_silo"),
+        (c >= 1, f"max_colluders = {c}: at least 1, for a site always knows its own share of the noise"),
+        (t > c, f"threshold = {t}: above max_colluders = {c}, or they rebuild any secret themselves"),
+        (
+            2 * t > n + c,
+            f"threshold = {t}: above (sites + max_colluders) / 2 = {(n + c) / 2:g}, or two sums open",
+        ),
+        (t <= n, f"threshold = {t}: at most sites = {n}"),
+        (min_survivors <= n, f"min_survivors = {min_survivors}: at most sites = {n}"),
+        (min_survivors >= max(3, t), f"min_survivors = {min_survivors}: at least max(3, threshold = {t})"),
+        (min_survivors - c >= 2, f"min_survivors - max_colluders = {min_survivors - c}: at least 2 honest shares"),
+    )
+    return tuple(message for holds, message in rules if not holds)
+
+
+# --- mistakes that need more than one key ----------------------------------------------------------------------------
+
+
+def _survivors_fit(study: Study) -> Iterator[str]:
+    sites = study.sites
+    yield from survival_mistakes(sites.count, study.threshold, sites.max_colluders, sites.min_survivors)
+
+
+def _delta_fits(study: Study) -> Iterator[str]:
+    if study.privacy.delta >= 1 / study.declared_units:
+        yield (
+            f"below 1 / {study.declared_units} declared units = {1 / study.declared_units:.3g}; "
+            f"found {study.privacy.delta:g}"
+        )
+
+
+def _drops_fit(study: Study) -> Iterator[str]:
+    drop = study.sites.simulate_drop
+    if drop.before_masked + drop.after_masked > study.sites.count:
+        yield f"at most {study.sites.count} sites lost in all; found {drop.before_masked} + {drop.after_masked}"
+
+
+_CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]], str], ...] = (
+    (
+        "sites.min_survivors",
+        ("sites.count", "sites.min_survivors", "sites.max_colluders", "protection.threshold"),
+        _survivors_fit,
+        "leave protection.threshold at 0, then raise min_survivors or lower max_colluders",
+    ),
+    (
+        "privacy.delta",
+        ("privacy.delta", "training.rounds", "sites.count", "training.episodes_per_site"),
+        _delta_fits,
+        "write a smaller delta, a power of ten below that figure",
+    ),
+    ("sites.simulate_drop", ("sites.simulate_drop", "sites.count"), _drops_fit, "lose fewer sites"),
+)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:  # Any: TOML values
+    """Read and check a study file.
+
+    overrides: dotted key to value, for instance {"privacy.target_epsilon": 1.0}; they replace what the file says.
+    Raises StudyRefused with every mistake at once.
+    """
+    try:
+        if path.stat().st_size > MAX_STUDY_BYTES:
+            raise StudyRefused(f"{path}: expected a study of at most {MAX_STUDY_BYTES} bytes. Check the path.")
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyRefused(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyRefused(f"{path}: expected TOML, found a mistake: {error}. Correct that line.") from error
+    return parse_study(raw, overrides, source=str(path))
+
+
+def parse_study(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "study") -> Study:
+    """Check a study that has been read. Raises StudyRefused with every mistake at once."""
+    table = json.loads(json.dumps(raw, default=str))
+    for dotted, value in (overrides or {}).items():
+        _set(table, dotted, value)
+    mistakes: list[str] = []
+    wrong: set[str] = set()
+    study = _validate(table, mistakes, wrong)
+    if study is not None:
+        for path, needs, check, cure in _CROSS_CHECKS:
+            if not any(key.startswith(need) or need.startswith(key) for key in wrong for need in needs):
+                mistakes.extend(f"{path}: expected {message}. To mend it: {cure}." for message in check(study))
+    if mistakes or study is None:
+        count = f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}"
+        raise StudyRefused(f"{source}: {count} in this study:\n" + "\n".join(f"  - {line}" for line in mistakes))
+    return study
+
+
+def _validate(table: dict[str, Any], mistakes: list[str], wrong: set[str]) -> Study | None:
+    """Return the study with every wrong key left at its default, so that checks over several keys still run."""
+    try:
+        return Study.model_validate(table)
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            location = tuple(part for part in found["loc"] if isinstance(part, str))
+            path = ".".join(location)
+            if path in wrong:
+                continue
+            wrong.add(path)
+            mistakes.append(_explain(path, location, found))  # type: ignore[arg-type]  # a TypedDict read as a dict
+            _remove(table, location)
+    try:
+        return Study.model_validate(table)
+    except ValidationError:
+        return None  # a key without a default is missing: it is in the list already
+
+
+def _explain(path: str, location: tuple[str, ...], found: Mapping[str, Any]) -> str:
+    if found["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        cure = (
+            f"did you mean {near[0]!r}?" if near else "take it out, or see the keys in examples/icu_sepsis/study.toml"
+        )
+        expected = f"one of the keys {', '.join(sorted(known))}"
+        return f"{path}: expected {expected}; found the unknown key {location[-1]!r}. To mend it: {cure}."
+    message = str(found["msg"]).removeprefix("Input should be ")
+    expected = "a key" if found["type"] == "missing" else message[:1].lower() + message[1:]
+    value = "nothing" if found["type"] == "missing" else _short(found["input"])
+    return f"{path}: expected {expected}; found {value}. To mend it: {_description(location)}."
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields(location: tuple[str, ...]) -> Mapping[str, Any] | None:  # Any: pydantic's FieldInfo, by name in the file
+    model: type[BaseModel] = Study
+    for part in location:
+        by_name = {field.alias or name: field for name, field in model.model_fields.items()}
+        field = by_name.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        model = field.annotation
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _known_keys(location: tuple[str, ...]) -> list[str]:
+    return list(_fields(location) or {})
+
+
+def _description(location: tuple[str, ...]) -> str:
+    fields = _fields(location[:-1]) or {}
+    field = fields.get(location[-1]) if location else None
+    text = getattr(field, "description", None)
+    return f"write {text}" if text else "see examples/icu_sepsis/study.toml"
+
+
+def _set(table: dict[str, Any], dotted: str, value: Any) -> None:  # Any: TOML values
+    *parents, last = dotted.split(".")
+    for part in parents:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise InvalidParameter(f"expected a dotted key such as privacy.delta, got {dotted!r}. Check the key.")
+    table[last] = value
+
+
+def _remove(table: dict[str, Any], location: tuple[str, ...]) -> None:
+    for part in location[:-1]:
+        inner = table.get(part)
+        if not isinstance(inner, dict):
+            return
+        table = inner
+    if location:
+        table.pop(location[-1], None)
