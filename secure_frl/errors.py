@@ -95,6 +95,10 @@ class LocalProtocolError(ProtocolError):
     """We broke the rules."""
 
 
+class RoundAborted(SecureFrlError):
+    """Nobody's fault: this round gives no sum, and what was released stays spent."""
+
+
 class PeerError(ProtocolError):
     """A peer broke the rules; it is out, the others go on."""
 
@@ -151,7 +155,7 @@ class HolderCheated(PeerError):
     """A returned share contradicts its commitment."""
 
 
-class DealerCheated(PeerError):
+class DealerCheated(PeerError, RoundAborted):
     """A rebuilt secret contradicts its commitment."""
 
 
@@ -159,11 +163,11 @@ class AlreadyAnswered(PeerError):
     """This stage has been answered, or a restart ended the round; a second answer is impossible."""
 
 
-class SumOutOfRange(PeerError):
+class SumOutOfRange(PeerError, RoundAborted):
     """A published sum beyond the charter's bound."""
 
 
-class LaneMismatch(PeerError):
+class LaneMismatch(PeerError, RoundAborted):
     """Count, weight or zero lanes of a sum do not hold."""
 
 
@@ -177,10 +181,6 @@ class Refused(PeerError):
     def __init__(self, code: str) -> None:
         super().__init__(f"the peer refused with code {code}. See that site's own log for the reason.")
         self.code = code
-
-
-class RoundAborted(SecureFrlError):
-    """Nobody's fault: this round gives no sum, and what was released stays spent."""
 
 
 class TooFewSurvivors(RoundAborted):

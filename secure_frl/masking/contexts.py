@@ -1,0 +1,132 @@
+"""Hashes that both ends compute for themselves: session, epoch, attempt, participants, constants, model, transcript.
+
+Every derived key has one of these as salt, so a disagreement about who takes part, on what model and under which
+constants makes keys differ instead of opening anything. Nothing here is secret.
+Source: secure_aggregation.md, section 3, "Contexts", and section 5, "transcript hash".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secure_frl.errors import BitBudget, CharterRefused
+from secure_frl.secure_sum import SiteId, SumConstants
+from secure_frl.wire.hashing import Field, labelled_hash
+from secure_frl.wire.messages import Member
+
+WIDEST_RING_BITS = 32  # uint32 words today; 64 bits cost exactly twice
+MOST_EPOCH_ROUNDS = 64
+LONGEST_EPOCH_S = 24 * 3600
+MASKING = "masking"
+UNSAFE_PLAIN = "unsafe-plain"
+PROTECTIONS = (MASKING, UNSAFE_PLAIN)
+
+
+def session_id(charter: bytes) -> bytes:
+    """Return the session of a charter's canonical bytes. The coordinator cannot choose it."""
+    return labelled_hash("session", charter)
+
+
+def epoch_hash(session: bytes, epoch: int, keys: Sequence[tuple[int, bytes, bytes]], coordinator_key: bytes) -> bytes:
+    """Return the hash of an epoch's list. keys: (site, c_pk, nonce) in ascending order; nonces are empty here."""
+    return labelled_hash("epoch", session, epoch, _rows(keys), coordinator_key)
+
+
+def attempt_context(session: bytes, epoch_digest: bytes, number: int, attempt: int, cohort: Sequence[SiteId]) -> bytes:
+    """Return ctx1, known from R0's header."""
+    return labelled_hash("ctx1", session, epoch_digest, number, attempt, list(cohort))
+
+
+def members_hash(members: Sequence[Member]) -> bytes:
+    """Return U2_hash over (site, s_pk, H_b) in ascending order."""
+    return labelled_hash("U2", _rows([(m.site, m.public_key, m.seed_commitment) for m in members]))
+
+
+def mask_context(ctx1: bytes, model_tag: bytes, config_digest: bytes, members_digest: bytes) -> bytes:
+    """Return ctx2, known at R1': two models or two member lists make the sum uniform garbage."""
+    return labelled_hash("ctx2", ctx1, model_tag, config_digest, members_digest)
+
+
+def survivors_hash(ctx2: bytes, survivors: Sequence[SiteId]) -> bytes:
+    """Return the hash that sites confirm to each other."""
+    return labelled_hash("U3", ctx2, list(survivors))
+
+
+def transcript_hash(ctx2: bytes, survivors_digest: bytes, sum_digest: bytes) -> bytes:
+    """Return the hash of all that decided a sum. sum_digest: SHA-256 of the published bytes."""
+    return labelled_hash("transcript", ctx2, survivors_digest, sum_digest)
+
+
+def model_tag(model: bytes) -> bytes:
+    """Return the tag of a model's bytes: manifest, parameters, optimiser state."""
+    return labelled_hash("model", model)
+
+
+def config_hash(constants: SumConstants) -> bytes:
+    """Return the hash of every number that a charter fixes for the sum; reals as their IEEE bytes."""
+    clip: list[Field] = [
+        [block.name, block.start, block.stop, float(block.clip_norm), float(block.noise_share)]
+        for block in constants.blocks
+    ]
+    noise: list[Field] = [
+        constants.noise,
+        float(constants.noise_multiplier),
+        constants.integer_noise_scale,
+        constants.noise_bound,
+    ]
+    return labelled_hash(
+        "config",
+        constants.sites,
+        constants.threshold,
+        constants.max_colluders,
+        constants.min_survivors,
+        constants.honest_shares,
+        constants.profile,
+        constants.neighbours,
+        constants.modulus_bits,
+        float(constants.scale),
+        constants.bound,
+        constants.length,
+        constants.weight,
+        clip,
+        noise,
+        constants.protection,
+    )
+
+
+def check_constants(constants: SumConstants) -> None:
+    """Refuse numbers under which the claims do not hold, whoever signed them.
+
+    2t > n + c: two survivor sets of one round cannot both gather t confirmations. t > c: colluders rebuild nothing.
+    h >= 2: a site's noise is never the only noise that an attacker lacks.
+    Raises CharterRefused or BitBudget. Source: secure_aggregation.md, sections 2 and 4.
+    """
+    n, t, c = constants.sites, constants.threshold, constants.max_colluders
+    least, h, w = constants.min_survivors, constants.honest_shares, constants.modulus_bits
+    rules = {
+        "3 <= n <= 100": 3 <= n <= 100,
+        "profile cross_silo with k = n - 1": constants.profile == "cross_silo" and constants.neighbours == n - 1,
+        "t > c >= 1": t > c >= 1,
+        "2t > n + c": 2 * t > n + c,
+        "max(3, t) <= min_survivors <= n": max(3, t) <= least <= n,
+        "h = min_survivors - c >= 2": h == least - c and h >= 2,
+        "a known protection": constants.protection in PROTECTIONS,
+        "length and weight >= 1": constants.length >= 1 and constants.weight >= 1,
+        "B >= 1 and noise bound >= 0": constants.bound >= 1 and constants.noise_bound >= 0,
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise CharterRefused(
+            f"expected constants with {'; '.join(broken)}, got n={n}, t={t}, c={c}, min_survivors={least}, h={h}, "
+            f"protection={constants.protection!r}. Change the study and let every site sign the new charter."
+        )
+    half = 1 << (w - 1) if 2 <= w <= WIDEST_RING_BITS else 0
+    if n * constants.bound + constants.noise_bound >= half or n * constants.weight >= half:
+        raise BitBudget(
+            f"expected n*B + noise bound = {n * constants.bound + constants.noise_bound} and n*weight below 2^(w-1) "
+            f"with w <= {WIDEST_RING_BITS}, got w={w}. Lower the declared units or the scale."
+        )
+
+
+def _rows(rows: Sequence[tuple[int, bytes, bytes]]) -> list[Field]:
+    return [list(row) for row in rows]

@@ -1,0 +1,145 @@
+"""Every secret of an epoch and a round, with every key derived from them; memory only.
+
+A secret is a field with repr=False in a class without comparison; it is dropped with the state that holds it. Each
+AEAD or MAC key made here seals one message in its life, because the sender's fresh bytes, the stage and the context
+are inside it. Channel keys ratchet forward round by round: a site seized in round r opens no earlier round.
+Source: secure_aggregation.md, section 3, "Keys".
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from secure_frl.errors import KeyRefused, LocalProtocolError
+from secure_frl.secure_sum import RandomSource
+from secure_frl.wire.hashing import LABEL, Field, lp
+from secure_frl.wire.messages import STAGE_NAMES, MessageType
+
+SECRET_BYTES = 32
+
+
+def derive(secret: bytes, salt: bytes, purpose: str, *fields: Field) -> bytes:
+    """Return KDF(ikm, salt, purpose, fields...) = HKDF-SHA256, 32 bytes, info lp(LABEL, purpose, fields...)."""
+    return HKDF(SHA256(), SECRET_BYTES, salt, lp(LABEL, purpose, *fields)).derive(secret)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyPair:
+    """An X25519 pair. The secret stays in this process; reuse over rounds would join their masks."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def draw(cls, random: RandomSource) -> KeyPair:
+        """Return a fresh pair."""
+        return cls.from_secret(random.take(SECRET_BYTES))
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> KeyPair:
+        """Return the pair of 32 raw bytes."""
+        return cls(X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw(), secret)
+
+    def exchange(self, public: bytes) -> bytes:
+        """Return the shared secret. Raises KeyRefused for a low-order key, whose result everybody knows."""
+        try:
+            return X25519PrivateKey.from_private_bytes(self.secret).exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError:
+            raise KeyRefused("expected an X25519 key of full order, got a low-order one. Exclude its sender.") from None
+
+
+def channel_key(own: KeyPair, public: bytes, epoch_digest: bytes, one: int, other: int) -> bytes:
+    """Return chan_ij,e, which only starts the ratchet."""
+    return derive(own.exchange(public), epoch_digest, "chan", min(one, other), max(one, other))
+
+
+@dataclass(slots=True, eq=False)
+class Channels:
+    """One party's channel keys of an epoch, at one round; older rounds are gone.
+
+    at_round: first_round - 1 before the first round.
+    """
+
+    epoch_hash: bytes
+    at_round: int
+    _keys: dict[int, bytes] = field(repr=False)
+
+    def key(self, peer: int) -> bytes:
+        """Return chan with `peer` in the present round; it only derives."""
+        return self._keys[peer]
+
+    def key_at(self, peer: int, number: int) -> bytes:
+        """Return chan with `peer` in this or a later round, without moving."""
+        key = self._keys[peer]
+        for step in range(self.at_round + 1, number + 1):
+            key = derive(key, self.epoch_hash, "ratchet", step)
+        return key
+
+    def advance_to(self, number: int) -> None:
+        """Start round `number`: every key steps through skipped numbers, the older keys are dropped."""
+        if number < self.at_round:
+            raise LocalProtocolError(f"expected a round from {self.at_round} on, got {number}. Open a new epoch.")
+        if number > self.at_round:
+            self._keys = {peer: self.key_at(peer, number) for peer in self._keys}
+            self.at_round = number
+
+
+def open_channels(
+    own: KeyPair, me: int, public_keys: Mapping[int, bytes], epoch_digest: bytes, first_round: int
+) -> Channels:
+    """Return the channels of an epoch. public_keys: of every peer, the coordinator under its id. Raises KeyRefused."""
+    keys = {
+        peer: channel_key(own, public, epoch_digest, me, peer) for peer, public in public_keys.items() if peer != me
+    }
+    return Channels(epoch_digest, first_round - 1, keys)
+
+
+def check_distinct(public_keys: list[bytes]) -> None:
+    """Raise KeyRefused if two keys are equal: who copies a key could read or cancel another's masks."""
+    if len(set(public_keys)) != len(public_keys):
+        raise KeyRefused("expected different public keys, got two equal ones. Exclude their senders.")
+
+
+def share_key(channel: bytes, ctx1: bytes, dealer: int, holder: int, public: bytes, seed_commitment: bytes) -> bytes:
+    """Return the key of one sealed pair of shares; the dealer's fresh key and seed are in it."""
+    return derive(channel, ctx1, "share", dealer, holder, public, seed_commitment)
+
+
+def confirm_key(channel: bytes, ctx2: bytes, sender: int, receiver: int) -> bytes:
+    """Return the MAC key of one confirmation."""
+    return derive(channel, ctx2, "confirm", sender, receiver)
+
+
+def confirmation(key: bytes, survivors_digest: bytes) -> bytes:
+    """Return HMAC-SHA256 of the survivors' hash."""
+    return hmac.digest(key, survivors_digest, "sha256")
+
+
+def is_confirmed(key: bytes, survivors_digest: bytes, mac: bytes) -> bool:
+    """Compare a confirmation in constant time."""
+    return hmac.compare_digest(confirmation(key, survivors_digest), mac)
+
+
+def link_key(channel: bytes, context: bytes, message_type: MessageType, fresh: bytes) -> bytes:
+    """Return the key of one frame between a site and the coordinator, in the direction of its type."""
+    down = message_type in _TO_SITE
+    return derive(channel, context, "link", "down" if down else "up", STAGE_NAMES[message_type], fresh)
+
+
+_TO_SITE = frozenset({MessageType.R0, MessageType.R1P, MessageType.R3A, MessageType.R3C, MessageType.R5})
+
+
+def pair_key(own: KeyPair, public: bytes, ctx2: bytes, one: int, other: int) -> bytes:
+    """Return the key of the mask that two sites share. Raises KeyRefused."""
+    return derive(own.exchange(public), ctx2, "pair-mask", min(one, other), max(one, other))
+
+
+def self_key(seed: bytes, ctx2: bytes, site: int) -> bytes:
+    """Return the key of a site's own mask."""
+    return derive(seed, ctx2, "self-mask", site)

@@ -1,0 +1,73 @@
+"""Keys to mask words: AES-256-CTR over zeros, read as little-endian words, added into an accumulator.
+
+One buffer of zeros and one of keystream are reused, so a mask costs no allocation; streams are cut only at multiples
+of 16 bytes. Which masks a sum has is the charter's word (`protection` is inside the config hash): no message
+switches them off.
+Source: NIST SP 800-38A, section 6.5; secure_aggregation.md, section 4, "Mask".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from secure_frl.errors import CharterRefused
+from secure_frl.masking.contexts import MASKING, UNSAFE_PLAIN
+from secure_frl.secure_sum import SumConstants
+
+_CHUNK_BYTES = 1 << 22  # 512 KiB or more keeps the cost of a chunk below 5 % of its keystream
+_BLOCK_BYTES = 16
+
+
+class MaskAdder(Protocol):
+    """Puts masks on an accumulator, or takes them off."""
+
+    def add_(self, accumulator: NDArray[np.uint32], key: Callable[[], bytes], sign: int) -> None:
+        """Add (sign +1) or subtract (-1) one mask in place. key: called only if a mask is wanted."""
+        ...
+
+
+class PairwiseMasks:
+    """The protection `masking`."""
+
+    __slots__ = ("_buffer", "_keystream", "_zeros")
+
+    def __init__(self, words: int) -> None:
+        """words: length of the vectors to come; one adder serves one thread."""
+        size = min(_CHUNK_BYTES, -(-4 * words // _BLOCK_BYTES) * _BLOCK_BYTES)
+        self._zeros = memoryview(bytes(size))
+        self._buffer = bytearray(size + _BLOCK_BYTES - 1)  # update_into wants one block to spare
+        self._keystream = np.frombuffer(self._buffer, "<u4", count=size // 4)
+
+    def add_(self, accumulator: NDArray[np.uint32], key: Callable[[], bytes], sign: int) -> None:
+        """Add or subtract the mask of `key` in place, modulo 2^32."""
+        encryptor = Cipher(algorithms.AES(key()), modes.CTR(bytes(_BLOCK_BYTES))).encryptor()
+        operation = np.add if sign > 0 else np.subtract
+        step = len(self._zeros) // 4
+        for start in range(0, len(accumulator), step):
+            part = accumulator[start : start + step]
+            blocks = -(-4 * len(part) // _BLOCK_BYTES)
+            encryptor.update_into(self._zeros[: blocks * _BLOCK_BYTES], self._buffer)
+            operation(part, self._keystream[: len(part)], out=part)
+
+
+class UnsafePlain:
+    """The control of the attack tests: the same protocol with the mask words left out. Hides nothing from anybody."""
+
+    def add_(self, accumulator: NDArray[np.uint32], key: Callable[[], bytes], sign: int) -> None:
+        """Leave the accumulator as it is."""
+
+
+def mask_adder(constants: SumConstants) -> MaskAdder:
+    """Return what the charter's `protection` asks for. Raises CharterRefused for an unknown word."""
+    if constants.protection == MASKING:
+        return PairwiseMasks(constants.length + 4)
+    if constants.protection == UNSAFE_PLAIN:
+        return UnsafePlain()
+    raise CharterRefused(
+        f"expected protection masking or unsafe-plain, got {constants.protection!r}. Sign a charter that names one."
+    )

@@ -1,0 +1,103 @@
+"""Threshold sharing of 32-byte secrets: 16 words, 16 polynomials over Z_65537, one matrix product.
+
+Any t - 1 shares are uniform whatever the secret, because all t - 1 coefficients are uniform over all of Z_65537. They
+come by rejection of 17-bit words: `% 65537` would favour small ones, and a bias here is a bias in every mask.
+Values stay below t * 2^32 < 2^53, so the float64 product is exact.
+Source: Shamir 1979; secure_aggregation.md, section 4, "Secret sharing".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.errors import InvalidParameter, MalformedMessage
+from secure_frl.secure_sum import RandomSource, SiteId
+
+PRIME = 65_537
+WORDS = 16
+_SECRET_BYTES = 2 * WORDS
+
+
+def share_point(site: SiteId) -> int:
+    """Return the x at which this site's share is taken; 0 would be the secret itself."""
+    return site + 1
+
+
+def split(
+    secret: bytes, threshold: int, holders: Sequence[SiteId], random: RandomSource
+) -> dict[SiteId, NDArray[np.uint32]]:
+    """Return one share a holder, uint32 [16], each word in [0, 65536].
+
+    secret: 32 bytes; only the dealer may hold it. Any `threshold` shares rebuild it, fewer say nothing.
+    """
+    if len(secret) != _SECRET_BYTES or threshold < 1:
+        raise InvalidParameter(f"expected 32 bytes and t >= 1, got {len(secret)} and {threshold}. Fix the call.")
+    coefficients = np.empty((threshold, WORDS), np.float64)
+    coefficients[0] = np.frombuffer(secret, "<u2")
+    coefficients[1:] = _uniform((threshold - 1) * WORDS, random).reshape(threshold - 1, WORDS)
+    powers = _powers(tuple(share_point(site) for site in holders), threshold)
+    values = np.mod(powers @ coefficients, PRIME).astype(np.uint32)
+    return {site: values[row] for row, site in enumerate(holders)}
+
+
+def combine(shares: dict[SiteId, NDArray[np.uint32]]) -> bytes:
+    """Return the 32 bytes that these shares (exactly `threshold` of them) rebuild.
+
+    Raises MalformedMessage if a rebuilt word is 65536, which no 32-byte secret has.
+    """
+    holders = sorted(shares)
+    weights = _weights(tuple(share_point(site) for site in holders))
+    words = np.mod(weights @ np.stack([shares[site] for site in holders]).astype(np.float64), PRIME)
+    if np.any(words == PRIME - 1):
+        raise MalformedMessage("expected words below 65536 in a rebuilt secret, got 65536. Its dealer cheated.")
+    return words.astype("<u2").tobytes()
+
+
+def encode_share(share: NDArray[np.uint32]) -> bytes:
+    """Return 64 bytes: 16 little-endian uint32."""
+    return share.astype("<u4").tobytes()
+
+
+def decode_share(data: bytes) -> NDArray[np.uint32]:
+    """Return uint32 [16]. Raises MalformedMessage for a wrong size or a word above 65536."""
+    if len(data) != 4 * WORDS:
+        raise MalformedMessage(f"expected a share of {4 * WORDS} bytes, got {len(data)}. Drop it.")
+    words = np.frombuffer(data, "<u4").astype(np.uint32)
+    if int(words.max()) > PRIME - 1:
+        raise MalformedMessage("expected share words of at most 65536, got a larger one. Drop it.")
+    return words
+
+
+def _uniform(count: int, random: RandomSource) -> NDArray[np.float64]:
+    kept = np.empty(0, np.uint32)
+    while len(kept) < count:
+        drawn = np.frombuffer(random.take(4 * (2 * (count - len(kept)) + 16)), "<u4") & 0x1FFFF
+        kept = np.concatenate([kept, drawn[drawn < PRIME]])
+    return kept[:count].astype(np.float64)
+
+
+@lru_cache(maxsize=256)
+def _powers(points: tuple[int, ...], threshold: int) -> NDArray[np.float64]:
+    powers = np.empty((len(points), threshold))
+    powers[:, 0] = 1
+    column = np.asarray(points, np.float64)
+    for degree in range(1, threshold):
+        powers[:, degree] = np.mod(powers[:, degree - 1] * column, PRIME)
+    return powers
+
+
+@lru_cache(maxsize=256)
+def _weights(points: tuple[int, ...]) -> NDArray[np.float64]:
+    weights = []
+    for one in points:
+        numerator = denominator = 1
+        for other in points:
+            if other != one:
+                numerator = numerator * other % PRIME
+                denominator = denominator * (other - one) % PRIME
+        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
+    return np.array(weights, np.float64)

@@ -1,0 +1,354 @@
+"""The registry of every message of protocol v1: number, body, direction, protection, size limit, readers.
+
+Bodies are MessagePack arrays with their fields in the order of the design's tables; unknown fields, leftovers and
+wrong types are refused, and nothing but MalformedMessage leaves a decoder. Sizes are checked before anything is
+decoded, so no message makes its reader hold more than its type allows for this charter.
+Source: secure_aggregation.md, sections 3 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from secure_frl.errors import MalformedMessage
+from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, Buffer
+from secure_frl.wire.signatures import SIGNATURE_BYTES
+
+LANE_WORDS = 4  # [count][zero] values [weight][zero]
+WORD_BYTES = 4  # uint32 on the wire for every width up to 32 bits
+SHARE_BYTES = 64  # 16 words mod 65537, four bytes each
+SEALED_SHARES_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+MODEL_SLACK_BYTES = 1 << 16  # dtype and shape manifest beside parameters and optimiser state
+MODEL_BYTES_PER_VALUE = 64  # parameters, two moments in float64 and room to spare
+
+
+class MessageType(IntEnum):
+    """Type byte of the header."""
+
+    E0 = 1
+    E0_REPLY = 2
+    E1 = 3
+    E1_REPLY = 4
+    R0 = 16
+    R1 = 17
+    R1P = 18
+    R2 = 19
+    BAD_SHARE = 20
+    R3A = 21
+    R3B = 22
+    R3C = 23
+    R4 = 24
+    R5 = 25
+    R5_REPLY = 26
+    REFUSAL = 31
+
+
+STAGE_NAMES = {  # the stage's ASCII name inside link keys
+    MessageType.R0: "R0",
+    MessageType.R1: "R1",
+    MessageType.R1P: "R1p",
+    MessageType.R2: "R2",
+    MessageType.BAD_SHARE: "BadShare",
+    MessageType.R3A: "R3a",
+    MessageType.R3B: "R3b",
+    MessageType.R3C: "R3c",
+    MessageType.R4: "R4",
+    MessageType.R5: "R5",
+    MessageType.R5_REPLY: "R5",
+}
+
+# --- bodies ----------------------------------------------------------------------------------------------------------
+
+_MOST_SITES = 10_000
+Id = Annotated[int, msgspec.Meta(ge=0, le=65_534)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+B32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+B64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+Empty = Annotated[bytes, msgspec.Meta(max_length=0)]
+SealedShares = Annotated[bytes, msgspec.Meta(min_length=SEALED_SHARES_BYTES, max_length=SEALED_SHARES_BYTES)]
+Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=_MOST_SITES)]
+
+
+class Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """A MessagePack array with exactly these fields."""
+
+    def __repr__(self) -> str:
+        # bodies hold shares: none of them may reach a log through a repr
+        return f"<{type(self).__name__}>"
+
+
+class OpenEpoch(Body, frozen=True):
+    """E0, coordinator to site: begins an epoch."""
+
+    epoch: Natural
+    epoch_key: B32  # the coordinator's X25519 public key
+    first_round: Natural
+    expiry_s: Natural  # Unix seconds
+
+
+class EpochKey(Body, frozen=True):
+    """E0's reply: one site's channel key."""
+
+    public_key: B32
+    nonce_commitment: Empty  # cross_device only
+    signature: B64  # over lp(LABEL, "epoch", session, epoch, i, c_pk, N_i, roster hash, expiry)
+
+
+class EpochEntry(Body, frozen=True):
+    """One E0 reply as the list of E1 carries it."""
+
+    site: Id
+    public_key: B32
+    nonce_commitment: Empty
+    signature: B64
+
+
+class EpochList(Body, frozen=True):
+    """E1, coordinator to every site that answered E0."""
+
+    entries: Annotated[tuple[EpochEntry, ...], msgspec.Meta(max_length=_MOST_SITES)]
+
+
+class EpochAck(Body, frozen=True):
+    """E1's reply."""
+
+    signature: B64  # over lp(LABEL, "epoch-ack", session, epoch, epoch_hash)
+
+
+class Announcement(Body, frozen=True):
+    """R0; the sealed model, if any, follows the frame's signature."""
+
+    cohort: Ids
+    fresh: B32
+    config_hash: B32
+    model_tag: B32
+    sealed_digest: B32  # SHA-256 of the sealed part, of nothing when there is none
+
+
+class DealtShares(Body, frozen=True):
+    """What one site deals to another: commitments and the sealed pair of shares."""
+
+    site: Id  # R1: the receiver; R1': the dealer
+    commitment_s: B32  # g
+    commitment_b: B32  # h
+    sealed: SealedShares
+
+
+class RoundKeys(Body, frozen=True):
+    """R1, site to coordinator."""
+
+    public_key: B32  # s_pk
+    seed_commitment: B32  # H_b
+    own_commitment: B32  # h_ii
+    dealt: Annotated[tuple[DealtShares, ...], msgspec.Meta(max_length=_MOST_SITES)]
+
+
+class Member(Body, frozen=True):
+    """One sender of R1."""
+
+    site: Id
+    public_key: B32
+    seed_commitment: B32
+
+
+class Inbox(Body, frozen=True):
+    """R1', coordinator to each sender of R1."""
+
+    members: Annotated[tuple[Member, ...], msgspec.Meta(max_length=_MOST_SITES)]
+    dealt: Annotated[tuple[DealtShares, ...], msgspec.Meta(max_length=_MOST_SITES)]
+
+
+class Complaint(Body, frozen=True):
+    """BadShare in place of R2; it names dealers and discloses no key."""
+
+    dealers: Ids
+
+
+class Survivors(Body, frozen=True):
+    """R3a: U3 with the coordinator's signature."""
+
+    survivors: Ids
+    signature: B64  # over lp(LABEL, "R3a", session, round, attempt, ctx2, U3)
+
+
+class Confirmation(Body, frozen=True):
+    """One site's word to another that it saw this survivor set."""
+
+    sender: Id
+    receiver: Id
+    survivors_hash: B32
+    mac: B32
+
+
+class Confirmations(Body, frozen=True):
+    """R3b and R3c: from one site to all others, or from all others to one."""
+
+    items: Annotated[tuple[Confirmation, ...], msgspec.Meta(max_length=_MOST_SITES)]
+
+
+class Share(Body, frozen=True):
+    """One share of one site's secret."""
+
+    site: Id  # whose secret
+    words: B64
+
+
+class ReturnedShares(Body, frozen=True):
+    """R4: what removes the masks that do not cancel."""
+
+    of_seeds: Annotated[tuple[Share, ...], msgspec.Meta(max_length=_MOST_SITES)]
+    of_keys: Annotated[tuple[Share, ...], msgspec.Meta(max_length=_MOST_SITES)]
+
+
+class PublishedSum(Body, frozen=True):
+    """R5."""
+
+    survivors: Ids
+    total: bytes  # lanes and values, centred, one little-endian word each
+    next_tag: B32
+    transcript_hash: B32
+    signature: B64  # over lp(LABEL, "R5", ctx1, U3, SHA-256 of total, next tag, transcript hash)
+
+
+class Nothing(Body, frozen=True):
+    """R5's reply under masking."""
+
+
+class RefusalCode(Body, frozen=True):
+    """Why a request was not answered, from a fixed list; two bytes whatever the reason."""
+
+    code: Annotated[int, msgspec.Meta(ge=0, le=127)]
+
+
+# --- registry --------------------------------------------------------------------------------------------------------
+
+SizeLimit = Callable[[int, int], int]  # (sites, length P) -> greatest body in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSpec:
+    """One row of the registry."""
+
+    name: str
+    body: type[Body] | None  # None: raw words
+    to_site: bool
+    protection: str  # signed | sealed | mac | signed+sealed
+    size_limit: SizeLimit
+    exact: bool  # the body has exactly size_limit bytes
+    readers: str  # who can read the body
+
+    @property
+    def trailer_bytes(self) -> int:
+        """Return the length of signature or tag."""
+        return SIGNATURE_BYTES if self.protection.startswith("signed") else TAG_BYTES
+
+
+def vector_bytes(length: int) -> int:
+    """Return the size of `length` values with their lanes."""
+    return WORD_BYTES * (length + LANE_WORDS)
+
+
+_ENTRY = 3 + 34 + 2 + 66 + 1
+_DEALT = 1 + 3 + 34 + 34 + SEALED_SHARES_BYTES + 3
+_MEMBER = 1 + 3 + 34 + 34
+_CONFIRMATION = 1 + 3 + 3 + 34 + 34
+_SHARE = 1 + 3 + 66
+_LIST = 8  # array prefixes
+
+_COORDINATOR = "coordinator and this site"
+REGISTRY: dict[MessageType, MessageSpec] = {
+    MessageType.E0: MessageSpec("E0", OpenEpoch, True, "signed", lambda n, p: 1 + 9 + 34 + 18, False, "anyone"),
+    MessageType.E0_REPLY: MessageSpec("E0 reply", EpochKey, False, "signed", lambda n, p: 103, True, "anyone"),
+    MessageType.E1: MessageSpec(
+        "E1", EpochList, True, "signed", lambda n, p: _LIST + n * (_ENTRY + 3), False, "anyone"
+    ),
+    MessageType.E1_REPLY: MessageSpec("E1 reply", EpochAck, False, "signed", lambda n, p: 67, True, "anyone"),
+    MessageType.R0: MessageSpec(
+        "R0",
+        Announcement,
+        True,
+        "signed+sealed",
+        lambda n, p: _LIST + 3 * n + 4 * 34,
+        False,
+        "anyone; the model: coordinator and this site",
+    ),
+    MessageType.R1: MessageSpec(
+        "R1", RoundKeys, False, "sealed", lambda n, p: _LIST + 3 * 34 + n * _DEALT, False, _COORDINATOR
+    ),
+    MessageType.R1P: MessageSpec(
+        "R1'", Inbox, True, "sealed", lambda n, p: 2 * _LIST + n * (_MEMBER + _DEALT), False, _COORDINATOR
+    ),
+    MessageType.R2: MessageSpec("R2", None, False, "mac", lambda n, p: vector_bytes(p), True, "anyone: masked words"),
+    MessageType.BAD_SHARE: MessageSpec(
+        "BadShare", Complaint, False, "sealed", lambda n, p: _LIST + 3 * n, False, _COORDINATOR
+    ),
+    MessageType.R3A: MessageSpec(
+        "R3a", Survivors, True, "sealed", lambda n, p: _LIST + 3 * n + 66, False, _COORDINATOR
+    ),
+    MessageType.R3B: MessageSpec(
+        "R3b", Confirmations, False, "sealed", lambda n, p: _LIST + n * _CONFIRMATION, False, _COORDINATOR
+    ),
+    MessageType.R3C: MessageSpec(
+        "R3c", Confirmations, True, "sealed", lambda n, p: _LIST + n * _CONFIRMATION, False, _COORDINATOR
+    ),
+    MessageType.R4: MessageSpec(
+        "R4", ReturnedShares, False, "sealed", lambda n, p: 2 * _LIST + n * _SHARE, False, _COORDINATOR
+    ),
+    MessageType.R5: MessageSpec(
+        "R5", PublishedSum, True, "sealed", lambda n, p: 2 * _LIST + 3 * n + vector_bytes(p) + 134, False, _COORDINATOR
+    ),
+    MessageType.R5_REPLY: MessageSpec("R5 reply", Nothing, False, "sealed", lambda n, p: 1, True, _COORDINATOR),
+    MessageType.REFUSAL: MessageSpec("Refusal", RefusalCode, False, "signed", lambda n, p: 2, True, "anyone"),
+}
+
+
+def greatest_model_bytes(length: int) -> int:
+    """Return the greatest sealed model that may follow R0 for P = `length` values, tag included."""
+    return MODEL_SLACK_BYTES + MODEL_BYTES_PER_VALUE * length
+
+
+def check_length(message_type: int, frame_bytes: int, sites: int, length: int) -> MessageSpec:
+    """Return the type's row if a frame of this size may be one. Raises MalformedMessage before anything is read."""
+    try:
+        spec = REGISTRY[MessageType(message_type)]
+    except ValueError:
+        raise MalformedMessage(f"expected a message type of v1, got {message_type}. Drop it.") from None
+    greatest = HEADER_BYTES + spec.size_limit(sites, length) + spec.trailer_bytes
+    if spec.protection == "signed+sealed":
+        greatest += greatest_model_bytes(length)
+    if frame_bytes > greatest or (spec.exact and frame_bytes != greatest):
+        bound = "exactly" if spec.exact else "at most"
+        raise MalformedMessage(f"expected {bound} {greatest} bytes for {spec.name}, got {frame_bytes}. Drop it.")
+    return spec
+
+
+# --- encoding --------------------------------------------------------------------------------------------------------
+
+BodyT = TypeVar("BodyT", bound=Body)
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[type[Body], msgspec.msgpack.Decoder[Body]] = {}
+
+
+def encode_body(body: Body) -> bytes:
+    """Return the MessagePack array of one body."""
+    return _encoder.encode(body)
+
+
+def decode_body(body_type: type[BodyT], data: Buffer) -> BodyT:
+    """Decode one body strictly. Raises MalformedMessage and nothing else, also on bytes nested too deep."""
+    decoder = _decoders.get(body_type)
+    if decoder is None:
+        decoder = _decoders[body_type] = msgspec.msgpack.Decoder(body_type)
+    try:
+        decoded = decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError):
+        # the library's text can quote what it met, so none of it is repeated
+        raise MalformedMessage(f"expected the fields of {body_type.__name__}, got other bytes. Drop it.") from None
+    if not isinstance(decoded, body_type):
+        raise MalformedMessage(f"expected the fields of {body_type.__name__}, got other bytes. Drop it.")
+    return decoded
