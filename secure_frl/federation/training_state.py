@@ -1,0 +1,114 @@
+"""What is trained between two rounds, with its bytes: the model that the protocol tags and hands over.
+
+The bytes are a canonical JSON manifest of names, dtypes and shapes after its length, then the arrays as raw
+little-endian numbers. Decoding is strict: one manifest for one state, exact length, finite values, a size limit.
+No pickle, and no other encoding of the same state, since sites compare hashes of these bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.errors import InvalidParameter, MalformedMessage
+
+FORMAT = "secure_frl/model/v1"
+MAX_VALUES = 4_000_000  # a state of one array; keeps a peer from making us allocate more than 32 MB for it
+MAX_MANIFEST_BYTES = 1024
+FIRST_PREDECESSOR = bytes(32)
+_ARRAYS = ("logits", "momentum", "critic", "residuals", "visits")
+_HEADER = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TrainingState:
+    """Policy, optimiser and critic after a round. Every value comes from released sums and charter constants."""
+
+    logits: NDArray[np.float64]  # [free logits]
+    momentum: NDArray[np.float64]  # [free logits]
+    critic: NDArray[np.float64]  # [live states], public values
+    residuals: NDArray[np.float64]  # [live states], decayed sum of released residual sums
+    visits: NDArray[np.float64]  # [live states], decayed sum of released visit counts
+    round: int  # the round that made it; 0 before the first
+    predecessor: bytes  # SHA-256 of the bytes of the state before; zeros before the first
+
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            value = getattr(self, name)
+            if value.dtype != np.float64 or value.ndim != 1 or not np.isfinite(value).all():
+                raise InvalidParameter(f"{name} must be a finite float64 vector. A sum out of range was let through.")
+        if self.logits.shape != self.momentum.shape or not (
+            self.critic.shape == self.residuals.shape == self.visits.shape
+        ):
+            raise InvalidParameter("logits and momentum, and the critic's three arrays, must have equal shapes.")
+        if self.round < 0 or len(self.predecessor) != 32:
+            raise InvalidParameter("round must be at least 0 and predecessor 32 bytes. Use the state before.")
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes of this state."""
+        manifest = _manifest(self.round, self.predecessor, self.logits.size, self.critic.size)
+        arrays = [getattr(self, name).astype("<f8").tobytes() for name in _ARRAYS]
+        return b"".join([_HEADER.pack(len(manifest)), manifest, *arrays])
+
+    @staticmethod
+    def from_bytes(content: bytes) -> TrainingState:
+        """Return the state that `to_bytes` wrote. Raises MalformedMessage for any other bytes."""
+        manifest, fields = _read_manifest(content)
+        sizes = [fields["logits"], fields["logits"], fields["critic"], fields["critic"], fields["critic"]]
+        start = _HEADER.size + len(manifest)
+        if len(content) != start + 8 * sum(sizes):
+            raise MalformedMessage(
+                f"a model of {start + 8 * sum(sizes)} bytes was announced, but {len(content)} came. Ask for it again."
+            )
+        arrays: dict[str, NDArray[np.float64]] = {}
+        for name, size in zip(_ARRAYS, sizes, strict=True):
+            arrays[name] = np.frombuffer(content, dtype="<f8", count=size, offset=start).astype(np.float64)
+            start += 8 * size
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise MalformedMessage("every value of a model must be finite, but one is not. Refuse its sender.")
+        return TrainingState(**arrays, round=fields["round"], predecessor=bytes.fromhex(fields["predecessor"]))
+
+
+def _manifest(round_number: int, predecessor: bytes, logits: int, critic: int) -> bytes:
+    sizes = (logits, logits, critic, critic, critic)
+    fields = {
+        "arrays": [{"dtype": "<f8", "name": name, "shape": [size]} for name, size in zip(_ARRAYS, sizes, strict=True)],
+        "format": FORMAT,
+        "predecessor": predecessor.hex(),
+        "round": round_number,
+    }
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _read_manifest(content: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return the manifest's bytes and its four free values. Any: they are checked one by one below."""
+    if len(content) < _HEADER.size:
+        raise MalformedMessage("a model begins with the length of its manifest, but ended before it. Ask again.")
+    (size,) = _HEADER.unpack_from(content)
+    manifest = content[_HEADER.size : _HEADER.size + size]
+    if size > MAX_MANIFEST_BYTES or len(manifest) != size:
+        raise MalformedMessage(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes, not {size}. Refuse its sender.")
+    try:
+        raw = json.loads(manifest.decode("ascii"))
+        shapes = [entry["shape"][0] for entry in raw["arrays"]]
+        fields = {"logits": shapes[0], "critic": shapes[2], "round": raw["round"], "predecessor": raw["predecessor"]}
+        numbers = (fields["logits"], fields["critic"], fields["round"])
+        plain = all(type(number) is int and 0 <= number <= MAX_VALUES for number in numbers)
+        predecessor = bytes.fromhex(fields["predecessor"])
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as wrong:
+        raise MalformedMessage(
+            "a model's manifest names arrays, format, predecessor and round; this is not one."
+        ) from wrong
+    # Only the one canonical spelling is accepted: two byte strings for one state would have two tags.
+    if (
+        not plain
+        or len(predecessor) != 32
+        or manifest != _manifest(fields["round"], predecessor, fields["logits"], fields["critic"])
+    ):
+        raise MalformedMessage("a model's manifest is not in its canonical form. Refuse its sender.")
+    return manifest, fields

@@ -1,0 +1,73 @@
+"""Act with a policy in an environment and keep what happened. NumPy only; the generator is passed in."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.learning.environment import Environment
+from secure_frl.learning.trajectories import Trajectories
+
+
+def roll_out_table(
+    probabilities: NDArray[np.float64],
+    environment: Environment,
+    generator: np.random.Generator,
+    persons: NDArray[np.uint64],
+) -> Trajectories:
+    """Run one episode in each copy of a tabular environment.
+
+    probabilities: float64 [states, actions], rows sum to 1, as the policy acts.
+    persons: uint64 [environment.count], one keyed hash an episode, made by the site.
+    Returns trajectories padded to environment.max_steps; padding holds state 0, action 0 and reward 0. The draws of
+    copy i depend on the generator and i only. Raises InvalidParameter when shapes do not fit.
+    """
+    count, length = environment.count, environment.max_steps
+    if persons.shape != (count,) or probabilities.ndim != 2 or probabilities.shape[1] != environment.action_count:
+        raise InvalidParameter(
+            f"persons must be [{count}] and probabilities [states, {environment.action_count}], "
+            f"not {list(persons.shape)} and {list(probabilities.shape)}. Pass one person a copy."
+        )
+    cumulative = np.cumsum(probabilities, axis=1)
+    cumulative[:, -1] = 2.0  # a sum of .9999999 must not leave a gap behind the last action
+    # An action without probability is never chosen: its edge equals the one before it, also behind the last one.
+    last = probabilities.shape[1] - 1 - np.argmax(probabilities[:, ::-1] > 0, axis=1)
+    cumulative[np.arange(probabilities.shape[1])[None, :] >= last[:, None]] = 2.0
+    log_probabilities = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    observations = np.zeros((count, length), dtype=np.int64)
+    actions = np.zeros((count, length), dtype=np.int64)
+    rewards = np.zeros((count, length), dtype=np.float32)
+    log_behaviour = np.zeros((count, length), dtype=np.float32)
+    steps = np.zeros((count, length), dtype=np.bool_)
+    terminated = np.zeros(count, dtype=np.bool_)
+    states = environment.reset(generator)
+    running = np.ones(count, dtype=np.bool_)
+    for t in range(length):
+        live = np.flatnonzero(running)
+        if not live.size:
+            break
+        uniform = generator.random(count)[live]
+        here = states[live]
+        chosen = (cumulative[here] <= uniform[:, None]).sum(axis=1)
+        all_actions = np.zeros(count, dtype=np.int64)
+        all_actions[live] = chosen
+        states, reward, ended, cut = environment.step(all_actions)
+        observations[live, t] = here
+        actions[live, t] = chosen
+        rewards[live, t] = reward[live]
+        log_behaviour[live, t] = log_probabilities[here, chosen]
+        steps[live, t] = True
+        terminated |= ended
+        running &= ~(ended | cut)
+    return Trajectories(
+        observations=observations,
+        actions=actions,
+        allowed=None,
+        rewards=rewards,
+        log_behaviour=log_behaviour,
+        steps=steps,
+        terminated=terminated,
+        final_observations=states,
+        persons=persons,
+    )

@@ -1,0 +1,173 @@
+"""Episodes as padded arrays, with the two places where they are checked.
+
+Shapes and types are checked by the constructor, aloud: they depend on code, not on people. Values are checked aloud
+only before a site joins. Inside a round nothing that depends on data may be refused aloud, since one person would
+then decide whether a site answers: such a trajectory is marked, and contributes zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.errors import DataRefused, InvalidParameter
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Trajectories:
+    """B episodes, padded to T steps. Never leaves the site.
+
+    Raises InvalidParameter for a shape or dtype that does not fit; values are not looked at.
+    """
+
+    observations: NDArray[Any]  # [B,T,D] float32, or [B,T] int64 for tabular states (embedded, never one-hot)
+    actions: NDArray[np.int64]  # [B,T]
+    allowed: NDArray[np.bool_] | None  # [B,T,A]; None: a public table of the policy, or all actions
+    rewards: NDArray[np.float32]  # [B,T]
+    log_behaviour: NDArray[np.float32] | None  # [B,T] log-probability of the logged action
+    steps: NDArray[np.bool_]  # [B,T], True where a step exists
+    terminated: NDArray[np.bool_]  # [B]; False: cut at max_steps, bootstrap from final_observations
+    final_observations: NDArray[Any]  # [B,D] or [B]
+    persons: NDArray[np.uint64]  # [B]; keyed hash made at the site, never sent
+
+    def __post_init__(self) -> None:
+        if self.steps.ndim != 2:
+            raise InvalidParameter(
+                f"steps must have the shape [episodes, steps], not {self.steps.shape}. Pad the episodes to one length."
+            )
+        episodes, length = self.steps.shape
+        tabular = self.observations.ndim == 2
+        tail = () if tabular else self.observations.shape[2:3]
+        observation_type = np.int64 if tabular else np.float32
+        _require("steps", self.steps, (episodes, length), np.bool_)
+        _require("observations", self.observations, (episodes, length, *tail), observation_type)
+        _require("final_observations", self.final_observations, (episodes, *tail), observation_type)
+        _require("actions", self.actions, (episodes, length), np.int64)
+        _require("rewards", self.rewards, (episodes, length), np.float32)
+        _require("terminated", self.terminated, (episodes,), np.bool_)
+        _require("persons", self.persons, (episodes,), np.uint64)
+        if self.log_behaviour is not None:
+            _require("log_behaviour", self.log_behaviour, (episodes, length), np.float32)
+        if self.allowed is not None:
+            _require("allowed", self.allowed, (episodes, length, *self.allowed.shape[2:3]), np.bool_)
+
+    @property
+    def count(self) -> int:
+        """Return B, the number of episodes."""
+        return int(self.steps.shape[0])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the number of steps of each episode, int64 [B]."""
+        return np.asarray(self.steps.sum(axis=1), dtype=np.int64)
+
+    def select(self, episodes: NDArray[np.int64]) -> Trajectories:
+        """Return the named episodes in the given order, padded only to the longest of them (at least one step).
+
+        episodes: int64 positions in 0..B-1. Trimming changes no loss: padding contributes nothing.
+        """
+        steps = self.steps[episodes]
+        used = np.flatnonzero(steps.any(axis=0))
+        length = int(used[-1]) + 1 if used.size else min(1, steps.shape[1])
+        return Trajectories(
+            observations=self.observations[episodes, :length],
+            actions=self.actions[episodes, :length],
+            allowed=None if self.allowed is None else self.allowed[episodes, :length],
+            rewards=self.rewards[episodes, :length],
+            log_behaviour=None if self.log_behaviour is None else self.log_behaviour[episodes, :length],
+            steps=steps[:, :length],
+            terminated=self.terminated[episodes],
+            final_observations=self.final_observations[episodes],
+            persons=self.persons[episodes],
+        )
+
+
+def _require(name: str, value: Any, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    """Refuse an array of another shape or dtype. Any: whatever the caller passed is what is being checked."""
+    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != np.dtype(dtype):
+        came = f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise InvalidParameter(
+            f"{name} must be {np.dtype(dtype)}{list(shape)}, not {came}. Convert it before making Trajectories."
+        )
+
+
+def _finite(trajectories: Trajectories) -> NDArray[np.bool_]:
+    """Mark the episodes without NaN or infinity in a step that exists, or in the last observation; bool [B]."""
+    steps = trajectories.steps
+    fine = np.where(steps, np.isfinite(trajectories.rewards), True).all(axis=1)
+    if trajectories.log_behaviour is not None:
+        # Minus infinity is refused as well: an action that the behaviour policy never takes was not logged.
+        fine &= np.where(steps, np.isfinite(trajectories.log_behaviour), True).all(axis=1)
+    if trajectories.observations.ndim == 3:
+        observed = np.isfinite(trajectories.observations).all(axis=2)
+        fine &= np.where(steps, observed, True).all(axis=1)
+        fine &= np.isfinite(trajectories.final_observations).all(axis=1)
+    return np.asarray(fine, dtype=np.bool_)
+
+
+def check_before_joining(trajectories: Trajectories, declared_units: int, max_rounds_per_person: int) -> None:
+    """Refuse data that may not join a study; called before a site joins, never inside a round.
+
+    declared_units: persons that the site declared, a charter constant.
+    max_rounds_per_person: R; each episode is one participation, so a person may have at most R of them.
+    Raises DataRefused, whose message is for this site's own eyes: it counts, and names no person or value.
+    """
+    poisoned = int((~_finite(trajectories)).sum())
+    if poisoned:
+        raise DataRefused(
+            f"every value must be finite, but {poisoned} trajectories hold NaN or infinity. "
+            "Repair or leave out these rows of the steps table."
+        )
+    persons, episodes = np.unique(trajectories.persons, return_counts=True)
+    over = int((episodes > max_rounds_per_person).sum())
+    if over:
+        raise DataRefused(
+            f"a person may appear at most {max_rounds_per_person} times, but {over} persons appear more often. "
+            "Join their stays into one trajectory, or raise privacy.max_rounds_per_person and pay for it."
+        )
+    if persons.size > declared_units:
+        raise DataRefused(
+            f"at most {declared_units} persons were declared, but {persons.size} came. "
+            "Declare more units before the charter is signed, or leave persons out."
+        )
+
+
+def usable_units(
+    trajectories: Trajectories,
+    *,
+    action_count: int,
+    max_steps: int,
+    state_count: int | None = None,
+    allowed_table: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """Mark the episodes that may contribute; the others must contribute the zero vector. bool [B]. Never raises.
+
+    An episode is unusable when a value in it is not finite, it has no step, more than `max_steps` or a gap, a state
+    lies outside 0..state_count-1, or an action is unknown or not allowed (by its own mask, else by `allowed_table`,
+    bool [state_count, action_count]).
+    """
+    steps = trajectories.steps
+    usable = _finite(trajectories)
+    lengths = trajectories.lengths
+    usable &= (lengths >= 1) & (lengths <= max_steps)
+    usable &= ~(steps[:, 1:] & ~steps[:, :-1]).any(axis=1)
+    actions = trajectories.actions
+    known = (actions >= 0) & (actions < action_count)
+    usable &= (known | ~steps).all(axis=1)
+    safe_actions = np.where(known, actions, 0)
+    states = trajectories.observations
+    if state_count is not None and states.ndim == 2:
+        inside = (states >= 0) & (states < state_count)
+        final = trajectories.final_observations
+        usable &= (inside | ~steps).all(axis=1) & (final >= 0) & (final < state_count)
+        if trajectories.allowed is None and allowed_table is not None:
+            usable &= (allowed_table[np.where(inside, states, 0), safe_actions] | ~steps).all(axis=1)
+    if trajectories.allowed is not None:
+        if trajectories.allowed.shape[2] != action_count:
+            return np.zeros(trajectories.count, dtype=np.bool_)
+        own = np.take_along_axis(trajectories.allowed, safe_actions[:, :, None], axis=2)[:, :, 0]
+        usable &= (own | ~steps).all(axis=1)
+    return np.asarray(usable, dtype=np.bool_)
