@@ -1,0 +1,39 @@
+"""Durable writing of small files: a temporary name, flushed, renamed.
+
+A crash leaves the old file or the new one, never half of one. Databases are not written here: they live in records/.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush a directory, so that a file created or renamed in it survives a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace the file at `path` by `data`; on return both content and name are on disk.
+
+    mode: permission bits from the first byte on, so a key is never readable by others even for a moment.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)  # the umask may have narrowed it; a widened key is impossible
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)

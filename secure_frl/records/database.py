@@ -1,0 +1,177 @@
+"""How this room opens SQLite: durable, versioned, private to its owner, closed without a trace of a log.
+
+While running: WAL with synchronous=FULL, so a committed transaction is on disk when COMMIT returns. At a clean end the
+log is folded in and the journal mode set to DELETE, so one file holds everything and can be hashed whole. The format's
+version stands in `user_version`; a version from the future is refused whole. Chained records keep their rows here.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secure_frl.errors import LedgerCorrupt, UnexpectedState
+from secure_frl.files import sync_directory
+from secure_frl.records.chain import Row, check_follows, next_row
+
+FORMAT = 1  # of every database in this room
+BUSY_TIMEOUT_S = 20.0  # longer than any transaction here by three orders of magnitude
+ROWS_TABLE = """CREATE TABLE IF NOT EXISTS rows (
+  sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, payload BLOB NOT NULL, previous BLOB NOT NULL, hash BLOB NOT NULL
+) STRICT"""
+
+
+def open_database(
+    path: Path, application: int, schema: tuple[str, ...], *, exclusive: bool = False
+) -> sqlite3.Connection:
+    """Open or create a database; transactions are explicit.
+
+    application: a constant per kind of record; a file of another kind is refused.
+    exclusive: hold the file until it is closed. The operating system frees it when a process is killed.
+    Raises LedgerCorrupt for a damaged file, another kind or a later format; UnexpectedState if somebody holds it.
+    """
+    created = not path.exists()
+    if created:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    connection = sqlite3.connect(path, timeout=0.0 if exclusive else BUSY_TIMEOUT_S, isolation_level=None)
+    try:
+        with translated(path):
+            if exclusive:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            _check_format(connection, path, application)  # before the first write: a foreign file stays as it is
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")  # in exclusive mode the lock is kept from here on
+            if not _check_format(connection, path, application):
+                for statement in schema:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id={application}")
+                connection.execute(f"PRAGMA user_version={FORMAT}")
+            connection.execute("COMMIT")
+            _check_pages(connection, path)
+        if created:
+            sync_directory(path.parent)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_read_only(path: Path, application: int) -> sqlite3.Connection:
+    """Open an existing database without writing to it. Raises LedgerCorrupt, UnexpectedState."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0, isolation_level=None)
+    try:
+        with translated(path):
+            if not _check_format(connection, path, application):
+                raise LedgerCorrupt(f"{path.name} is empty, expected rows. Restore the file from a copy.")
+            _check_pages(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, naming the file and what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise UnexpectedState(
+                f"expected to be alone with {path.name}, another program holds it. "
+                "Wait until it ends, or stop it, before starting again on this folder."
+            ) from None
+        raise LedgerCorrupt(
+            f"expected to read and write {path.name}, SQLite said: {error}. Check disk space and permissions."
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise LedgerCorrupt(
+            f"expected {path.name} to be whole, SQLite said: {error}. Restore the file from a copy."
+        ) from None
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """Run one immediate transaction: nobody else writes in it, on return it is synced, an error leaves no change."""
+    with translated(path):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:  # SQLite may have rolled back by itself, for instance on a full disk
+                connection.execute("ROLLBACK")
+            raise
+
+
+def close_cleanly(connection: sqlite3.Connection, path: Path) -> None:
+    """Fold the log into the file, leave WAL, close. While another connection is open the log stays, harmlessly."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode=DELETE")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            with translated(path):
+                raise
+    finally:
+        connection.close()
+
+
+# --- chained rows ----------------------------------------------------------------------------------------------------
+
+
+def append_row(connection: sqlite3.Connection, previous: Row | None, kind: str, payload: bytes) -> Row:
+    """Write the row that follows `previous`, inside the caller's transaction."""
+    row = next_row(previous, kind, payload)
+    connection.execute(
+        "INSERT INTO rows VALUES (?, ?, ?, ?, ?)", (row.sequence, row.kind, row.payload, row.previous, row.hash)
+    )
+    return row
+
+
+def read_rows_after(connection: sqlite3.Connection, last: Row | None, where: str) -> tuple[Row, ...]:
+    """Return the rows after `last`, checked against it; `last` itself must still be as it was.
+
+    Raises LedgerCorrupt naming row and file.
+    """
+    start = 0 if last is None else last.sequence
+    found = connection.execute(
+        "SELECT sequence, kind, payload, previous, hash FROM rows WHERE sequence >= ? ORDER BY sequence", (start,)
+    )
+    rows = [Row(*fields) for fields in found]
+    if last is not None:
+        if not rows or rows[0] != last:
+            raise LedgerCorrupt(f"row {last.sequence} of {where} changed while it was open. Restore it from a copy.")
+        rows = rows[1:]
+    previous = last
+    for row in rows:
+        check_follows(previous, row, where)
+        previous = row
+    return tuple(rows)
+
+
+def _check_format(connection: sqlite3.Connection, path: Path, application: int) -> bool:
+    """Return False for a new file. Raises LedgerCorrupt for another kind or version."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    kind = connection.execute("PRAGMA application_id").fetchone()[0]
+    if (version, kind) == (0, 0) and not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        return False
+    if kind != application:
+        raise LedgerCorrupt(f"expected {path.name} to be of another kind, got application id {kind}. Check the path.")
+    if version > FORMAT:
+        raise LedgerCorrupt(
+            f"{path.name} has format {version}, this version reads up to {FORMAT}. Use a newer secure_frl."
+        )
+    if version != FORMAT:
+        raise LedgerCorrupt(f"{path.name} has format {version}, expected {FORMAT}. Restore the file from a copy.")
+    return True
+
+
+def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
+    report = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if report != "ok":
+        raise LedgerCorrupt(f"expected {path.name} to be whole, SQLite found: {report}. Restore the file from a copy.")

@@ -1,0 +1,243 @@
+"""The ledger of one data set at one holder: reserve, release, commit; it refuses to overspend by itself.
+
+Order, each step synced before it returns: reserve -> (sample) -> release -> (the first byte made from data leaves) ->
+commit. What is reserved counts as spent until it is cancelled; what is released stays spent for ever. The lifetime
+budget stands in row 0, written once: no later study can raise it. The guard that computes the cost is passed in, so
+this room knows no accountant; events are opaque bytes but for the keys `charter` and `round`.
+
+A reservation without a release, found after a restart, spent nothing: `release` is synced before anything leaves, and
+a cancelled reservation can't be released any more, not even by a process that still holds its receipt. So
+`settle_unfinished` cancels those and marks released ones as unknown. (This needs the newest copy of the file; an
+older one is refused through the head that the register noted.)
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from secure_frl.errors import InvalidParameter, StaleLedger, UnexpectedState
+from secure_frl.files import write_durably
+from secure_frl.records import database
+from secure_frl.records.chain import FORMAT, Receipt, Row, SignedHead, encode_export, sign_head
+from secure_frl.records.ledger_state import OUTCOMES, Budget, LedgerState, Reservation, event_charter
+from secure_frl.wire.canonical import canonical_json
+from secure_frl.wire.signatures import Signer
+
+APPLICATION = 0x53464C31  # "SFL1" in the SQLite header
+MAX_EVENT_BYTES = 1 << 16  # an event is about 1 kB; a larger one is a mistake
+
+Guard = Callable[[Budget, Sequence[bytes], bytes], None]  # (lifetime budget, recorded events, candidate)
+
+
+class Ledger:
+    """An open ledger. Made by `Ledger.open`; several processes may have the same one open."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, guard: Guard, signer: Signer) -> None:
+        """Use `Ledger.open`."""
+        self._path, self._connection, self._guard, self._signer = path, connection, guard, signer
+        self._state = LedgerState(path.name)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        holder: str,
+        dataset_id: str,
+        budget: Budget,
+        guard: Guard,
+        signer: Signer,
+        code_version: str,
+        noted_head: Receipt | None = None,
+    ) -> Self:
+        """Open or create the ledger of a data set, verifying its whole chain.
+
+        budget: written into row 0 when the ledger is new; otherwise the recorded one rules, whatever is passed.
+        guard: called as (lifetime budget, recorded events, candidate) inside the reserving transaction; raises
+        BudgetExhausted to refuse.
+        noted_head: a row that this ledger must contain; it is what the register last noted.
+        Raises LedgerCorrupt, StaleLedger, InvalidParameter for a ledger of another data set or holder.
+        """
+        if noted_head is not None and not path.exists():
+            raise StaleLedger(
+                f"expected {path.name} with row {noted_head.sequence}, found no file. "
+                "Restore the newest copy; a new ledger would forget what was spent."
+            )
+        connection = database.open_database(path, APPLICATION, (database.ROWS_TABLE,))
+        ledger = cls(path, connection, guard, signer)
+        try:
+            with database.transaction(connection, path):
+                ledger._catch_up()
+                if ledger._state.last is None:
+                    ledger._append("opened", _opening(holder, dataset_id, budget, code_version))
+            ledger._refresh()
+            ledger._check_identity(holder, dataset_id, noted_head)
+        except BaseException:
+            connection.close()
+            raise
+        return ledger
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_cleanly()
+
+    @property
+    def budget(self) -> Budget:
+        """The lifetime budget, as row 0 has it."""
+        if self._state.budget is None:
+            raise UnexpectedState("expected an open ledger, got one without rows. Use Ledger.open.")
+        return self._state.budget
+
+    def reserve(self, event: bytes) -> Receipt:
+        """Book an event before anything is sampled; synced on return.
+
+        event: canonical JSON with the keys `charter` (hex) and `round`.
+        The guard runs inside the transaction, so two processes can't both have the last of the budget. What it raises
+        (BudgetExhausted) leaves the file unchanged.
+        """
+        if not 0 < len(event) <= MAX_EVENT_BYTES:
+            raise InvalidParameter(
+                f"expected an event of 1 to {MAX_EVENT_BYTES} bytes, got {len(event)}. Book one release at a time."
+            )
+        event_charter(event)
+        with database.transaction(self._connection, self._path):
+            self._catch_up()
+            self._guard(self.budget, self._state.events(), event)
+            row = self._append("reserved", {"event": event.decode()})
+        self._refresh()
+        return self._state.reservations[row.sequence].receipt
+
+    def release(self, receipt: Receipt) -> None:
+        """Mark a reservation as spent for ever; synced on return. Only then may bytes made from data leave."""
+        self._move(receipt, "released", "reserved", {})
+
+    def cancel(self, receipt: Receipt, reason: str) -> None:
+        """Give a reservation back. Raises UnexpectedState once it was released."""
+        self._move(receipt, "cancelled", "reserved", {"reason": reason})
+
+    def commit(self, receipt: Receipt, outcome: str) -> None:
+        """Write down what became of a release: summed, aborted or unknown. It stays spent in all three."""
+        if outcome not in OUTCOMES:
+            raise InvalidParameter(f"expected an outcome of {', '.join(OUTCOMES)}, got {outcome[:40]!r}. Use one.")
+        self._move(receipt, "committed", "released", {"outcome": outcome})
+
+    def events(self, charter_hash: bytes | None = None) -> tuple[bytes, ...]:
+        """Return the events that count as spent, reserved ones included. None: the data set's lifetime."""
+        self._refresh()
+        return self._state.events(charter_hash)
+
+    def open_reservations(self) -> tuple[Reservation, ...]:
+        """Return the reservations that were neither cancelled nor committed."""
+        self._refresh()
+        return tuple(kept for kept in self._state.reservations.values() if kept.status in ("reserved", "released"))
+
+    def settle_unfinished(self, charter_hash: bytes | None = None) -> tuple[Reservation, ...]:
+        """After a restart: cancel what was never released, commit what was as unknown; return what was open.
+
+        charter_hash: only this study's; None: all. The module's docstring says why the first is safe.
+        """
+        wanted = None if charter_hash is None else charter_hash.hex()
+        unfinished = tuple(kept for kept in self.open_reservations() if wanted in (None, kept.charter))
+        for kept in unfinished:
+            if kept.status == "reserved":
+                self.cancel(kept.receipt, "restart before release")
+            else:
+                self.commit(kept.receipt, "unknown")
+        return unfinished
+
+    def head(self) -> Receipt:
+        """Return the last row's receipt."""
+        self._refresh()
+        return self._head()
+
+    def signed_head(self) -> SignedHead:
+        """Return the head with the holder's signature; others keep it, so a rollback shows."""
+        return sign_head(self._signer, self.head())
+
+    def contains(self, receipt: Receipt) -> bool:
+        """Return whether that row is in this ledger, as it was."""
+        found = self._connection.execute("SELECT hash FROM rows WHERE sequence = ?", (receipt.sequence,)).fetchone()
+        return found is not None and (self._state.name, bytes(found[0])) == (receipt.ledger, receipt.head)
+
+    def export(self, path_jsonl: Path, path_head: Path) -> SignedHead:
+        """Write the canonical export and the signed head; what `verify` reads offline."""
+        with database.transaction(self._connection, self._path):
+            rows = database.read_rows_after(self._connection, None, self._path.name)
+            self._catch_up()
+        head = sign_head(self._signer, self._head())
+        write_durably(path_jsonl, encode_export(rows))
+        write_durably(path_head, head.encode())
+        return head
+
+    def close_cleanly(self) -> None:
+        """Fold the log in, leave one file. The ledger can't be used afterwards."""
+        database.close_cleanly(self._connection, self._path)
+
+    # --- inside a transaction ----------------------------------------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        """Fold what other processes wrote since."""
+        for row in database.read_rows_after(self._connection, self._state.last, self._path.name):
+            self._state.fold(row)
+
+    def _refresh(self) -> None:
+        with database.translated(self._path):
+            self._catch_up()
+
+    def _append(self, kind: str, payload: dict[str, object]) -> Row:
+        """Write a row; it is folded by `_refresh` once it is on disk, so memory never runs ahead of the file."""
+        return database.append_row(self._connection, self._state.last, kind, canonical_json(payload))
+
+    def _move(self, receipt: Receipt, kind: str, needed: str, more: dict[str, object]) -> None:
+        with database.transaction(self._connection, self._path):
+            self._catch_up()
+            kept = self._state.reservations.get(receipt.sequence)
+            if kept is None or kept.receipt != receipt:
+                raise UnexpectedState(
+                    f"expected a receipt of {self._path.name}, got row {receipt.sequence} of another record. "
+                    "Pass what `reserve` returned."
+                )
+            if kept.status != needed:
+                raise UnexpectedState(
+                    f"expected row {receipt.sequence} to be {needed} before it is {kind}, it is {kept.status}. "
+                    "Send nothing, and reserve again for a new attempt."
+                )
+            self._append(kind, {"of": receipt.sequence} | more)
+        self._refresh()
+
+    def _head(self) -> Receipt:
+        last = self._state.last
+        if last is None:
+            raise UnexpectedState("expected an open ledger, got one without rows. Use Ledger.open.")
+        return Receipt(self._state.name, last.sequence, last.hash)
+
+    def _check_identity(self, holder: str, dataset_id: str, noted_head: Receipt | None) -> None:
+        found = (self._state.holder, self._state.dataset_id)
+        if found != (holder, dataset_id):
+            raise InvalidParameter(
+                f"expected the ledger of holder={holder!r}, dataset_id={dataset_id!r}, {self._path.name} belongs to "
+                f"holder={found[0]!r}, dataset_id={found[1]!r}. A ledger serves one data set: choose another state."
+            )
+        if noted_head is not None and not self.contains(noted_head):
+            raise StaleLedger(
+                f"expected {self._path.name} to contain row {noted_head.sequence} that the register noted, it ends at "
+                f"row {self._head().sequence} without it. Restore the newest copy: an older one forgets what was spent."
+            )
+
+
+def _opening(holder: str, dataset_id: str, budget: Budget, code_version: str) -> dict[str, object]:
+    return {
+        "code_version": code_version,
+        "dataset_id": dataset_id,
+        "delta": budget.delta,
+        "epsilon": budget.epsilon,
+        "format": FORMAT,
+        "holder": holder,
+        "nonce": secrets.token_hex(16),  # two ledgers never share a first row, hence a name
+    }
