@@ -1,0 +1,239 @@
+"""Events to epsilon: the only place where an epsilon is computed, with dp-accounting's PLD accountant.
+
+What composes: within one charter, fresh windows cost R copies of the worst window (each person enters at most R of
+them); events on one data set cost each event; different charters on one data set add up. No torch. dp-accounting
+takes seconds to import, so it is imported on first use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from secure_frl.errors import BudgetExhausted, InvalidParameter
+from secure_frl.privacy.events import DISTRIBUTED, FRESH, LOCAL, UNSAFE_NONE, GaussianSumEvent, decode_event
+
+ACCOUNTANT = "PLD"
+PLD_GRID = 1e-3  # dp-accounting, pessimistic rounding
+_DRAW_TOTAL_VARIATION = 2.0**-110  # of one noise draw: the sampler's stated bound
+_DISCRETE_VARIANCE = 4.0  # a discrete Gaussian of variance v post-processes a continuous one of variance v - 4
+_SMALLEST_SIGMA = 0.02  # below it epsilon is above 1,000
+_LARGEST_EPSILON = 100.0  # above it e^eps draws' errors use up any delta: no epsilon is stated
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a holder allows: epsilon at delta. epsilon = infinity allows reference runs without noise."""
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (self.epsilon > 0 and 0 < self.delta < 1):
+            raise InvalidParameter(
+                f"expected epsilon > 0 and 0 < delta < 1, got epsilon={self.epsilon}, delta={self.delta}. "
+                "Set privacy.target_epsilon and privacy.delta."
+            )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Release:
+    """A continuous Gaussian that dominates one event: its multiplier and sampling rate, `copies` times."""
+
+    sigma: float
+    sampling_rate: float
+    copies: int
+    failure: float  # delta lost to the rounding bound, all copies
+    draws: int  # noise draws of the honest sites, all copies
+
+
+def epsilon(events: Sequence[GaussianSumEvent], delta: float) -> float:
+    """Return epsilon at `delta` for one unit, add-or-remove-one, of everything in `events`.
+
+    events: of one data set and holder, in any order; attempts that died after release included.
+    0 for no event; infinity when one of them carries no noise, or when delta does not cover the sampler's and
+    the rounding bound's own failures: then no epsilon may be stated.
+    Raises InvalidParameter for events of two data sets.
+    Source: accountant, grid and losses of delta: privacy.md, sections 4 to 6.
+    """
+    return _epsilon(events, delta)
+
+
+def epsilon_if_fewer_shares(event: GaussianSumEvent, shares: int) -> float:
+    """Return epsilon of R releases like `event` when only `shares` honest noise shares protect it, at its delta.
+
+    Under local noise the number of shares does not matter.
+    """
+    if shares < 1:
+        raise InvalidParameter(f"expected shares >= 1, got {shares}. A site's own share is always there.")
+    return _epsilon(_repeated(event), event.delta, shares=shares)
+
+
+def epsilon_if_more_sites(event: GaussianSumEvent, sites: int) -> float:
+    """Return epsilon of R releases like `event` for a person at `sites` sites of one round, at the event's delta."""
+    if sites < 1:
+        raise InvalidParameter(f"expected sites >= 1, got {sites}. Pass max_sites_per_person or more.")
+    return _epsilon(_repeated(event), event.delta, sites=sites)
+
+
+def epsilon_of_household(event: GaussianSumEvent, people: int) -> float:
+    """Return epsilon of R releases like `event` for `people` units that come and go together, at its delta."""
+    if people < 1:
+        raise InvalidParameter(f"expected people >= 1, got {people}. Pass the size of a household.")
+    return _epsilon(_repeated(event), event.delta, people=people)
+
+
+def guard(budget: Budget, recorded: Sequence[bytes], candidate: bytes) -> None:
+    """Refuse the next release when it would spend more than the budget; a ledger calls this before it reserves.
+
+    recorded: canonical bytes of every event of this data set and holder, cancelled reservations left out.
+    Raises BudgetExhausted, naming what would be spent and what is left; LedgerCorrupt for bytes that are no event;
+    InvalidParameter for a candidate of another data set.
+    """
+    before = [decode_event(data) for data in recorded]
+    after = epsilon([*before, decode_event(candidate)], budget.delta)
+    if after > budget.epsilon:
+        spent = epsilon(before, budget.delta)
+        raise BudgetExhausted(
+            f"expected epsilon_spent <= {budget.epsilon:g} at delta={budget.delta:g}, got {after:.4f} after the next "
+            f"release ({spent:.4f} is spent, {max(0.0, budget.epsilon - spent):.4f} is left). Nothing was sampled or "
+            "sent: end the study here, or ask the holder of this data set for a larger budget."
+        )
+
+
+def _repeated(event: GaussianSumEvent) -> list[GaussianSumEvent]:
+    """Return R windows like the event's: what a person may be in."""
+    copies = event.max_rounds_per_person if event.composition_group == FRESH else 1
+    return [replace(event, window=f"{event.window}#{number}") for number in range(copies)]
+
+
+def _epsilon(
+    events: Sequence[GaussianSumEvent],
+    delta: float,
+    *,
+    shares: int | None = None,
+    sites: int | None = None,
+    people: int = 1,
+) -> float:
+    if not 0 < delta < 1:
+        raise InvalidParameter(f"expected 0 < delta < 1, got delta={delta}. Set privacy.delta.")
+    if not events:
+        return 0.0
+    datasets = {event.dataset_id for event in events}
+    if len(datasets) > 1:
+        raise InvalidParameter(
+            f"expected events of one data set, got {len(datasets)} of them. Account for each data set by itself."
+        )
+    if any(event.mechanism == UNSAFE_NONE for event in events):
+        return math.inf
+    charged = _charge(events, shares, sites, people)
+    return _stated_epsilon(tuple(sorted(charged)), delta)
+
+
+def _charge(
+    events: Sequence[GaussianSumEvent], shares: int | None, sites: int | None, people: int
+) -> Iterable[_Release]:
+    """Return the releases that one unit is charged for."""
+    charters: dict[str, list[GaussianSumEvent]] = defaultdict(list)
+    charged: Counter[_Release] = Counter()
+    for event in events:
+        if event.composition_group == FRESH:
+            charters[event.charter_hash].append(event)
+        else:
+            charged[_dominating(event, shares, sites, people)] += 1
+    for fresh in charters.values():
+        windows = Counter(event.window for event in fresh)
+        entered = min(len(windows), max(event.max_rounds_per_person for event in fresh))
+        releases = [_dominating(event, shares, sites, people) for event in fresh]
+        # The worst window: as many events as the fullest one, each with the smallest noise and the largest sample.
+        worst = _Release(
+            sigma=min(release.sigma for release in releases),
+            sampling_rate=max(release.sampling_rate for release in releases),
+            copies=max(release.copies for release in releases),
+            failure=max(release.failure for release in releases),
+            draws=max(release.draws for release in releases),
+        )
+        charged[worst] += entered * max(windows.values())
+    return [
+        _Release(r.sigma, r.sampling_rate, r.copies * count, r.failure * count, r.draws * count)
+        for r, count in charged.items()
+    ]
+
+
+def _dominating(event: GaussianSumEvent, shares: int | None, sites: int | None, people: int) -> _Release:
+    """Return the continuous Gaussian that dominates one event.
+
+    sigma_eff = sqrt(h S^2 - 4) / rounded shift, h = 1 under local noise. A person at M sites moves one distributed sum
+    M times in the same direction; under local noise the M messages are M events. Sampled at rate q at each of M sites,
+    or in a household of k, some of the shift is there with probability 1 - (1 - q)^m: taken as all of it.
+    """
+    at_sites = sites if sites is not None else event.max_sites_per_person
+    distributed = event.mechanism == DISTRIBUTED
+    if not distributed and event.mechanism != LOCAL:
+        raise InvalidParameter(
+            f"expected noise of a known kind, got {event.mechanism!r}. Read it with a newer version."
+        )
+    present = (shares if shares is not None else event.honest_shares) if distributed else 1
+    shift_factor = people * (at_sites if distributed else 1)
+    copies = 1 if distributed else at_sites
+    sigma = math.sqrt(present * event.integer_noise_scale**2 - _DISCRETE_VARIANCE) / event.rounding_bound
+    return _Release(
+        sigma=sigma / shift_factor,
+        sampling_rate=event.sampling_rate
+        if event.sampling_rate == 1
+        else 1 - (1 - event.sampling_rate) ** shift_factor,
+        copies=copies,
+        failure=event.rounding_beta * people * at_sites,
+        draws=event.length * present * copies,
+    )
+
+
+def _stated_epsilon(releases: tuple[_Release, ...], delta: float) -> float:
+    """Return epsilon with delta lowered by the rounding bound's failures and by (1 + e^eps) times the draws' error."""
+    mechanisms = _merge(releases)
+    lowered = delta - sum(release.failure for release in releases)
+    if lowered <= 0:
+        return math.inf
+    first = _pld_epsilon(mechanisms, lowered)
+    if first > _LARGEST_EPSILON:
+        return math.inf
+    # One more than the first epsilon stands for the final one in e^eps; whether it was enough is checked.
+    lowered -= (1 + math.exp(first + 1)) * sum(release.draws for release in releases) * _DRAW_TOTAL_VARIATION
+    stated = _pld_epsilon(mechanisms, lowered) if lowered > 0 else math.inf
+    return stated if stated <= first + 1 else math.inf
+
+
+def _merge(releases: tuple[_Release, ...]) -> tuple[tuple[float, float, int], ...]:
+    """Return (sigma, sampling rate, copies) with all unsampled Gaussians joined into one.
+
+    Exact, adaptive composition included: Gaussians of multipliers sigma_i are one with 1/sigma^2 = sum 1/sigma_i^2
+    (Dong, Roth and Su 2022, Corollary 3.3).
+    """
+    precision = sum(r.copies / r.sigma**2 for r in releases if r.sampling_rate == 1)
+    merged = [(1 / math.sqrt(precision), 1.0, 1)] if precision else []
+    sampled: Counter[tuple[float, float]] = Counter()
+    for r in releases:
+        if r.sampling_rate < 1:
+            sampled[(r.sigma, r.sampling_rate)] += r.copies
+    merged += [(sigma, rate, copies) for (sigma, rate), copies in sorted(sampled.items())]
+    return tuple(merged)
+
+
+@lru_cache(maxsize=1024)
+def _pld_epsilon(mechanisms: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    """Return epsilon of the composed mechanisms by PLD, rounded pessimistically on the grid."""
+    if any(sigma < _SMALLEST_SIGMA for sigma, _, _ in mechanisms):
+        return math.inf
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant(value_discretization_interval=PLD_GRID)
+    for sigma, rate, copies in mechanisms:
+        one = dp_accounting.GaussianDpEvent(sigma)
+        if rate < 1:
+            one = dp_accounting.PoissonSampledDpEvent(rate, one)
+        accountant.compose(dp_accounting.SelfComposedDpEvent(one, copies))
+    return float(accountant.get_epsilon(delta))
