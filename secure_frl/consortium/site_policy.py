@@ -1,0 +1,85 @@
+"""A hospital's own limits: a charter outside them is not signed, whatever the consortium agreed.
+
+The defaults are the strictest sensible ones; nothing marked `unsafe` passes unless the file says `allow_unsafe`.
+A simulated site's limits are written for the study it simulates, so the same check runs everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secure_frl.consortium.charter import Charter
+from secure_frl.errors import InvalidParameter, PolicyForbids
+
+
+@dataclass(frozen=True, slots=True)
+class SitePolicy:
+    """What a site will sign."""
+
+    max_epsilon: float  # greatest target_epsilon of one study
+    max_delta: float
+    protections: frozenset[str] = frozenset({"masking"})
+    noises: frozenset[str] = frozenset({"distributed", "local"})
+    smallest_cohort: int = 3  # least min_survivors
+    allow_unsafe: bool = False  # protections, noises and units with `unsafe` in their name
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.max_epsilon) and self.max_epsilon > 0 and 0 < self.max_delta < 1):
+            raise InvalidParameter(
+                f"expected max_epsilon > 0 and max_delta in (0, 1), got {self.max_epsilon} and {self.max_delta}. "
+                "Set both in the site's policy."
+            )
+
+    def check(self, charter: Charter) -> None:
+        """Raise PolicyForbids naming every limit that the charter passes."""
+        privacy = charter.study.get("privacy")
+        table = privacy if isinstance(privacy, Mapping) else {}
+        constants = charter.constants
+        unsafe = [
+            name
+            for name in (constants.protection, constants.noise, str(table.get("unit")))
+            if name.startswith("unsafe")
+        ]
+        broken = [
+            text
+            for text, allowed in (
+                (f"unsafe choices ({', '.join(unsafe)})", self.allow_unsafe or not unsafe),
+                (f"protection {constants.protection}", constants.protection in self.protections),
+                (f"noise {constants.noise}", constants.noise in self.noises),
+                (f"min_survivors {constants.min_survivors}", constants.min_survivors >= self.smallest_cohort),
+                *(
+                    (f"{key} {table.get(key)} above {limit}", _at_most(table.get(key), limit))
+                    for key, limit in (("target_epsilon", self.max_epsilon), ("delta", self.max_delta))
+                ),
+            )
+            if not allowed
+        ]
+        if broken:
+            raise PolicyForbids(
+                f"expected a charter inside this site's limits, got {'; '.join(broken)}. "
+                "Change the study, or have the site's officer change its policy first."
+            )
+
+
+def policy_of_simulated_site(charter: Charter) -> SitePolicy:
+    """Return the limits of a site that exists only to simulate this study: exactly what the study needs."""
+    privacy = charter.study.get("privacy")
+    table = privacy if isinstance(privacy, Mapping) else {}
+    constants = charter.constants
+    return SitePolicy(
+        max_epsilon=float(table.get("target_epsilon", 0.0)),
+        max_delta=float(table.get("delta", 0.0)),
+        protections=frozenset({constants.protection}),
+        noises=frozenset({constants.noise}),
+        smallest_cohort=constants.min_survivors,
+        allow_unsafe=any(
+            name.startswith("unsafe") for name in (constants.protection, constants.noise, str(table.get("unit")))
+        ),
+    )
+
+
+def _at_most(value: object, limit: float) -> bool:
+    """False for anything that isn't a finite number: what can't be compared isn't allowed."""
+    return type(value) in (int, float) and math.isfinite(float(str(value))) and 0 < float(str(value)) <= limit
