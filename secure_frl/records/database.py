@@ -19,7 +19,7 @@ from secure_frl.records.chain import Row, check_follows, next_row
 
 FORMAT = 1  # of every database in this room
 BUSY_TIMEOUT_S = 20.0  # longer than any transaction here by three orders of magnitude
-ROWS_TABLE = """CREATE TABLE IF NOT EXISTS rows (
+ROWS_TABLE = """CREATE TABLE rows (
   sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, payload BLOB NOT NULL, previous BLOB NOT NULL, hash BLOB NOT NULL
 ) STRICT"""
 

@@ -3,7 +3,7 @@
 Order, each step synced before it returns: reserve -> (sample) -> release -> (the first byte made from data leaves) ->
 commit. What is reserved counts as spent until it is cancelled; what is released stays spent for ever. The lifetime
 budget stands in row 0, written once: no later study can raise it. The guard that computes the cost is passed in, so
-this room knows no accountant; events are opaque bytes but for the keys `charter` and `round`.
+this room knows no accountant; events are opaque bytes but for the keys `charter_hash` and `round`.
 
 A reservation without a release, found after a restart, spent nothing: `release` is synced before anything leaves, and
 a cancelled reservation can't be released any more, not even by a process that still holds its receipt. So
@@ -13,6 +13,7 @@ older one is refused through the head that the register noted.)
 
 from __future__ import annotations
 
+import math
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ class Ledger:
     def reserve(self, event: bytes) -> Receipt:
         """Book an event before anything is sampled; synced on return.
 
-        event: canonical JSON with the keys `charter` (hex) and `round`.
+        event: canonical JSON with the keys `charter_hash` (hex) and `round`.
         The guard runs inside the transaction, so two processes can't both have the last of the budget. What it raises
         (BudgetExhausted) leaves the file unchanged.
         """
@@ -236,7 +237,7 @@ def _opening(holder: str, dataset_id: str, budget: Budget, code_version: str) ->
         "code_version": code_version,
         "dataset_id": dataset_id,
         "delta": budget.delta,
-        "epsilon": budget.epsilon,
+        "epsilon": None if math.isinf(budget.epsilon) else budget.epsilon,
         "format": FORMAT,
         "holder": holder,
         "nonce": secrets.token_hex(16),  # two ledgers never share a first row, hence a name

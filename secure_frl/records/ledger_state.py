@@ -1,7 +1,7 @@
 """What the rows of a ledger say: budget, reservations and what became of each.
 
 Folded row by row, by the same code from an open database and from an export that `verify` reads. Rows that contradict
-the rows before them are refused. Events are opaque bytes but for the keys `charter` and `round`. No file, no database.
+the rows before them are refused. Events are opaque bytes but for the keys `charter_hash` and `round`. No file, no database.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ OUTCOMES = ("summed", "aborted", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be spent on the people of a data set, ever."""
+    """What may be spent on the people of a data set, ever. epsilon = infinity: reference runs without noise."""
 
     epsilon: float
     delta: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.epsilon) and self.epsilon > 0 and 0 < self.delta < 1):
+        if not (self.epsilon > 0 and 0 < self.delta < 1):
             raise InvalidParameter(
                 f"expected epsilon > 0 and delta in (0, 1), got epsilon={self.epsilon}, delta={self.delta}. "
                 "Choose the lifetime budget of the data set before its first study."
@@ -83,7 +83,8 @@ class LedgerState:
             self.name = row.hash.hex()
             self.holder, self.dataset_id = _text(plain, "holder"), _text(plain, "dataset_id")
             self.code_version = _text(plain, "code_version")
-            self.budget = Budget(_real(plain, "epsilon"), _real(plain, "delta"))
+            unlimited = plain["epsilon"] is None  # JSON has no infinity
+            self.budget = Budget(math.inf if unlimited else _real(plain, "epsilon"), _real(plain, "delta"))
         elif row.kind == "reserved":
             event = _text(plain, "event").encode()
             receipt = Receipt(self.name, row.sequence, row.hash)
@@ -126,11 +127,15 @@ def event_charter(event: bytes) -> str:
         plain = json.loads(event.decode())
     except (ValueError, RecursionError):
         plain = None
-    if not isinstance(plain, dict) or not isinstance(plain.get("charter"), str) or type(plain.get("round")) is not int:
+    if (
+        not isinstance(plain, dict)
+        or not isinstance(plain.get("charter_hash"), str)
+        or type(plain.get("round")) is not int
+    ):
         raise InvalidParameter(
-            "expected an event as a JSON object with `charter` and `round`, got other bytes. Pass Event.canonical()."
+            "expected an event as a JSON object with `charter_hash` and `round`, got other bytes. Pass Event.canonical()."
         )
-    return str(plain["charter"])
+    return str(plain["charter_hash"])
 
 
 def _text(plain: dict[str, object], key: str) -> str:

@@ -1,0 +1,290 @@
+"""A site's durable memory for one data set: stages answered, epochs joined, people seen, ledger heads noted.
+
+Every call that writes is synced when it returns. Stages only grow, and R3b and R4 are answered once a round whatever
+the attempt: a second, different answer is impossible after any crash. People are kept as the keyed hashes that the
+site made; a person over the cap is told to nobody: the answer is a row of booleans inside the site.
+
+The participation root is an HMAC chain over the windows under a key that stays in this file. It reveals nothing, and
+lets the site prove on the spot which people were in which window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.errors import AlreadyAnswered, InvalidParameter, LedgerCorrupt, StaleLedger, UnexpectedState
+from secure_frl.records import database
+from secure_frl.records.chain import Receipt
+from secure_frl.wire.hashing import lp
+
+APPLICATION = 0x53465231  # "SFR1"
+STAGES = ("R1", "R2", "R3b", "R4", "R5", "closed")  # in the order in which a site answers
+ONCE_A_ROUND = ("R3b", "R4")
+SESSION_BYTES = 32
+MAX_WINDOW_BYTES = 256
+_KEY_BYTES = 32
+_SCHEMA = (
+    "CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
+    "CREATE TABLE sessions (number INTEGER PRIMARY KEY, session BLOB NOT NULL UNIQUE, epoch INTEGER NOT NULL) STRICT",
+    """CREATE TABLE answers (session INTEGER NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+         rank INTEGER NOT NULL, stage TEXT NOT NULL, digest BLOB NOT NULL,
+         PRIMARY KEY (session, round, attempt, rank)) STRICT, WITHOUT ROWID""",
+    # the database itself refuses a second answer, also if the code above it is changed
+    "CREATE UNIQUE INDEX one_answer ON answers (session, round, stage) WHERE stage IN ('R3b', 'R4')",
+    """CREATE TABLE windows (sequence INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, session INTEGER NOT NULL,
+         round INTEGER NOT NULL, attempt INTEGER NOT NULL, persons BLOB NOT NULL, root BLOB NOT NULL) STRICT""",
+    """CREATE TABLE persons (session INTEGER NOT NULL, person INTEGER NOT NULL, windows INTEGER NOT NULL,
+         PRIMARY KEY (session, person)) STRICT, WITHOUT ROWID""",
+    "CREATE TABLE heads (ledger TEXT PRIMARY KEY, sequence INTEGER NOT NULL, head BLOB NOT NULL) STRICT",
+)
+
+
+class Register:
+    """An open register. Made by `Register.open`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, root_key: bytes) -> None:
+        """Use `Register.open`. root_key: 32 bytes, held by the site only."""
+        self._path, self._connection, self._root_key = path, connection, root_key
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create a register, verifying its participation chain. Raises LedgerCorrupt."""
+        connection = database.open_database(path, APPLICATION, _SCHEMA)
+        try:
+            with database.transaction(connection, path):
+                connection.execute(
+                    "INSERT OR IGNORE INTO secrets VALUES ('participation', ?)", (secrets.token_bytes(_KEY_BYTES),)
+                )
+                key = connection.execute("SELECT value FROM secrets WHERE name = 'participation'").fetchone()[0]
+            register = cls(path, connection, bytes(key))
+            register._check_participation()
+        except BaseException:
+            connection.close()
+            raise
+        return register
+
+    def __repr__(self) -> str:
+        return f"Register({self._path.name})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_cleanly()
+
+    def stage_register(self, session: bytes) -> SessionStages:
+        """Return the memory of one charter's session; implements `secure_sum.StageRegister`."""
+        return SessionStages(self._path, self._connection, self._session(session))
+
+    # --- people ------------------------------------------------------------------------------------------------------
+
+    def admit(
+        self,
+        session: bytes,
+        round_number: int,
+        attempt: int,
+        window: bytes,
+        persons: NDArray[np.uint64],
+        cap: int,
+    ) -> NDArray[np.bool_]:
+        """Mark the people of a window as seen and return who may contribute.
+
+        window: names a collection window, for ever; persons: uint64 [B], one keyed hash a unit; cap: R >= 1, windows
+        in which one person may be under this charter.
+        Returns bool [B]: False for a person who has been in `cap` windows already. Units of one person share one
+        answer and count once. Who is admitted is seen whatever happens to the round.
+        Raises UnexpectedState for a window that was admitted before.
+        """
+        _check_counts(round_number, attempt)
+        if persons.dtype != np.uint64 or persons.ndim != 1 or cap < 1 or not 0 < len(window) <= MAX_WINDOW_BYTES:
+            raise InvalidParameter(
+                f"expected uint64 persons [B], cap >= 1 and a window name of 1 to {MAX_WINDOW_BYTES} bytes, got "
+                f"{persons.dtype} with {persons.ndim} dimensions, cap={cap}, {len(window)} bytes. Pass keyed hashes."
+            )
+        number = self._session(session)
+        unique, inverse = np.unique(persons, return_inverse=True)
+        with database.transaction(self._connection, self._path):
+            if self._connection.execute("SELECT 1 FROM windows WHERE name = ?", (window,)).fetchone():
+                raise UnexpectedState(
+                    "expected a window that was never admitted, got one that was. Collect new people: round and "
+                    "attempt are part of a window's name."
+                )
+            allowed = self._count(number, unique, cap)
+            self._write_window(number, round_number, attempt, window, unique[allowed])
+        return allowed[inverse.reshape(-1)]
+
+    def participation_root(self) -> bytes:
+        """Return the root over all windows so far, 32 bytes; what an event carries before and after."""
+        found = self._connection.execute("SELECT root FROM windows ORDER BY sequence DESC LIMIT 1").fetchone()
+        return bytes(found[0]) if found else self._root(bytes(_KEY_BYTES), b"", b"")
+
+    def _count(self, number: int, unique: NDArray[np.uint64], cap: int) -> NDArray[np.bool_]:
+        signed = unique.view(np.int64).tolist()  # SQLite's integers are signed; the bits are the same
+        keys = [(number, person) for person in signed]
+        self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS asked (place INTEGER PRIMARY KEY, person INTEGER)")
+        self._connection.execute("DELETE FROM asked")
+        self._connection.executemany("INSERT INTO asked VALUES (?, ?)", enumerate(signed))
+        over = self._connection.execute(
+            """SELECT place FROM asked JOIN persons ON persons.session = ? AND persons.person = asked.person
+               WHERE persons.windows >= ?""",
+            (number, cap),
+        ).fetchall()
+        allowed = np.ones(len(unique), dtype=np.bool_)
+        allowed[[place for (place,) in over]] = False
+        self._connection.executemany(
+            """INSERT INTO persons VALUES (?, ?, 1)
+               ON CONFLICT (session, person) DO UPDATE SET windows = windows + 1""",
+            [key for key, may in zip(keys, allowed.tolist(), strict=True) if may],
+        )
+        return allowed
+
+    def _write_window(
+        self, number: int, round_number: int, attempt: int, window: bytes, admitted: NDArray[np.uint64]
+    ) -> None:
+        people = admitted.astype("<u8").tobytes()
+        root = self._root(self.participation_root(), window, people)
+        self._connection.execute(
+            "INSERT INTO windows (name, session, round, attempt, persons, root) VALUES (?, ?, ?, ?, ?, ?)",
+            (window, number, round_number, attempt, people, root),
+        )
+
+    def _root(self, before: bytes, window: bytes, people: bytes) -> bytes:
+        return hmac.digest(self._root_key, lp(before, window, hashlib.sha256(people).digest()), "sha256")
+
+    def _check_participation(self) -> None:
+        root = self._root(bytes(_KEY_BYTES), b"", b"")
+        found = self._connection.execute("SELECT sequence, name, persons, root FROM windows ORDER BY sequence")
+        for expected, (sequence, name, people, written) in enumerate(found, start=1):
+            root = self._root(root, name, people)
+            if sequence != expected or not hmac.compare_digest(root, written):
+                raise LedgerCorrupt(
+                    f"window {expected} of {self._path.name} does not follow from the one before it. "
+                    "Restore the file from a copy; nothing is answered before it holds."
+                )
+
+    # --- the ledger's head -------------------------------------------------------------------------------------------
+
+    def note_head(self, receipt: Receipt) -> None:
+        """Note how far the ledger is; synced. Raises StaleLedger for a head before the one that was noted."""
+        with database.transaction(self._connection, self._path):
+            found = self._connection.execute(
+                "SELECT sequence, head FROM heads WHERE ledger = ?", (receipt.ledger,)
+            ).fetchone()
+            if found and (receipt.sequence, receipt.head) != tuple(found) and receipt.sequence <= found[0]:
+                raise StaleLedger(
+                    f"expected a ledger beyond row {found[0]}, got row {receipt.sequence}. "
+                    "Restore the newest copy of the ledger: an older one forgets what was spent."
+                )
+            self._connection.execute(
+                "INSERT OR REPLACE INTO heads VALUES (?, ?, ?)", (receipt.ledger, receipt.sequence, receipt.head)
+            )
+
+    def noted_head(self) -> Receipt | None:
+        """Return the head last noted, or None; `Ledger.open` refuses a ledger without it."""
+        found = self._connection.execute("SELECT ledger, sequence, head FROM heads ORDER BY rowid DESC").fetchone()
+        return Receipt(found[0], found[1], bytes(found[2])) if found else None
+
+    def close_cleanly(self) -> None:
+        """Fold the log in, leave one file. The register can't be used afterwards."""
+        database.close_cleanly(self._connection, self._path)
+
+    def _session(self, session: bytes) -> int:
+        if len(session) != SESSION_BYTES:
+            raise InvalidParameter(
+                f"expected a session of {SESSION_BYTES} bytes, got {len(session)}. Pass the charter's session."
+            )
+        query = "SELECT number FROM sessions WHERE session = ?"
+        found = self._connection.execute(query, (session,)).fetchone()
+        if found is None:
+            with database.transaction(self._connection, self._path):
+                self._connection.execute("INSERT OR IGNORE INTO sessions (session, epoch) VALUES (?, 0)", (session,))
+            found = self._connection.execute(query, (session,)).fetchone()
+        return int(found[0])
+
+
+class SessionStages:
+    """What a site answered under one charter. Implements `secure_sum.StageRegister`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, number: int) -> None:
+        """Use `Register.stage_register`."""
+        self._path, self._connection, self._number = path, connection, number
+
+    def last_epoch(self) -> int:
+        """Return the number of the last epoch joined, 0 before the first."""
+        query = "SELECT epoch FROM sessions WHERE number = ?"
+        return int(self._connection.execute(query, (self._number,)).fetchone()[0])
+
+    def note_epoch(self, epoch: int) -> None:
+        """Write an epoch down; synced. Raises AlreadyAnswered unless it is greater than the last one."""
+        _check_counts(epoch, 0)
+        with database.transaction(self._connection, self._path):
+            changed = self._connection.execute(
+                "UPDATE sessions SET epoch = ? WHERE number = ? AND epoch < ?", (epoch, self._number, epoch)
+            )
+            if changed.rowcount != 1:
+                raise AlreadyAnswered(f"expected an epoch after {self.last_epoch()}, got {epoch}. Open the next epoch.")
+
+    def last_stage(self) -> tuple[int, int, str] | None:
+        """Return (round, attempt, stage) of the last answer, or None."""
+        found = self._connection.execute(
+            """SELECT round, attempt, stage FROM answers WHERE session = ?
+               ORDER BY round DESC, attempt DESC, rank DESC LIMIT 1""",
+            (self._number,),
+        ).fetchone()
+        return None if found is None else (found[0], found[1], found[2])
+
+    def record(self, round_number: int, attempt: int, stage: str, digest: bytes) -> None:
+        """Write an answer down before it leaves; synced.
+
+        digest: SHA-256 of the answer, 32 bytes.
+        Raises AlreadyAnswered unless (round, attempt, stage) is greater than the last one, and for another attempt of
+        a round in which survivors were confirmed: two survivor sets must never both get an answer.
+        """
+        _check_counts(round_number, attempt)
+        if stage not in STAGES or len(digest) != 32:
+            raise InvalidParameter(
+                f"expected a stage of {', '.join(STAGES)} and a digest of 32 bytes, got {stage[:20]!r} and "
+                f"{len(digest)} bytes. Record what a site answers, by its name in the protocol."
+            )
+        rank = STAGES.index(stage)
+        with database.transaction(self._connection, self._path):
+            last = self.last_stage()
+            if last is not None:
+                self._check_newer(last, (round_number, attempt, rank), stage)
+            self._connection.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+                (self._number, round_number, attempt, rank, stage, digest),
+            )
+
+    def digest_of(self, round_number: int, attempt: int, stage: str) -> bytes | None:
+        """Return the digest of what was answered there, or None."""
+        found = self._connection.execute(
+            "SELECT digest FROM answers WHERE session = ? AND round = ? AND attempt = ? AND stage = ?",
+            (self._number, round_number, attempt, stage),
+        ).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def _check_newer(self, last: tuple[int, int, str], asked: tuple[int, int, int], stage: str) -> None:
+        round_number, attempt, _ = asked
+        last_rank = STAGES.index(last[2])
+        confirmed = round_number == last[0] and attempt != last[1] and last_rank >= STAGES.index("R3b")
+        if confirmed or asked <= (last[0], last[1], last_rank):
+            raise AlreadyAnswered(
+                f"expected a stage after {last[2]} of round {last[0]}, attempt {last[1]}, got {stage} of round "
+                f"{round_number}, attempt {attempt}. Go on with the next round."
+            )
+
+
+def _check_counts(number: int, attempt: int) -> None:
+    if not 1 <= number < 2**63 or not 0 <= attempt < 2**63:
+        raise InvalidParameter(
+            f"expected rounds and epochs from 1 and attempts from 0, got {number} and {attempt}. Count from there."
+        )
