@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter
 from secure_frl.privacy.events import DISTRIBUTED, FRESH, LOCAL, UNSAFE_NONE, GaussianSumEvent, decode_event
@@ -222,11 +223,16 @@ def _merge(releases: tuple[_Release, ...]) -> tuple[tuple[float, float, int], ..
     return tuple(merged)
 
 
-@lru_cache(maxsize=1024)
 def _pld_epsilon(mechanisms: tuple[tuple[float, float, int], ...], delta: float) -> float:
     """Return epsilon of the composed mechanisms by PLD, rounded pessimistically on the grid."""
     if any(sigma < _SMALLEST_SIGMA for sigma, _, _ in mechanisms):
         return math.inf
+    return float(_composed(mechanisms).get_epsilon(delta))
+
+
+@lru_cache(maxsize=256)
+def _composed(mechanisms: tuple[tuple[float, float, int], ...]) -> Any:  # Any: dp-accounting has no types
+    """Return dp-accounting's accountant with all mechanisms composed; only ever read after this."""
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
 
@@ -236,4 +242,4 @@ def _pld_epsilon(mechanisms: tuple[tuple[float, float, int], ...], delta: float)
         if rate < 1:
             one = dp_accounting.PoissonSampledDpEvent(rate, one)
         accountant.compose(dp_accounting.SelfComposedDpEvent(one, copies))
-    return float(accountant.get_epsilon(delta))
+    return accountant

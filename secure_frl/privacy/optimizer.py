@@ -1,0 +1,133 @@
+"""Opacus' optimiser with its two private halves replaced: float64 clipping a block, and exact integer noise.
+
+Opacus' own sum is float32 and its noise a float Gaussian; neither is used. A site makes an update and takes no step:
+whoever may read the sum steps. One window, one call of `add_noise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+
+from secure_frl.encoding.quantise import quantise
+from secure_frl.errors import InvalidParameter, UnexpectedState
+from secure_frl.learning.layout import Segment
+from secure_frl.privacy.clipping import (
+    ClippedSum,
+    as_clipped_sum,
+    check_blocks,
+    clip_units,
+    sum_by_unit,
+    take_gradients,
+)
+from secure_frl.privacy.events import UNSAFE_NONE
+from secure_frl.privacy.noise import discrete_gaussian
+from secure_frl.secure_sum import RandomSource, SumConstants
+
+
+class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no types
+    """Collects one window's per-unit gradients, then turns their clipped sum into noised integers, once.
+
+    For each chunk of units: `expect`, then for each backward pass `collect`, then `clip_and_accumulate`; at the end
+    `add_noise`, also after no chunk at all: an empty window sends noise.
+    """
+
+    def __init__(
+        self,
+        module: GradSampleModule,
+        *,
+        segments: Sequence[Segment],
+        constants: SumConstants,
+        unit: str,
+        random: RandomSource,
+    ) -> None:
+        """module: wrapped with loss_reduction="sum". random: source of dither and noise.
+
+        Raises InvalidParameter for loss_reduction="mean", under which every gradient would scale with how many
+        people were there, for a segment whose parameter is missing, and for blocks that do not match.
+        """
+        if module.loss_reduction != "sum":
+            raise InvalidParameter(
+                f"expected loss_reduction='sum', got {module.loss_reduction!r}. "
+                "A mean makes one unit's gradient depend on how many others there are."
+            )
+        self._parameters = {name.removeprefix("_module."): value for name, value in module.named_parameters()}
+        missing = sorted({segment.parameter for segment in segments} - set(self._parameters))
+        if missing:
+            raise InvalidParameter(
+                f"expected parameters {missing}, got a policy without them. Build policy and layout from one study."
+            )
+        self._length = check_blocks(constants.blocks, segments)
+        if self._length != constants.length:
+            raise InvalidParameter(
+                f"expected a layout of {constants.length} values, got {self._length}. Build both from one study."
+            )
+        super().__init__(
+            torch.optim.SGD(list(self._parameters.values()), lr=0.0),
+            noise_multiplier=constants.noise_multiplier,
+            max_grad_norm=1.0,  # of the whole message, in units of the clips
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+        self._segments = tuple(segments)
+        self._constants = constants
+        self._unit = unit
+        self._random = random
+        self._vector = np.zeros(self._length, dtype=np.float64)
+        self._pending: NDArray[np.float64] | None = None
+        self._dropped = 0
+        self._is_spent = False
+
+    def expect(self, units: int) -> None:
+        """Begin a chunk of `units` units. Raises UnexpectedState while another is open."""
+        if self._pending is not None or self._is_spent:
+            raise UnexpectedState("expected no open chunk before add_noise, got one. Clip it first.")
+        self._pending = np.zeros((units, self._length), dtype=np.float64)
+
+    def collect(self, unit_of_row: NDArray[np.int64]) -> None:
+        """Take the gradients of one backward pass and add them to their units.
+
+        unit_of_row: int64 [rows], which unit of the chunk each trajectory of the pass belongs to.
+        Raises InvalidParameter for gradients of several passes, or of another number of rows.
+        """
+        if self._pending is None:
+            raise UnexpectedState("expected an open chunk, got none. Call expect with its units first.")
+        sum_by_unit(take_gradients(self._parameters, self._segments, unit_of_row.size), unit_of_row, self._pending)
+
+    def clip_and_accumulate(self) -> None:
+        """Clip the units of the open chunk and add them to the window's sum, in float64."""
+        if self._pending is None:
+            raise UnexpectedState("expected an open chunk, got none. Call expect and collect first.")
+        vector, dropped = clip_units(self._pending, self._constants.blocks)
+        self._vector += vector
+        self._dropped += dropped
+        self._pending = None
+
+    def clipped_sum(self) -> ClippedSum:
+        """Return what has been summed so far; before noise, so it stays in this process."""
+        return as_clipped_sum(self._vector.copy(), self._constants.blocks, self._unit, self._dropped)
+
+    def add_noise(self) -> NDArray[np.int64]:
+        """Return int64 [P]: the sum rounded with dither, clamped, plus this site's discrete Gaussian; once a window.
+
+        With noise = unsafe-none nothing is added.
+        Raises UnexpectedState at a second call: two noised versions of one sum cancel each other's noise.
+        """
+        if self._pending is not None or self._is_spent:
+            raise UnexpectedState("expected a finished window without noise, got another. Start a new window.")
+        self._is_spent = True
+        constants = self._constants
+        rounded = quantise(self._vector, constants.scale, constants.bound, self._random)
+        self._vector = np.zeros(0, dtype=np.float64)
+        if constants.noise == UNSAFE_NONE:
+            return rounded.integers
+        return rounded.integers + discrete_gaussian(constants.integer_noise_scale, self._length, self._random)
+
+    def step(self, closure: object = None) -> None:
+        """Refuse: a site takes no step of its own under federated SGD."""
+        raise UnexpectedState("expected add_noise, got step. Whoever may read the sum steps, not a site.")

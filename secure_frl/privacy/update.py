@@ -1,0 +1,145 @@
+"""One window of a site: trajectories to noised integers. The door of this room.
+
+    trajectories -> per-unit gradients -> clipped sum (float64) -> integers -> integers with noise
+
+There is no float vector with noise, and no way from a later form to an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import GradSampleModule
+from torch import Tensor, nn
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.learning.layout import Segment
+from secure_frl.learning.trajectories import Trajectories
+from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut
+from secure_frl.privacy.clipping import ClippedSum
+from secure_frl.privacy.events import NOISES
+from secure_frl.privacy.module_check import check_module
+from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
+from secure_frl.privacy.unit import units_of
+from secure_frl.secure_sum import RandomSource, SumConstants
+
+Losses = Callable[[nn.Module, Trajectories], Tensor]  # one loss a trajectory, [B]; coupled by nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrivateUpdate:
+    """What a site hands to the secure sum: rounded, noised, paid for. value = integers / scale.
+
+    Under distributed noise this is one share of it: only the sum of h of them is private, so it goes nowhere but
+    into the masked input.
+    """
+
+    integers: NDArray[np.int64] = field(repr=False)  # [P]
+    scale: float
+    receipt: int  # row of the site's ledger that reserved this release
+    dropped: int = field(repr=False)  # units that counted as zero; for the site's private log only
+
+
+def private_update(
+    policy: nn.Module,
+    losses: Losses,
+    trajectories: Trajectories,
+    *,
+    unit: str,
+    usable: NDArray[np.bool_],
+    segments: Sequence[Segment],
+    constants: SumConstants,
+    random: RandomSource,
+    receipt: int,
+) -> PrivateUpdate:
+    """Return the noised integers of one window; an empty window gives noise alone.
+
+    policy: holds the broadcast parameters; left as it was. losses: given policy and a batch, a tensor [B].
+    usable: bool [B]; a unit with a trajectory that is not usable contributes zero, as does one whose gradient is
+    not finite. segments: which coordinates enter, in order. receipt: the reservation made before sampling.
+    Raises InvalidParameter for a module, loss or layout that cannot be private; never because of a value in the data.
+    """
+    optimizer = _accumulate(policy, losses, trajectories, unit, usable, segments, constants, random)
+    dropped = optimizer.clipped_sum().dropped + _left_out(trajectories, unit, usable)
+    return PrivateUpdate(optimizer.add_noise(), constants.scale, receipt, dropped)
+
+
+def clipped_sum(
+    policy: nn.Module,
+    losses: Losses,
+    trajectories: Trajectories,
+    *,
+    unit: str,
+    usable: NDArray[np.bool_],
+    segments: Sequence[Segment],
+    constants: SumConstants,
+    random: RandomSource,
+) -> ClippedSum:
+    """Return the whole message before rounding and noise, in units of the clips. It stays in this process."""
+    return _accumulate(policy, losses, trajectories, unit, usable, segments, constants, random).clipped_sum()
+
+
+def _accumulate(
+    policy: nn.Module,
+    losses: Losses,
+    trajectories: Trajectories,
+    unit: str,
+    usable: NDArray[np.bool_],
+    segments: Sequence[Segment],
+    constants: SumConstants,
+    random: RandomSource,
+) -> IntegerNoiseOptimizer:
+    if constants.noise not in NOISES:
+        raise InvalidParameter(f"expected noise of {NOISES}, got {constants.noise!r}. Take it from the charter.")
+    if usable.shape != (trajectories.count,) or usable.dtype != np.bool_:
+        raise InvalidParameter(
+            f"expected usable as bool [{trajectories.count}], got {usable.dtype} {usable.shape}. "
+            "Mark every trajectory of the window."
+        )
+    check_module(policy)
+    was_training = policy.training
+    policy.train()  # Opacus' hooks record nothing in evaluation mode
+    wrapped = GradSampleModule(policy, loss_reduction="sum")
+    try:
+        optimizer = IntegerNoiseOptimizer(wrapped, segments=segments, constants=constants, unit=unit, random=random)
+        _walk(policy, losses, trajectories, units_of(trajectories.persons, unit), usable, optimizer)
+    finally:
+        wrapped.to_standard_module()
+        policy.zero_grad(set_to_none=True)
+        policy.train(was_training)
+    return optimizer
+
+
+def _walk(
+    policy: nn.Module,
+    losses: Losses,
+    trajectories: Trajectories,
+    units: NDArray[np.int64],
+    usable: NDArray[np.bool_],
+    optimizer: IntegerNoiseOptimizer,
+) -> None:
+    steps = trajectories.steps
+    # The last step that exists, gaps or not: nothing of an episode may be cut off by its padding.
+    lengths = np.where(steps.any(axis=1), steps.shape[1] - np.argmax(steps[:, ::-1], axis=1), 1).astype(np.int64)
+    for chunk in chunks_of(lengths, units, usable):
+        optimizer.expect(chunk.units)
+        for start in range(0, chunk.rows.size, CHUNK_UNITS):
+            rows = slice(start, start + CHUNK_UNITS)
+            batch = cut(trajectories, chunk.rows[rows], chunk.padded_length)
+            found = losses(policy, batch)
+            if found.shape != (batch.count,):
+                raise InvalidParameter(
+                    f"expected one loss a trajectory, shape ({batch.count},), got {tuple(found.shape)}. "
+                    "Sum over steps and divide by a charter constant, never by the number of people or steps."
+                )
+            torch.autograd.backward(found.sum())
+            optimizer.collect(chunk.unit_of_row[rows])
+        optimizer.clip_and_accumulate()
+
+
+def _left_out(trajectories: Trajectories, unit: str, usable: NDArray[np.bool_]) -> int:
+    return int(np.unique(units_of(trajectories.persons, unit)[~usable]).size)
