@@ -8,7 +8,6 @@ Source: NIST SP 800-38A, section 6.5; secure_aggregation.md, section 4, "Mask".
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -26,8 +25,8 @@ _BLOCK_BYTES = 16
 class MaskAdder(Protocol):
     """Puts masks on an accumulator, or takes them off."""
 
-    def add_(self, accumulator: NDArray[np.uint32], key: Callable[[], bytes], sign: int) -> None:
-        """Add (sign +1) or subtract (-1) one mask in place. key: called only if a mask is wanted."""
+    def add_(self, accumulator: NDArray[np.uint32], key: bytes, sign: int) -> None:
+        """Add (sign +1) or subtract (-1) one mask in place. key: 32 bytes, of one mask only."""
         ...
 
 
@@ -43,9 +42,9 @@ class PairwiseMasks:
         self._buffer = bytearray(size + _BLOCK_BYTES - 1)  # update_into wants one block to spare
         self._keystream = np.frombuffer(self._buffer, "<u4", count=size // 4)
 
-    def add_(self, accumulator: NDArray[np.uint32], key: Callable[[], bytes], sign: int) -> None:
+    def add_(self, accumulator: NDArray[np.uint32], key: bytes, sign: int) -> None:
         """Add or subtract the mask of `key` in place, modulo 2^32."""
-        encryptor = Cipher(algorithms.AES(key()), modes.CTR(bytes(_BLOCK_BYTES))).encryptor()
+        encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(_BLOCK_BYTES))).encryptor()
         operation = np.add if sign > 0 else np.subtract
         step = len(self._zeros) // 4
         for start in range(0, len(accumulator), step):
@@ -58,7 +57,7 @@ class PairwiseMasks:
 class UnsafePlain:
     """The control of the attack tests: the same protocol with the mask words left out. Hides nothing from anybody."""
 
-    def add_(self, accumulator: NDArray[np.uint32], key: Callable[[], bytes], sign: int) -> None:
+    def add_(self, accumulator: NDArray[np.uint32], key: bytes, sign: int) -> None:
         """Leave the accumulator as it is."""
 
 

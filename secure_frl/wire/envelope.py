@@ -159,10 +159,12 @@ def unseal_frame(frame: Buffer, key: bytes) -> bytes:
 
 def mac_frame(address: Address, message_type: int, body: memoryview, key: bytes) -> bytes:
     """Return header, body in clear and the GCM tag of an empty plaintext with both as associated data."""
-    covered = bytearray(HEADER_BYTES + len(body))
-    covered[:HEADER_BYTES] = address.header(message_type, len(body)).encode()
-    covered[HEADER_BYTES:] = body
-    return bytes(covered) + seal(key, b"", covered)
+    covered = HEADER_BYTES + len(body)
+    frame = bytearray(covered + TAG_BYTES)
+    frame[:HEADER_BYTES] = address.header(message_type, len(body)).encode()
+    frame[HEADER_BYTES:covered] = body
+    frame[covered:] = seal(key, b"", memoryview(frame)[:covered])
+    return bytes(frame)
 
 
 def verify_mac(frame: Buffer, key: bytes) -> None:

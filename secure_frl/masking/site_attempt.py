@@ -1,0 +1,345 @@
+"""A site's answers inside one attempt: R0, R1', R3a and R3c.
+
+Speaks as a site. What protects it when the coordinator lies: every constant comes from its own charter; the register's
+row is synced before each answer leaves; it confirms one survivor set a round, ever, and gives shares only when
+`threshold` sites have confirmed the same set, never both kinds for one peer.
+Source: secure_aggregation.md, sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.errors import (
+    AlreadyAnswered,
+    BadShare,
+    BudgetExhausted,
+    Equivocation,
+    LocalProtocolError,
+    RosterRefused,
+    RoundRefused,
+    SurvivorsRefused,
+    TooFewConfirmations,
+)
+from secure_frl.masking import contexts
+from secure_frl.masking.graph import members_fault, neighbours, survivors_fault
+from secure_frl.masking.keys import (
+    SECRET_BYTES,
+    KeyPair,
+    check_distinct,
+    confirm_key,
+    confirmation,
+    is_confirmed,
+    link_key,
+    pair_key,
+    self_key,
+)
+from secure_frl.masking.secret_sharing import encode_share
+from secure_frl.masking.site_epoch import last_closed_round
+from secure_frl.masking.site_memory import (
+    Answer,
+    Attempt,
+    AttemptState,
+    Departed,
+    EpochOpen,
+    EpochView,
+    InputSent,
+    SetConfirmed,
+    SharesSent,
+    SiteParty,
+    SumAwaited,
+    end_attempt,
+)
+from secure_frl.masking.site_shares import deal, open_dealt
+from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId
+from secure_frl.wire.envelope import Header, mac_frame, seal_frame, unseal
+from secure_frl.wire.messages import (
+    LANE_WORDS,
+    Announcement,
+    Complaint,
+    Confirmation,
+    Confirmations,
+    Inbox,
+    Member,
+    MessageType,
+    ReturnedShares,
+    RoundKeys,
+    Share,
+    Survivors,
+    encode_body,
+)
+from secure_frl.wire.signatures import check_signature
+
+# --- R0 -> R1 --------------------------------------------------------------------------------------------------------
+
+
+def join_attempt(
+    party: SiteParty, state: EpochOpen | AttemptState, header: Header, body: Announcement, sealed: bytes
+) -> Answer:
+    """Answer R0: check everything, make the update, deal shares.
+
+    sealed: the bytes behind R0's signature, the model under this link's key, or nothing.
+    Raises AlreadyAnswered, RoundRefused or what the host's policy check raises; then the state before stands.
+    """
+    view = state.view if isinstance(state, EpochOpen) else state.attempt.view
+    check_announcement(party, view, header, body)
+    check_model(party, view, header, body, sealed)
+    end_attempt(state, party.host)
+    view.channels.advance_to(header.round)
+    cohort = tuple(SiteId(site) for site in body.cohort)
+    context = RoundContext(
+        session=party.terms.session,
+        epoch_hash=view.epoch_hash,
+        config_hash=party.config_hash,
+        epoch=view.epoch,
+        round=header.round,
+        attempt=header.attempt,
+        policy_tag=body.model_tag,
+        cohort=cohort,
+    )
+    try:
+        words = checked_vector(party, context)
+        attempt, joined, keys = open_attempt(party, view, context, body.fresh, words)
+        reply = seal_frame(
+            attempt.address(party.me), MessageType.R1, encode_body(keys), attempt.link(MessageType.R1, attempt.ctx1)
+        )
+        record(party, attempt, "R1", reply)
+    except BudgetExhausted as error:
+        party.register.record(header.round, header.attempt, "closed", b"")
+        party.host.close("aborted")
+        return EpochOpen(view), error
+    except Exception as error:  # a host may fail in any way: whatever it was, the attempt is over and nothing has left
+        party.host.close("aborted")
+        return EpochOpen(view), error
+    return joined, reply
+
+
+def check_announcement(party: SiteParty, view: EpochView, header: Header, body: Announcement) -> None:
+    """Check R0 against register, epoch and charter. Raises AlreadyAnswered or RoundRefused."""
+    pair, last = (header.round, header.attempt), party.register.last_stage()
+    if (last is not None and pair <= last[:2]) or pair[0] <= last_closed_round(party):
+        raise AlreadyAnswered(f"expected a (round, attempt) that is new here, got {pair}. Announce a later one.")
+    window = range(max(view.first_round, view.channels.at_round), view.first_round + party.terms.epoch_rounds)
+    cohort, constants = body.cohort, party.terms.constants
+    rules = {
+        "a round inside the epoch": header.epoch == view.epoch and header.round in window,
+        "an epoch that has not expired": party.clock() < view.expiry_s,
+        "the header's fresh bytes in the body": header.fresh == body.fresh,
+        "a cohort in ascending order out of the epoch": list(cohort) == sorted(set(cohort) & set(view.members)),
+        "this site in the cohort": party.me in cohort,
+        "a cohort of at least min_survivors": len(cohort) >= constants.min_survivors,
+        "the constants of the charter that this site signed": body.config_hash == party.config_hash,
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise RoundRefused(f"expected {'; '.join(broken)}, got something else. Announce a round under the charter.")
+
+
+def check_model(party: SiteParty, view: EpochView, header: Header, body: Announcement, sealed: bytes) -> None:
+    """Let the host compute the tag of the policy that it holds, taking the sealed one if it lacks it.
+
+    Raises RoundRefused if the tag differs, BadSignature if the sealed model does not open, ModelMissing by the host.
+    """
+    if hashlib.sha256(sealed).digest() != body.sealed_digest:
+        raise RoundRefused("expected the sealed model whose digest was signed, got other bytes. Announce it again.")
+    model = None
+    if sealed:
+        channel = view.channels.key_at(COORDINATOR_ID, header.round)
+        key = link_key(channel, view.epoch_hash, MessageType.R0, header.fresh)
+        model = unseal(key, sealed, header.encode())
+    if party.host.policy_tag(body.model_tag, model) != body.model_tag:
+        raise RoundRefused("expected the tag of the policy that this site holds, got another. Send that policy.")
+
+
+def checked_vector(party: SiteParty, context: RoundContext) -> NDArray[np.uint32]:
+    """Return the host's vector, uint32 [P + 4]. Raises LocalProtocolError unless it has the charter's form."""
+    constants = party.terms.constants
+    vector = party.host.contribute(context)
+    words = vector.words
+    expected = (constants.length + LANE_WORDS,)
+    if words.shape != expected or words.dtype != np.uint32 or vector.modulus_bits != constants.modulus_bits:
+        raise LocalProtocolError(
+            f"expected uint32 {expected} mod 2^{constants.modulus_bits}, got another. Fix the host."
+        )
+    return words
+
+
+def open_attempt(
+    party: SiteParty, view: EpochView, context: RoundContext, fresh_coordinator: bytes, words: NDArray[np.uint32]
+) -> tuple[Attempt, SharesSent, RoundKeys]:
+    """Draw the attempt's secrets and deal them."""
+    ctx1 = contexts.attempt_context(context.session, view.epoch_hash, context.round, context.attempt, context.cohort)
+    attempt = Attempt(view, context, ctx1, party.random.take(SECRET_BYTES), fresh_coordinator)
+    keys, seed = KeyPair.draw(party.random), party.random.take(SECRET_BYTES)
+    threshold = party.terms.constants.threshold
+    body, own = deal(view.channels, ctx1, party.me, context.cohort, (keys, seed), threshold, party.random)
+    return attempt, SharesSent(attempt, keys, seed, body.seed_commitment, own, words), body
+
+
+def record(party: SiteParty, attempt: Attempt, stage: str, reply: bytes) -> None:
+    """Write an answer down, synced, before it leaves. Raises AlreadyAnswered."""
+    context = attempt.context
+    party.register.record(context.round, context.attempt, stage, hashlib.sha256(reply).digest())
+
+
+# --- R1' -> R2 -------------------------------------------------------------------------------------------------------
+
+
+def send_input(party: SiteParty, state: SharesSent, header: Header, body: Inbox) -> Answer:
+    """Answer R1' with the masked input, or with a complaint that names dealers. Raises RosterRefused, KeyRefused."""
+    attempt = state.attempt
+    check_members(party, state, body)
+    context = attempt.context
+    ctx2 = contexts.mask_context(
+        attempt.ctx1, context.policy_tag, context.config_hash, contexts.members_hash(body.members)
+    )
+    members = {member.site: member for member in body.members}
+    seed_shares, key_shares, bad = {party.me: state.own_share}, {}, []
+    for item in body.dealt:
+        dealer = SiteId(item.site)
+        try:
+            of_key, of_seed = open_dealt(attempt.view.channels, attempt.ctx1, party.me, members[item.site], item)
+        except BadShare:
+            bad.append(dealer)
+            continue
+        key_shares[dealer], seed_shares[dealer] = of_key, of_seed
+    if bad:
+        return complain(party, attempt, ctx2, bad)
+    masked = mask(party, state, ctx2, [m for m in body.members if m.site != party.me])
+    link = attempt.link(MessageType.R2, ctx2)
+    reply = mac_frame(attempt.address(party.me), MessageType.R2, masked.astype("<u4").data.cast("B"), link)
+    record(party, attempt, "R2", reply)
+    party.host.release()  # synced: the next bytes that leave are made from data
+    sites = tuple(SiteId(site) for site in members)
+    return InputSent(attempt, ctx2, sites, seed_shares, key_shares), reply
+
+
+def check_members(party: SiteParty, state: SharesSent, body: Inbox) -> None:
+    """Check the list and the inbox of R1'. Raises RosterRefused or KeyRefused."""
+    cohort = state.attempt.context.cohort
+    sites = [SiteId(member.site) for member in body.members]
+    own = (party.me, state.keys.public, state.seed_commitment)
+    if sites != sorted(set(sites) & set(cohort)):
+        raise RosterRefused("expected members of the cohort in ascending order, got another list. Leave the attempt.")
+    if own not in [(m.site, m.public_key, m.seed_commitment) for m in body.members]:
+        raise RosterRefused("expected this site's own entry unchanged, got another. Leave the attempt.")
+    fault = members_fault(sites, cohort, party.terms.constants)
+    if fault is not None:
+        raise RosterRefused(f"{fault}. Leave the attempt.")
+    expected = [site for site in neighbours(party.me, cohort) if site in set(sites)]
+    if [item.site for item in body.dealt] != expected:
+        raise RosterRefused("expected one item from each other member, got another inbox. Leave the attempt.")
+    check_distinct([m.public_key for m in body.members] + list(state.attempt.view.public_keys))
+
+
+def mask(party: SiteParty, state: SharesSent, ctx2: bytes, others: list[Member]) -> NDArray[np.uint32]:
+    """Return the masked input: words + self mask + pair masks, which cancel in the sum, modulo 2^w."""
+    masked = state.words.copy()
+    party.masks.add_(masked, self_key(state.seed, ctx2, party.me), +1)
+    for other in others:
+        key = pair_key(state.keys, other.public_key, ctx2, party.me, other.site)
+        party.masks.add_(masked, key, +1 if party.me < other.site else -1)
+    masked &= np.uint32((1 << party.terms.constants.modulus_bits) - 1)
+    return masked
+
+
+def complain(party: SiteParty, attempt: Attempt, ctx2: bytes, dealers: list[SiteId]) -> Answer:
+    """Name the dealers whose shares are bad and drop out. The update has not left."""
+    party.host.close("aborted")
+    link = attempt.link(MessageType.BAD_SHARE, ctx2)
+    body = encode_body(Complaint(tuple(dealers)))
+    return Departed(attempt), seal_frame(attempt.address(party.me), MessageType.BAD_SHARE, body, link)
+
+
+# --- R3a -> R3b ------------------------------------------------------------------------------------------------------
+
+
+def confirm_set(party: SiteParty, state: InputSent, header: Header, body: Survivors) -> Answer:
+    """Answer R3a by confirming the set to every other survivor. Raises SurvivorsRefused, AlreadyAnswered."""
+    attempt, survivors = state.attempt, tuple(SiteId(site) for site in body.survivors)
+    context = attempt.context
+    signed = (context.session, context.round, context.attempt, state.ctx2, list(survivors))
+    check_signature(party.terms.coordinator_public_key, body.signature, "R3a", *signed)
+    fault = survivors_fault(survivors, state.members, context.cohort, party.terms.constants)
+    if fault is not None or party.me not in survivors:
+        raise SurvivorsRefused(f"{fault or 'expected this site among the survivors'}. Leave the round.")
+    digest = contexts.survivors_hash(state.ctx2, survivors)
+    items = tuple(
+        Confirmation(
+            party.me, other, digest, confirmation(own_confirm_key(attempt, state.ctx2, party.me, other), digest)
+        )
+        for other in survivors_beside(party, context, survivors)
+    )
+    link = attempt.link(MessageType.R3B, state.ctx2)
+    reply = seal_frame(attempt.address(party.me), MessageType.R3B, encode_body(Confirmations(items)), link)
+    record(party, attempt, "R3b", reply)
+    confirmed = SetConfirmed(
+        attempt, state.ctx2, state.members, survivors, body.signature, state.seed_shares, state.key_shares
+    )
+    return confirmed, reply
+
+
+def own_confirm_key(attempt: Attempt, ctx2: bytes, me: SiteId, other: SiteId) -> bytes:
+    """Return the key of the confirmation from this site to another."""
+    return confirm_key(attempt.view.channels.key(other), ctx2, me, other)
+
+
+def survivors_beside(party: SiteParty, context: RoundContext, survivors: tuple[SiteId, ...]) -> list[SiteId]:
+    """Return N(me) and U3, ascending."""
+    return [site for site in neighbours(party.me, context.cohort) if site in set(survivors)]
+
+
+# --- R3c -> R4 -------------------------------------------------------------------------------------------------------
+
+
+def return_shares(party: SiteParty, state: SetConfirmed, header: Header, body: Confirmations) -> Answer:
+    """Answer R3c with one kind of share for each member. Raises TooFewConfirmations, Equivocation."""
+    attempt, context = state.attempt, state.attempt.context
+    confirmed = confirming_sites(party, state, body)
+    threshold = party.terms.constants.threshold
+    if len(confirmed) < threshold:
+        raise TooFewConfirmations(
+            f"expected {threshold} confirmations of the survivors, got {len(confirmed)}. Give none."
+        )
+    survivors = set(state.survivors)
+    nearby = set(neighbours(party.me, context.cohort))
+    of_seeds = [Share(site, encode_share(state.seed_shares[site])) for site in state.survivors]
+    of_keys = [
+        Share(site, encode_share(state.key_shares[site]))
+        for site in state.members
+        if site not in survivors and site in nearby
+    ]
+    link = attempt.link(MessageType.R4, state.ctx2)
+    returned = encode_body(ReturnedShares(tuple(of_seeds), tuple(of_keys)))
+    reply = seal_frame(attempt.address(party.me), MessageType.R4, returned, link)
+    record(party, attempt, "R4", reply)
+    return SumAwaited(attempt, state.ctx2, state.survivors), reply
+
+
+def confirming_sites(party: SiteParty, state: SetConfirmed, body: Confirmations) -> set[SiteId]:
+    """Return the survivors, this site included, that confirmed the same set.
+
+    Items that do not verify count for nothing. Raises Equivocation for a valid item over another set: only the
+    coordinator can have named that set to its sender.
+    """
+    attempt, me = state.attempt, party.me
+    digest = contexts.survivors_hash(state.ctx2, state.survivors)
+    allowed = set(survivors_beside(party, attempt.context, state.survivors))
+    confirmed = {me}
+    for item in body.items:
+        sender = SiteId(item.sender)
+        if item.receiver != me or sender not in allowed or sender in confirmed:
+            continue
+        key = confirm_key(attempt.view.channels.key(sender), state.ctx2, sender, me)
+        if not is_confirmed(key, item.survivors_hash, item.mac):
+            continue
+        if item.survivors_hash != digest:
+            raise Equivocation(
+                f"expected one survivor set, got another one confirmed by site {sender}. Show the auditor this signed "
+                f"list: survivors={list(state.survivors)}, signature={state.survivors_signature.hex()}."
+            )
+        confirmed.add(sender)
+    return confirmed

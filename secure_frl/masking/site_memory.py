@@ -1,0 +1,186 @@
+"""What a site may know in each state of the protocol, and nothing beyond it.
+
+One dataclass a state. Leaving a state drops its secrets with it: the key pair and seed of an attempt live only in
+SharesSent, the shares received only in InputSent and SetConfirmed. Secret fields never reach a repr.
+Source: secure_aggregation.md, sections 3 ("lives until") and 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from secure_frl.masking.keys import Channels, KeyPair, link_key
+from secure_frl.masking.prg import MaskAdder
+from secure_frl.secure_sum import (
+    COORDINATOR_ID,
+    RandomSource,
+    RoundContext,
+    RoundHost,
+    SiteId,
+    StageRegister,
+    SumTerms,
+)
+from secure_frl.wire.envelope import Address
+from secure_frl.wire.messages import MessageType
+
+Shares = Mapping[SiteId, NDArray[np.uint32]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteParty:
+    """What a site brings to every state."""
+
+    terms: SumTerms
+    me: SiteId
+    signing_key: Ed25519PrivateKey = field(repr=False)
+    register: StageRegister
+    random: RandomSource
+    clock: Callable[[], float]
+    host: RoundHost
+    masks: MaskAdder
+    config_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EpochView:
+    """An epoch that this site has joined."""
+
+    epoch: int
+    epoch_hash: bytes
+    members: tuple[SiteId, ...]
+    public_keys: tuple[bytes, ...]  # every c_pk of the epoch, the coordinator's included
+    channels: Channels
+    first_round: int
+    expiry_s: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One attempt at one round, from R0 on."""
+
+    view: EpochView
+    context: RoundContext
+    ctx1: bytes
+    fresh_site: bytes
+    fresh_coordinator: bytes
+
+    def address(self, me: SiteId) -> Address:
+        """Return the header fields of this site's frames."""
+        context = self.context
+        return Address(
+            context.session, context.epoch, context.round, context.attempt, me, COORDINATOR_ID, self.fresh_site
+        )
+
+    def link(self, message_type: MessageType, salt: bytes) -> bytes:
+        """Return the key of one frame between this site and the coordinator. salt: ctx1 or ctx2."""
+        down = message_type is MessageType.R5
+        fresh = self.fresh_coordinator if down else self.fresh_site
+        return link_key(self.view.channels.key(COORDINATOR_ID), salt, message_type, fresh)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WithoutEpoch:
+    """Before the first E0, or after a restart: nothing inside a round can be answered."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeysAdvertised:
+    """E0 answered."""
+
+    epoch: int
+    keys: KeyPair = field(repr=False)
+    entry_signature: bytes
+    coordinator_key: bytes
+    first_round: int
+    expiry_s: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EpochOpen:
+    """Between rounds."""
+
+    view: EpochView
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharesSent:
+    """R1 sent: holds the secrets of the attempt and the vector, which has not left."""
+
+    attempt: Attempt
+    keys: KeyPair = field(repr=False)
+    seed: bytes = field(repr=False)
+    seed_commitment: bytes
+    own_share: NDArray[np.uint32] = field(repr=False)
+    words: NDArray[np.uint32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InputSent:
+    """R2 sent: own key, seed and vector are gone; shares of the others are held."""
+
+    attempt: Attempt
+    ctx2: bytes
+    members: tuple[SiteId, ...]
+    seed_shares: Shares = field(repr=False)
+    key_shares: Shares = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetConfirmed:
+    """R3b sent: this survivor set and no other, for this round."""
+
+    attempt: Attempt
+    ctx2: bytes
+    members: tuple[SiteId, ...]
+    survivors: tuple[SiteId, ...]
+    survivors_signature: bytes  # the coordinator's, evidence if it named another set elsewhere
+    seed_shares: Shares = field(repr=False)
+    key_shares: Shares = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SumAwaited:
+    """Survivors confirmed, shares returned or dropped; only R5 is left."""
+
+    attempt: Attempt
+    ctx2: bytes
+    survivors: tuple[SiteId, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Departed:
+    """Left the attempt, with every secret of it dropped; may still learn the sum that others made."""
+
+    attempt: Attempt
+
+
+SiteState = WithoutEpoch | KeysAdvertised | EpochOpen | SharesSent | InputSent | SetConfirmed | SumAwaited | Departed
+AttemptState = SharesSent | InputSent | SetConfirmed | SumAwaited | Departed
+Answer = tuple[SiteState, bytes | Exception]  # the next state, with a reply or what is refused
+
+
+def leave(state: SiteState, host: RoundHost) -> SiteState:
+    """Return the state after an attempt has failed: its secrets dropped, the host told."""
+    if isinstance(state, SharesSent):
+        host.close("aborted")
+        return Departed(state.attempt)
+    if isinstance(state, InputSent):
+        host.close("unknown")  # the masked input has left; whether it was summed is not known here
+        return Departed(state.attempt)
+    if isinstance(state, SetConfirmed):
+        host.close("unknown")
+        return SumAwaited(state.attempt, state.ctx2, state.survivors)
+    return state
+
+
+def end_attempt(state: SiteState, host: RoundHost) -> None:
+    """Tell the host that an attempt ends because something newer begins."""
+    if isinstance(state, SharesSent):
+        host.close("aborted")
+    elif isinstance(state, InputSent | SetConfirmed | SumAwaited):
+        host.close("unknown")

@@ -1,0 +1,74 @@
+"""A site's reading of R5: the published sum, and whether the announced policy follows from it.
+
+Speaks as a site. The coordinator states sum and next policy; a site takes neither that contradicts the survivors it
+confirmed, the transcript, the lanes, the charter's bound, or its own optimiser's step.
+Source: secure_aggregation.md, section 5, R5, and section 13, "Steering".
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from secure_frl.encoding.lanes import from_ring_sum
+from secure_frl.errors import MalformedMessage, ModelDoesNotFollow, SurvivorsRefused
+from secure_frl.masking import contexts
+from secure_frl.masking.site_memory import Answer, AttemptState, EpochOpen, InputSent, SharesSent, SiteParty, SumAwaited
+from secure_frl.secure_sum import SiteId, Sum, SumConstants
+from secure_frl.wire.envelope import Header, seal_frame
+from secure_frl.wire.messages import MessageType, Nothing, PublishedSum, encode_body, vector_bytes
+from secure_frl.wire.signatures import check_signature
+
+
+def take_sum(party: SiteParty, state: AttemptState, header: Header, body: PublishedSum) -> Answer:
+    """Answer R5 with nothing once everything holds; the round is closed here, whether it holds or not.
+
+    Raises BadSignature, SurvivorsRefused, MalformedMessage, LaneMismatch, SumOutOfRange or ModelDoesNotFollow.
+    """
+    attempt = state.attempt
+    context = attempt.context
+    party.register.record(context.round, context.attempt, "closed", hashlib.sha256(body.total).digest())
+    total = check_sum(party, state, body)
+    if party.host.next_tag(total) != body.next_tag:
+        raise ModelDoesNotFollow(
+            "expected the policy that follows from the published sum, got another. Keep the old one."
+        )
+    summed = party.me in total.contributors and isinstance(state, InputSent | SumAwaited)
+    not_summed = "aborted" if isinstance(state, SharesSent) else "unknown"
+    party.host.close("summed" if summed else not_summed)
+    link = attempt.link(MessageType.R5_REPLY, attempt.ctx1)
+    return EpochOpen(attempt.view), seal_frame(
+        attempt.address(party.me), MessageType.R5_REPLY, encode_body(Nothing()), link
+    )
+
+
+def check_sum(party: SiteParty, state: AttemptState, body: PublishedSum) -> Sum:
+    """Return the published sum if it is one that this site can believe."""
+    attempt, constants = state.attempt, party.terms.constants
+    survivors = tuple(SiteId(site) for site in body.survivors)
+    digest = hashlib.sha256(body.total).digest()
+    signed = (attempt.ctx1, list(survivors), digest, body.next_tag, body.transcript_hash)
+    check_signature(party.terms.coordinator_public_key, body.signature, "R5", *signed)
+    known = set(attempt.context.cohort)
+    if list(survivors) != sorted(set(survivors) & known) or len(survivors) < constants.min_survivors:
+        raise SurvivorsRefused("expected enough survivors of the cohort in ascending order, got another list. Stop.")
+    if isinstance(state, SumAwaited) and survivors != state.survivors:
+        raise SurvivorsRefused("expected the survivors that this site confirmed, got another list. Tell the auditor.")
+    if isinstance(state, InputSent | SumAwaited):
+        transcript = contexts.transcript_hash(state.ctx2, contexts.survivors_hash(state.ctx2, survivors), digest)
+        if transcript != body.transcript_hash:
+            raise SurvivorsRefused("expected the transcript that this site saw, got another. Tell the auditor.")
+    return read_sum(body.total, survivors, constants)
+
+
+def read_sum(data: bytes, survivors: tuple[SiteId, ...], constants: SumConstants) -> Sum:
+    """Decode a published sum. Raises MalformedMessage, LaneMismatch, SumOutOfRange."""
+    if len(data) != vector_bytes(constants.length):
+        raise MalformedMessage(f"expected a sum of {vector_bytes(constants.length)} bytes, got {len(data)}. Drop it.")
+    centred = np.frombuffer(data, "<i4").astype(np.int64)
+    half = 1 << (constants.modulus_bits - 1)
+    if int(centred.min()) < -half or int(centred.max()) >= half:
+        raise MalformedMessage(f"expected words centred modulo 2^{constants.modulus_bits}, got one outside. Drop it.")
+    words = (centred & ((1 << constants.modulus_bits) - 1)).astype(np.uint32)
+    return Sum(from_ring_sum(words, constants, len(survivors)), constants.scale, survivors)
