@@ -21,7 +21,7 @@ FORMAT = "secure_frl/model/v1"
 MAX_VALUES = 4_000_000  # a state of one array; keeps a peer from making us allocate more than 32 MB for it
 MAX_MANIFEST_BYTES = 1024
 FIRST_PREDECESSOR = bytes(32)
-_ARRAYS = ("logits", "momentum", "critic", "residuals", "visits")
+_ARRAYS = ("logits", "momentum", "critic", "visits")
 _HEADER = struct.Struct(">I")
 
 
@@ -32,7 +32,6 @@ class TrainingState:
     logits: NDArray[np.float64]  # [free logits]
     momentum: NDArray[np.float64]  # [free logits]
     critic: NDArray[np.float64]  # [live states], public values
-    residuals: NDArray[np.float64]  # [live states], decayed sum of released residual sums
     visits: NDArray[np.float64]  # [live states], decayed sum of released visit counts
     round: int  # the round that made it; 0 before the first
     predecessor: bytes  # SHA-256 of the bytes of the state before; zeros before the first
@@ -42,10 +41,10 @@ class TrainingState:
             value = getattr(self, name)
             if value.dtype != np.float64 or value.ndim != 1 or not np.isfinite(value).all():
                 raise InvalidParameter(f"{name} must be a finite float64 vector. A sum out of range was let through.")
-        if self.logits.shape != self.momentum.shape or not (
-            self.critic.shape == self.residuals.shape == self.visits.shape
-        ):
-            raise InvalidParameter("logits and momentum, and the critic's three arrays, must have equal shapes.")
+        if self.logits.shape != self.momentum.shape or self.critic.shape != self.visits.shape:
+            raise InvalidParameter(
+                "logits and momentum, and critic and visits, must have equal shapes. Use one layout."
+            )
         if self.round < 0 or len(self.predecessor) != 32:
             raise InvalidParameter("round must be at least 0 and predecessor 32 bytes. Use the state before.")
 
@@ -59,7 +58,7 @@ class TrainingState:
     def from_bytes(content: bytes) -> TrainingState:
         """Return the state that `to_bytes` wrote. Raises MalformedMessage for any other bytes."""
         manifest, fields = _read_manifest(content)
-        sizes = [fields["logits"], fields["logits"], fields["critic"], fields["critic"], fields["critic"]]
+        sizes = [fields["logits"], fields["logits"], fields["critic"], fields["critic"]]
         start = _HEADER.size + len(manifest)
         if len(content) != start + 8 * sum(sizes):
             raise MalformedMessage(
@@ -75,7 +74,7 @@ class TrainingState:
 
 
 def _manifest(round_number: int, predecessor: bytes, logits: int, critic: int) -> bytes:
-    sizes = (logits, logits, critic, critic, critic)
+    sizes = (logits, logits, critic, critic)
     fields = {
         "arrays": [{"dtype": "<f8", "name": name, "shape": [size]} for name, size in zip(_ARRAYS, sizes, strict=True)],
         "format": FORMAT,
