@@ -87,6 +87,23 @@ def epsilon_of_household(event: GaussianSumEvent, people: int) -> float:
     return _epsilon(_repeated(event), event.delta, people=people)
 
 
+def effective_sigma(event: GaussianSumEvent) -> float:
+    """Return the multiplier of the one continuous Gaussian that dominates R releases like `event`, M sites included.
+
+    For full batches only. Raises InvalidParameter below q = 1, and for an event without noise.
+    """
+    if event.sampling_rate < 1:
+        raise InvalidParameter(f"expected sampling_rate=1, got {event.sampling_rate}. Ask for its epsilon instead.")
+    return _merge(tuple(_charge(_repeated(event), None, None, 1)))[0][0]
+
+
+def smallest_gaussian_sigma(target_epsilon: float, delta: float) -> float:
+    """Return the smallest multiplier of one continuous Gaussian release. Source: Balle and Wang 2018, Algorithm 1."""
+    from dp_accounting import get_sigma_gaussian
+
+    return float(get_sigma_gaussian(target_epsilon, delta))
+
+
 def guard(budget: Budget, recorded: Sequence[bytes], candidate: bytes) -> None:
     """Refuse the next release when it would spend more than the budget; a ledger calls this before it reserves.
 

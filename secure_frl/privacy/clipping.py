@@ -8,13 +8,11 @@ there were stays at the site.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
@@ -31,42 +29,6 @@ class ClippedSum:
     sensitivity: float  # L2 under add-or-remove-one, with the margin for float64
     unit: str  # trajectory | patient
     dropped: int = field(repr=False)  # units that contributed zero: depends on data, stays at the site
-
-
-def take_gradients(
-    parameters: Mapping[str, nn.Parameter], segments: Sequence[Segment], rows: int
-) -> NDArray[np.float64]:
-    """Return float64 [rows, P]: what Opacus' hooks left in `grad_sample`, coordinates of the message only; clear it.
-
-    rows: trajectories of the one backward pass that was made.
-    Raises InvalidParameter when a parameter holds the gradients of no pass, of several passes, or of another number
-    of rows. Each means that one unit would count more than once, or be cut into pieces.
-    """
-    parts: list[torch.Tensor] = []
-    for segment in segments:
-        found = getattr(parameters[segment.parameter], "grad_sample", None)
-        if isinstance(found, list):
-            raise InvalidParameter(
-                f"{segment.parameter}: expected per-unit gradients of one backward pass, got those of {len(found)}. "
-                "Add the losses of a trajectory up and call backward once."
-            )
-        if found is None:
-            raise InvalidParameter(
-                f"{segment.parameter}: expected per-unit gradients, got none. Use the parameter in the loss through "
-                "its module's forward, and compute targets under torch.no_grad()."
-            )
-        if found.shape[0] != rows:
-            raise InvalidParameter(
-                f"{segment.parameter}: expected gradients of {rows} trajectories, got {found.shape[0]}. "
-                "Keep the shape [episodes, steps, ...]: flattened steps would each become a unit."
-            )
-        wanted = torch.from_numpy(segment.coordinates)
-        parts.append(found.detach().reshape(rows, -1).index_select(1, wanted).to(torch.float64))
-    for parameter in parameters.values():
-        parameter.grad_sample = None  # type: ignore[attr-defined]  # Opacus keeps it on the parameter
-        parameter.grad = None
-    gradients: NDArray[np.float64] = torch.cat(parts, dim=1).numpy()
-    return gradients
 
 
 def sum_by_unit(gradients: NDArray[np.float64], unit_of_row: NDArray[np.int64], total: NDArray[np.float64]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,7 +17,7 @@ from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.chunks import cut
-from secure_frl.privacy.clipping import take_gradients
+from secure_frl.privacy.message_gradients import MessageGradients
 
 _REPLACEMENTS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.GRU, "opacus.layers.DPGRU"),
@@ -97,7 +96,7 @@ def _first_gradient(
     batch = cut(probe, rows, probe.steps.shape[1])  # one padded length, so that only the company changes
     was_training = policy.training
     policy.train()
-    wrapped = GradSampleModule(policy, loss_reduction="sum")
+    wrapped = MessageGradients(policy, segments)
     try:
         found = losses(policy, batch)
         if found.shape != (batch.count,):
@@ -106,7 +105,7 @@ def _first_gradient(
                 "Sum over steps and divide by a charter constant."
             )
         torch.autograd.backward(found.sum())
-        first: NDArray[np.float64] = take_gradients(dict(policy.named_parameters()), segments, batch.count)[0].copy()
+        first: NDArray[np.float64] = wrapped.take(batch.count)[0].copy()
         return first
     finally:
         wrapped.to_standard_module()

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 
 from secure_frl.encoding.quantise import quantise
@@ -23,9 +22,9 @@ from secure_frl.privacy.clipping import (
     check_blocks,
     clip_units,
     sum_by_unit,
-    take_gradients,
 )
 from secure_frl.privacy.events import UNSAFE_NONE
+from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.noise import discrete_gaussian
 from secure_frl.secure_sum import RandomSource, SumConstants
 
@@ -39,42 +38,30 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
 
     def __init__(
         self,
-        module: GradSampleModule,
-        *,
+        module: MessageGradients,
         segments: Sequence[Segment],
         constants: SumConstants,
+        *,
         unit: str,
         random: RandomSource,
     ) -> None:
-        """module: wrapped with loss_reduction="sum". random: source of dither and noise.
+        """module: around the policy, with the same segments. random: source of dither and noise.
 
-        Raises InvalidParameter for loss_reduction="mean", under which every gradient would scale with how many
-        people were there, for a segment whose parameter is missing, and for blocks that do not match.
+        Raises InvalidParameter for blocks or a length that do not match the segments.
         """
-        if module.loss_reduction != "sum":
-            raise InvalidParameter(
-                f"expected loss_reduction='sum', got {module.loss_reduction!r}. "
-                "A mean makes one unit's gradient depend on how many others there are."
-            )
-        self._parameters = {name.removeprefix("_module."): value for name, value in module.named_parameters()}
-        missing = sorted({segment.parameter for segment in segments} - set(self._parameters))
-        if missing:
-            raise InvalidParameter(
-                f"expected parameters {missing}, got a policy without them. Build policy and layout from one study."
-            )
         self._length = check_blocks(constants.blocks, segments)
         if self._length != constants.length:
             raise InvalidParameter(
                 f"expected a layout of {constants.length} values, got {self._length}. Build both from one study."
             )
         super().__init__(
-            torch.optim.SGD(list(self._parameters.values()), lr=0.0),
+            torch.optim.SGD(module.parameters(), lr=0.0),
             noise_multiplier=constants.noise_multiplier,
             max_grad_norm=1.0,  # of the whole message, in units of the clips
             expected_batch_size=None,
             loss_reduction="sum",
         )
-        self._segments = tuple(segments)
+        self._module = module
         self._constants = constants
         self._unit = unit
         self._random = random
@@ -97,7 +84,7 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         """
         if self._pending is None:
             raise UnexpectedState("expected an open chunk, got none. Call expect with its units first.")
-        sum_by_unit(take_gradients(self._parameters, self._segments, unit_of_row.size), unit_of_row, self._pending)
+        sum_by_unit(self._module.take(unit_of_row.size), unit_of_row, self._pending)
 
     def clip_and_accumulate(self) -> None:
         """Clip the units of the open chunk and add them to the window's sum, in float64."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
 from torch import Tensor, nn
 
 from secure_frl.errors import InvalidParameter
@@ -22,6 +21,7 @@ from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut
 from secure_frl.privacy.clipping import ClippedSum
 from secure_frl.privacy.events import NOISES
+from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.module_check import check_module
 from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
 from secure_frl.privacy.unit import units_of
@@ -103,9 +103,9 @@ def _accumulate(
     check_module(policy)
     was_training = policy.training
     policy.train()  # Opacus' hooks record nothing in evaluation mode
-    wrapped = GradSampleModule(policy, loss_reduction="sum")
+    wrapped = MessageGradients(policy, segments)
     try:
-        optimizer = IntegerNoiseOptimizer(wrapped, segments=segments, constants=constants, unit=unit, random=random)
+        optimizer = IntegerNoiseOptimizer(wrapped, segments, constants, unit=unit, random=random)
         _walk(policy, losses, trajectories, units_of(trajectories.persons, unit), usable, optimizer)
     finally:
         wrapped.to_standard_module()
