@@ -62,7 +62,9 @@ def open_database(
 
 def open_read_only(path: Path, application: int) -> sqlite3.Connection:
     """Open an existing database without writing to it. Raises LedgerCorrupt, UnexpectedState."""
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0, isolation_level=None)
+    if not path.is_file():
+        raise LedgerCorrupt(f"expected a file {path.name}, found none. Restore the file from a copy.")
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0, isolation_level=None)
     try:
         with translated(path):
             if not _check_format(connection, path, application):

@@ -24,7 +24,7 @@ from secure_frl.errors import InvalidParameter, StaleLedger, UnexpectedState
 from secure_frl.files import write_durably
 from secure_frl.records import database
 from secure_frl.records.chain import FORMAT, Receipt, Row, SignedHead, encode_export, sign_head
-from secure_frl.records.ledger_state import OUTCOMES, Budget, LedgerState, Reservation, event_charter
+from secure_frl.records.ledger_state import OUTCOMES, Budget, LedgerState, Reservation, event_charter, replay
 from secure_frl.wire.canonical import canonical_json
 from secure_frl.wire.signatures import Signer
 
@@ -242,3 +242,13 @@ def _opening(holder: str, dataset_id: str, budget: Budget, code_version: str) ->
         "holder": holder,
         "nonce": secrets.token_hex(16),  # two ledgers never share a first row, hence a name
     }
+
+
+def read_ledger(path: Path) -> LedgerState:
+    """Verify a ledger's chain without writing to it; for `verify`. Raises LedgerCorrupt, UnexpectedState."""
+    connection = database.open_read_only(path, APPLICATION)
+    try:
+        with database.translated(path):
+            return replay(database.read_rows_after(connection, None, path.name), path.name)
+    finally:
+        connection.close()

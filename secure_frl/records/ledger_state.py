@@ -1,7 +1,7 @@
 """What the rows of a ledger say: budget, reservations and what became of each.
 
 Folded row by row, by the same code from an open database and from an export that `verify` reads. Rows that contradict
-the rows before them are refused. Events are opaque bytes but for the keys `charter_hash` and `round`. No file, no database.
+the rows before them are refused. Events are opaque bytes but for the keys `charter_hash` and `round`. No file here.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def event_charter(event: bytes) -> str:
         or type(plain.get("round")) is not int
     ):
         raise InvalidParameter(
-            "expected an event as a JSON object with `charter_hash` and `round`, got other bytes. Pass Event.canonical()."
+            "expected a JSON object with `charter_hash` and `round`, got other bytes. Pass Event.canonical()."
         )
     return str(plain["charter_hash"])
 

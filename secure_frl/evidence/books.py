@@ -1,0 +1,204 @@
+"""Checks of the ledgers: chains and signed heads, then events against the charter and against each other.
+
+Each head must carry its own holder's key as roster and charter name it, so a coordinator that rewrites an export and
+signs a new manifest is still caught. Reads exports only; the accountant is imported when a figure is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from secure_frl.consortium.charter import Charter
+from secure_frl.errors import LedgerCorrupt, SecureFrlError
+from secure_frl.evidence.findings import Notes
+from secure_frl.privacy.events import REHEARSAL, GaussianSumEvent, decode_event
+from secure_frl.records import chain
+from secure_frl.records.ledger_state import LedgerState, replay
+
+COORDINATOR = "coordinator"
+# What differs between holders of one release: each has its own people, windows and time of knowing the survivors.
+_HOLDERS_OWN = ("dataset_id", "composition_group", "window", "survivors", "register_root_before", "register_root_after")
+_LEFT = ("released", "summed", "aborted", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """One event of this charter in one ledger, with what became of it."""
+
+    event: GaussianSumEvent
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """A verified export."""
+
+    holder: str
+    file: str
+    state: LedgerState
+    booked: tuple[Booked, ...]  # of the charter at hand; spent ones only
+    lifetime: tuple[GaussianSumEvent, ...]  # everything spent on the data set
+
+
+def read_export(path_jsonl: Path, path_head: Path, public_key: bytes | None) -> tuple[LedgerState, chain.SignedHead]:
+    """Read an export and its head, strictly. public_key: the holder's; None trusts the key inside the head.
+
+    Raises LedgerCorrupt naming row and file, OSError.
+    """
+    head = chain.decode_head(path_head.read_bytes(), path_head.name)
+    chain.check_head(head, head.public_key if public_key is None else public_key, path_head.name)
+    rows = chain.decode_export(path_jsonl.read_bytes(), path_jsonl.name)
+    chain.check_ends_at(rows, head, path_jsonl.name)
+    return replay(rows, path_jsonl.name), head
+
+
+def read_book(directory: Path, holder: str, public_key: bytes, charter: Charter, notes: Notes) -> Book | None:
+    """Verify one holder's export in a run folder; None, with a finding, if it doesn't hold."""
+    file = f"ledgers/{holder}.jsonl"
+    path = directory / file
+    try:
+        state, _ = read_export(path, path.with_suffix(".head"), public_key)
+        if state.holder != holder:
+            raise LedgerCorrupt(
+                f"it is the ledger of {state.holder[:70]}, not of {holder}. Take the holder's own export."
+            )
+        lifetime = tuple(decode_event(event) for event in state.events())
+        booked = tuple(
+            Booked(decode_event(kept.event), kept.status)
+            for _, kept in sorted(state.reservations.items())
+            if kept.is_spent and kept.charter == charter.session.hex()
+        )
+    except (SecureFrlError, OSError) as error:
+        missing = isinstance(error, OSError) and error.filename is not None and str(error.filename).endswith(".head")
+        notes.find_error(f"ledgers/{holder}.head" if missing else file, error)
+        return None
+    return Book(holder, file, state, booked, lifetime)
+
+
+def check_against_charter(book: Book, charter: Charter, notes: Notes) -> None:
+    """Each event says what the charter fixes."""
+    expected = _charter_figures(charter)
+    for booked in book.booked:
+        event = booked.event
+        notes.is_rehearsal |= event.random_source == REHEARSAL
+        wrong = [
+            f"{name}={getattr(event, name)!r} instead of {value!r}"
+            for name, value in expected.items()
+            if getattr(event, name) != value
+        ]
+        if wrong:
+            notes.find(
+                book.file,
+                f"the event of round {event.round}, attempt {event.attempt} contradicts the charter: "
+                f"{'; '.join(wrong)}. Ask {book.holder} what it ran.",
+            )
+
+
+def check_agreement(sites: list[Book], coordinator: Book, notes: Notes) -> None:
+    """A site's event has its claim at the coordinator, and both say the same."""
+    claims = {(one.event.round, one.event.attempt): one.event for one in coordinator.booked}
+    for book in sites:
+        seen: set[tuple[int, int]] = set()
+        for booked in book.booked:
+            key = (booked.event.round, booked.event.attempt)
+            where = f"round {key[0]}, attempt {key[1]}"
+            if key in seen:
+                notes.find(book.file, f"books two events for {where}, expected one. Ask {book.holder} what it ran.")
+            seen.add(key)
+            claim = claims.get(key)
+            if claim is None:
+                notes.find(
+                    coordinator.file, f"has no event for {where} that {book.holder} booked. The books don't agree."
+                )
+            elif differing := _differing(booked.event, claim):
+                notes.find(
+                    book.file, f"{where} differs from the coordinator's claim in {', '.join(differing)}. Ask both."
+                )
+
+
+def check_survivors(
+    sites: Mapping[str, Book], summed: Mapping[tuple[int, int], tuple[str, ...]], coordinator: Book, notes: Notes
+) -> None:
+    """Who is in a sum has booked and released it; the coordinator has booked every sum.
+
+    summed: (round, attempt) -> names of the survivors, for rounds with a sum.
+    """
+    claimed = {(one.event.round, one.event.attempt) for one in coordinator.booked}
+    left = {
+        name: {(one.event.round, one.event.attempt) for one in book.booked if one.status in _LEFT}
+        for name, book in sites.items()
+    }
+    for key, survivors in summed.items():
+        where = f"round {key[0]}, attempt {key[1]}"
+        if key not in claimed:
+            notes.find(coordinator.file, f"has no event for the sum of {where}. Ask the coordinator.")
+        for name in survivors:
+            if name in left and key not in left[name]:
+                notes.find(
+                    sites[name].file,
+                    f"has no release for {where}, though {name} is in its sum. Ask {name} what it ran.",
+                )
+
+
+def recompute_epsilon(books: list[Book], charter: Charter, delta: float, notes: Notes) -> float | None:
+    """Return the greatest epsilon over all holders for this charter; also hold each ledger to its lifetime budget.
+
+    None when the study runs without noise: no epsilon may be stated.
+    """
+    from secure_frl.privacy import accountant
+
+    greatest = 0.0
+    for book in books:
+        greatest = max(greatest, accountant.epsilon([one.event for one in book.booked], delta))
+        budget = book.state.budget
+        if budget is not None and math.isfinite(budget.epsilon):
+            spent = accountant.epsilon(book.lifetime, budget.delta)
+            if spent > budget.epsilon:
+                notes.find(
+                    book.file,
+                    f"spends epsilon {spent:.6g} at delta {budget.delta:g}, its lifetime budget is {budget.epsilon:g}. "
+                    "Stop every study on this data set.",
+                )
+    return None if charter.constants.noise == "unsafe-none" or not math.isfinite(greatest) else greatest
+
+
+def _charter_figures(charter: Charter) -> dict[str, object]:
+    """What every event of this charter must say, from the constants and the study that all signed."""
+    it = charter.constants
+    figures: dict[str, object] = {
+        "mechanism": it.noise,
+        "noise_multiplier": it.noise_multiplier,
+        "integer_noise_scale": it.integer_noise_scale,
+        "scale": it.scale,
+        "length": it.length,
+        "blocks": it.blocks,
+        "honest_shares": it.honest_shares,
+        "max_colluders": it.max_colluders,
+        "min_survivors": it.min_survivors,
+    }
+    privacy, data = charter.study.get("privacy"), charter.study.get("training")
+    for section, names in (
+        (
+            privacy,
+            (
+                ("unit", "unit"),
+                ("relation", "relation"),
+                ("delta", "delta"),
+                ("sampling_rate", "sampling_rate"),
+                ("max_rounds_per_person", "max_rounds_per_person"),
+                ("max_sites_per_person", "max_sites_per_person"),
+            ),
+        ),
+        (data, (("declared_batch", "episodes_per_site"),)),
+    ):
+        if isinstance(section, Mapping):
+            figures |= {field: section[key] for field, key in names if key in section}
+    return figures
+
+
+def _differing(one: GaussianSumEvent, other: GaussianSumEvent) -> list[str]:
+    compared = (each.name for each in fields(GaussianSumEvent) if each.name not in _HOLDERS_OWN)
+    return [name for name in compared if getattr(one, name) != getattr(other, name)]
