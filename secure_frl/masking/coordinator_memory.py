@@ -1,0 +1,142 @@
+"""What the coordinator may know in each stage of one attempt.
+
+It never holds two inputs: replies are added into one accumulator as they come. What it could do with more is bounded
+by the sites, not by this file; this file is what an honest one needs.
+Source: secure_aggregation.md, section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.masking.coordinator_epoch import CoordinatorEpoch
+from secure_frl.masking.keys import link_key
+from secure_frl.masking.prg import MaskAdder
+from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Sum, SumTerms
+from secure_frl.wire.envelope import Address, Header, seal_frame, unseal_frame
+from secure_frl.wire.messages import Body, Confirmation, MessageType, RoundKeys, encode_body
+
+SharesOf = dict[SiteId, dict[SiteId, NDArray[np.uint32]]]  # whose secret -> holder -> share
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttemptView:
+    """One attempt as its coordinator sees it, the same through all stages."""
+
+    terms: SumTerms
+    epoch: CoordinatorEpoch
+    context: RoundContext
+    ctx1: bytes
+    fresh: bytes
+    masks: MaskAdder
+    models: Mapping[SiteId, bytes | None] = field(repr=False)
+    fresh_of: dict[SiteId, bytes]  # fresh_i, known from a site's first frame
+
+    def address(self, site: SiteId, fresh: bytes) -> Address:
+        """Return the header fields of a request."""
+        context = self.context
+        return Address(context.session, context.epoch, context.round, context.attempt, COORDINATOR_ID, site, fresh)
+
+    def link(self, site: SiteId, message_type: MessageType, salt: bytes, fresh: bytes) -> bytes:
+        """Return the key of one frame between a site and the coordinator."""
+        return link_key(self.epoch.channels.key(site), salt, message_type, fresh)
+
+    def seal(self, site: SiteId, message_type: MessageType, salt: bytes, body: Body) -> bytes:
+        """Return a sealed request under the site's fresh bytes."""
+        fresh = self.fresh_of[site]
+        key = self.link(site, message_type, salt, fresh)
+        return seal_frame(self.address(site, fresh), message_type, encode_body(body), key)
+
+    def unseal(self, site: SiteId, header: Header, salt: bytes, frame: bytes) -> bytes:
+        """Return the plaintext body of a sealed reply. Raises BadSignature."""
+        return unseal_frame(frame, self.link(site, MessageType(header.type), salt, header.fresh))
+
+
+@dataclass(slots=True, eq=False)
+class AskingKeys:
+    """R0 is out; R1 comes in."""
+
+    view: AttemptView
+    members: dict[SiteId, RoundKeys]
+
+
+@dataclass(slots=True, eq=False)
+class AskingInputs:
+    """R1' is out; R2 comes in and is added at once."""
+
+    view: AttemptView
+    ctx2: bytes
+    members: dict[SiteId, RoundKeys]  # U2, ascending
+    accumulator: NDArray[np.uint32] = field(repr=False)
+    added: set[SiteId]
+    complaints: dict[SiteId, tuple[SiteId, ...]]
+
+
+@dataclass(slots=True, eq=False)
+class AskingConfirmations:
+    """R3a is out; R3b comes in. U3 is fixed, and never formed again."""
+
+    view: AttemptView
+    ctx2: bytes
+    members: dict[SiteId, RoundKeys]
+    survivors: tuple[SiteId, ...]
+    accumulator: NDArray[np.uint32] = field(repr=False)
+    mail: dict[SiteId, list[Confirmation]]  # receiver -> items
+    confirmed: set[SiteId]
+
+
+@dataclass(slots=True, eq=False)
+class AskingShares:
+    """R3c is out; R4 comes in."""
+
+    view: AttemptView
+    ctx2: bytes
+    members: dict[SiteId, RoundKeys]
+    survivors: tuple[SiteId, ...]
+    accumulator: NDArray[np.uint32] = field(repr=False)
+    mail: dict[SiteId, list[Confirmation]]
+    seed_shares: SharesOf = field(repr=False)
+    key_shares: SharesOf = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summed:
+    """The sum over U3, and nothing else of the attempt."""
+
+    view: AttemptView
+    survivors: tuple[SiteId, ...]
+    total: Sum
+    total_bytes: bytes
+    transcript_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Publishing:
+    """R5 is out; empty replies come in."""
+
+    view: AttemptView
+    summed: Summed
+    next_tag: bytes
+    followers: set[SiteId]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Published:
+    """Nothing is left to do."""
+
+    summed: Summed
+    followers: set[SiteId]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Aborted:
+    """No sum, and there will be none."""
+
+
+CoordinatorState = (
+    AskingKeys | AskingInputs | AskingConfirmations | AskingShares | Summed | Publishing | Published | Aborted
+)

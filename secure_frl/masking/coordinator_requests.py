@@ -1,0 +1,108 @@
+"""The coordinator's requests of each stage, one frame a site, made as they are taken.
+
+Making a frame twice gives the same bytes, so a request that got lost is sent again without sealing anything new.
+Source: secure_aggregation.md, section 5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from secure_frl.masking.coordinator_memory import (
+    AskingConfirmations,
+    AskingInputs,
+    AskingKeys,
+    AskingShares,
+    CoordinatorState,
+    Publishing,
+)
+from secure_frl.masking.coordinator_stages import member_list
+from secure_frl.secure_sum import Addressed, SiteId
+from secure_frl.wire.envelope import seal, seal_frame, sign_frame
+from secure_frl.wire.messages import (
+    Announcement,
+    Confirmations,
+    DealtShares,
+    Inbox,
+    MessageType,
+    PublishedSum,
+    Survivors,
+    encode_body,
+)
+from secure_frl.wire.signatures import signed_bytes
+
+
+def requests_of(state: CoordinatorState, sites: Iterable[SiteId]) -> Iterator[Addressed]:
+    """Yield this stage's request to each of the sites."""
+    if isinstance(state, AskingKeys):
+        for site in sites:
+            yield site, announcement(state, site)
+    elif isinstance(state, AskingInputs):
+        listed = member_list(state.members)
+        for site in sites:
+            body = Inbox(listed, inbox(state, site))
+            yield site, state.view.seal(site, MessageType.R1P, state.view.ctx1, body)
+    elif isinstance(state, AskingConfirmations):
+        named = Survivors(state.survivors, sign_survivors(state))
+        for site in sites:
+            yield site, state.view.seal(site, MessageType.R3A, state.ctx2, named)
+    elif isinstance(state, AskingShares):
+        for site in sites:
+            mail = Confirmations(tuple(sorted(state.mail[site], key=lambda item: item.sender)))
+            yield site, state.view.seal(site, MessageType.R3C, state.ctx2, mail)
+    elif isinstance(state, Publishing):
+        yield from publication(state, sites)
+
+
+def announcement(state: AskingKeys, site: SiteId) -> bytes:
+    """Return R0: header and cohort signed, then the model, sealed, for a site that lacks it."""
+    view, context = state.view, state.view.context
+    model = view.models.get(site)
+    address = view.address(site, view.fresh)
+
+    def body_of(digest: bytes) -> bytes:
+        return encode_body(Announcement(context.cohort, view.fresh, context.config_hash, context.policy_tag, digest))
+
+    header = address.header(MessageType.R0, len(body_of(bytes(32))))
+    sealed = b""
+    if model is not None:
+        key = view.link(site, MessageType.R0, context.epoch_hash, view.fresh)
+        sealed = seal(key, model, header.encode())
+    return sign_frame(header, body_of(hashlib.sha256(sealed).digest()), view.epoch.signing_key) + sealed
+
+
+def inbox(state: AskingInputs, site: SiteId) -> tuple[DealtShares, ...]:
+    """Return what the other members dealt to one site, under the dealers' names."""
+    return tuple(
+        DealtShares(dealer, item.commitment_s, item.commitment_b, item.sealed)
+        for dealer, keys in state.members.items()
+        for item in keys.dealt
+        if item.site == site
+    )
+
+
+def sign_survivors(state: AskingConfirmations) -> bytes:
+    """Return the signature that convicts the coordinator if it names two sets in one round."""
+    context = state.view.context
+    fields = (context.session, context.round, context.attempt, state.ctx2, list(state.survivors))
+    return state.view.epoch.signing_key.sign(signed_bytes("R3a", *fields))
+
+
+def publication(state: Publishing, sites: Iterable[SiteId]) -> Iterator[Addressed]:
+    """Yield R5."""
+    view, summed = state.view, state.summed
+    survivors, digest = list(summed.survivors), hashlib.sha256(summed.total_bytes).digest()
+    signed = signed_bytes("R5", view.ctx1, survivors, digest, state.next_tag, summed.transcript_hash)
+    body = encode_body(
+        PublishedSum(
+            summed.survivors,
+            summed.total_bytes,
+            state.next_tag,
+            summed.transcript_hash,
+            view.epoch.signing_key.sign(signed),
+        )
+    )
+    for site in sites:
+        key = view.link(site, MessageType.R5, view.ctx1, view.fresh)
+        yield site, seal_frame(view.address(site, view.fresh), MessageType.R5, body, key)

@@ -1,0 +1,232 @@
+"""The coordinator's half of protocol v1: one attempt at one round, one table of (state, message) -> handler.
+
+Speaks as the coordinator: bytes in, bytes out; no clock, socket or file. A deadline is whoever calls close_stage().
+`excluded` names each site that is out with its error, a refusal under its code, so that a driver can tell an exhausted
+budget from a broken peer.
+Source: secure_aggregation.md, sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from secure_frl.errors import InvalidParameter, PeerError, RoundAborted, UnexpectedMessage, UnexpectedState
+from secure_frl.masking import coordinator_stages as stages
+from secure_frl.masking.contexts import attempt_context, check_constants, config_hash
+from secure_frl.masking.coordinator_epoch import CoordinatorEpoch, EpochOpening
+from secure_frl.masking.coordinator_memory import (
+    Aborted,
+    AskingConfirmations,
+    AskingInputs,
+    AskingKeys,
+    AskingShares,
+    AttemptView,
+    CoordinatorState,
+    Published,
+    Publishing,
+    Summed,
+)
+from secure_frl.masking.coordinator_requests import requests_of
+from secure_frl.masking.correspondence import Correspondence
+from secure_frl.masking.keys import SECRET_BYTES
+from secure_frl.masking.prg import mask_adder
+from secure_frl.secure_sum import Addressed, RandomSource, RoundContext, SiteId, Sum, SumTerms
+from secure_frl.wire.messages import MessageType
+
+__all__ = ["CoordinatorEpoch", "EpochOpening", "MaskedSum"]
+
+TABLE: dict[tuple[type[Any], MessageType], Callable[..., None]] = {  # Any: state types differ from row to row
+    (AskingKeys, MessageType.R1): stages.take_keys,
+    (AskingInputs, MessageType.R2): stages.take_input,
+    (AskingInputs, MessageType.BAD_SHARE): stages.take_complaint,
+    (AskingConfirmations, MessageType.R3B): stages.take_confirmations,
+    (AskingShares, MessageType.R4): stages.take_shares,
+    (Publishing, MessageType.R5_REPLY): stages.take_acknowledgement,
+}
+_CLOSE: dict[type[Any], Callable[..., CoordinatorState]] = {
+    AskingKeys: stages.close_keys,
+    AskingInputs: stages.close_inputs,
+    AskingConfirmations: stages.close_confirmations,
+    AskingShares: stages.close_shares,
+    Publishing: stages.close_publication,
+}
+
+
+class MaskedSum:
+    """The protection `masking` (and its control `unsafe-plain`) as a SecureSum."""
+
+    def __init__(
+        self,
+        terms: SumTerms,
+        coordinator_epoch: CoordinatorEpoch,
+        round: int,
+        attempt: int,
+        cohort: Sequence[SiteId],
+        policy_tag: bytes,
+        models: Mapping[SiteId, bytes | None],
+        random: RandomSource,
+    ) -> None:
+        """cohort: ascending, members of the epoch. models: the policy's bytes for each site that lacks it.
+
+        Raises InvalidParameter, or LocalProtocolError for an attempt that is not newer than the last one.
+        """
+        check_constants(terms.constants)
+        sites, epoch = tuple(cohort), coordinator_epoch
+        is_cohort = list(sites) == sorted(set(sites) & set(epoch.members))
+        if not is_cohort or len(sites) < terms.constants.min_survivors or len(policy_tag) != 32 or attempt < 0:
+            raise InvalidParameter(
+                f"expected at least {terms.constants.min_survivors} members of the epoch in ascending order, a tag of "
+                f"32 bytes and an attempt >= 0, got {len(sites)} sites and attempt={attempt}. Fix the call."
+            )
+        epoch.begin_attempt(round, attempt, terms.epoch_rounds)
+        context = RoundContext(
+            session=terms.session,
+            epoch_hash=epoch.epoch_hash,
+            config_hash=config_hash(terms.constants),
+            epoch=epoch.epoch,
+            round=round,
+            attempt=attempt,
+            policy_tag=policy_tag,
+            cohort=sites,
+        )
+        ctx1 = attempt_context(terms.session, epoch.epoch_hash, round, attempt, sites)
+        view = AttemptView(
+            terms, epoch, context, ctx1, random.take(SECRET_BYTES), mask_adder(terms.constants), dict(models), {}
+        )
+        self._view = view
+        self._letters = Correspondence(terms, (epoch.epoch, round, attempt))
+        self._letters.begin_stage(sites)
+        self._state: CoordinatorState = AskingKeys(view, {})
+        self._joined: tuple[SiteId, ...] = ()
+        self._complaints: dict[SiteId, tuple[SiteId, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"MaskedSum(round={self._view.context.round}, state={self.state_name})"
+
+    # --- stage by stage
+
+    def requests(self) -> Iterator[Addressed]:
+        """Yield the frames of the stage in progress for the sites that have not answered; nothing when done."""
+        for site, frame in requests_of(self._state, self._letters.awaiting):
+            yield site, self._letters.sent(site, frame)
+
+    def receive(self, site: SiteId, reply: bytes) -> None:
+        """Fold one reply in at once. Raises PeerError, which excludes this site only and leaves the stage as it was."""
+        if self._letters.is_repetition(site, reply):
+            return
+        try:
+            header = self._letters.check_header(site, reply)
+            handler = TABLE.get((type(self._state), MessageType(header.type)))
+            known = self._view.fresh_of.get(site, header.fresh)
+            if handler is None or header.fresh != known:
+                raise UnexpectedMessage(
+                    f"expected the answer to {self.state_name} from site {site}, got type {header.type}. Drop it."
+                )
+            handler(self._state, site, header, reply)
+        except PeerError as error:
+            self._letters.exclude(site, error)
+            raise
+        self._letters.accept(site, reply)
+
+    def close_stage(self) -> None:
+        """End the stage: the silent drop out. Raises RoundAborted, after which there is no sum, or UnexpectedState."""
+        state = self._state
+        close = _CLOSE.get(type(state))
+        if close is None:
+            raise UnexpectedState(
+                f"expected a stage in progress, got {self.state_name}. Take the outcome, or publish it."
+            )
+        try:
+            self._state = close(state)
+        except RoundAborted:
+            self._state = Aborted()
+            self._letters.begin_stage(())
+            raise
+        self._letters.begin_stage(self._asked_next())
+
+    def _asked_next(self) -> Iterable[SiteId]:
+        state = self._state
+        if isinstance(state, AskingInputs):
+            self._joined, self._complaints = tuple(state.members), state.complaints
+            return state.members
+        if isinstance(state, AskingConfirmations):
+            return state.survivors
+        if isinstance(state, AskingShares):
+            return state.mail
+        return ()
+
+    def outcome(self) -> Sum:
+        """Return the sum. Raises UnexpectedState until there is one."""
+        return self._summed().total
+
+    def publish(self, next_tag: bytes) -> None:
+        """Begin the last stage: the sum and the tag of the policy that follows from it go to the cohort."""
+        state = self._state
+        if not isinstance(state, Summed) or len(next_tag) != 32:
+            raise UnexpectedState(
+                f"expected a sum and a tag of 32 bytes, got {self.state_name}. Close the stages first."
+            )
+        self._state = Publishing(state.view, state, next_tag, set())
+        refused = set(self.refusals) - set(self._joined)  # a site that refused R0 is not in the attempt
+        self._letters.begin_publication(site for site in state.view.context.cohort if site not in refused)
+
+    # --- what a driver may ask
+
+    @property
+    def state_name(self) -> str:
+        """Return the name of the present state."""
+        return type(self._state).__name__
+
+    @property
+    def awaiting(self) -> tuple[SiteId, ...]:
+        """Return the sites whose answer this stage still lacks."""
+        return self._letters.awaiting
+
+    @property
+    def excluded(self) -> Mapping[SiteId, str]:
+        """Return the sites that are out, with the name of their error; a refusal under the name of its code."""
+        return self._letters.excluded
+
+    @property
+    def refusals(self) -> Mapping[SiteId, str]:
+        """Return the codes of the sites that refused."""
+        return self._letters.refusals
+
+    @property
+    def complaints(self) -> Mapping[SiteId, tuple[SiteId, ...]]:
+        """Return who blamed which dealers."""
+        return dict(self._complaints)
+
+    @property
+    def survivors(self) -> tuple[SiteId, ...]:
+        """Return U3. Raises UnexpectedState before it is fixed, and after an abort."""
+        state = self._state
+        if isinstance(state, AskingConfirmations | AskingShares | Summed):
+            return state.survivors
+        return self._summed().survivors
+
+    @property
+    def transcript_hash(self) -> bytes:
+        """Return the hash of all that decided the sum. Raises UnexpectedState until there is one."""
+        return self._summed().transcript_hash
+
+    @property
+    def sum_digest(self) -> bytes:
+        """Return SHA-256 of the published bytes. Raises UnexpectedState until there is a sum."""
+        return hashlib.sha256(self._summed().total_bytes).digest()
+
+    @property
+    def followers(self) -> tuple[SiteId, ...]:
+        """Return the sites that accepted sum and next policy, ascending: the others will need the policy's bytes."""
+        state = self._state
+        return tuple(sorted(state.followers)) if isinstance(state, Publishing | Published) else ()
+
+    def _summed(self) -> Summed:
+        state = self._state
+        if isinstance(state, Summed):
+            return state
+        if isinstance(state, Publishing | Published):
+            return state.summed
+        raise UnexpectedState(f"expected a finished sum, got {self.state_name}. Close the stages first.")

@@ -1,0 +1,100 @@
+"""The coordinator's letters of one stage: who was asked, who has answered, who is out, and why.
+
+A site can end its own part, never the stage: its error excludes that site and the others go on. One accepted answer a
+site and stage; the same bytes again are harmless, other bytes are refused by name and change nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from types import MappingProxyType
+
+from secure_frl.errors import PeerError, Refused, UnexpectedMessage
+from secure_frl.masking.refusals import read_refusal
+from secure_frl.secure_sum import COORDINATOR_ID, SiteId, SumTerms
+from secure_frl.wire.envelope import EMPTY_32, Header, read_header
+from secure_frl.wire.messages import MessageType, check_length
+
+
+class Correspondence:
+    """Requests and replies of the stage in progress."""
+
+    def __init__(self, terms: SumTerms, numbers: tuple[int, int, int]) -> None:
+        """numbers: epoch, round and attempt that every reply must repeat."""
+        self._terms = terms
+        self._numbers = numbers
+        self._asked: frozenset[SiteId] = frozenset()
+        self._requests: dict[SiteId, bytes] = {}  # SHA-256 of what was sent: a refusal is bound to it
+        self._accepted: dict[SiteId, bytes] = {}  # SHA-256 of what was accepted
+        self._is_open_to_excluded = False
+        self._excluded: dict[SiteId, str] = {}
+        self._refusals: dict[SiteId, str] = {}
+        self.excluded = MappingProxyType(self._excluded)
+        self.refusals = MappingProxyType(self._refusals)
+
+    def begin_stage(self, asked: Iterable[SiteId]) -> None:
+        """Start over with the sites that this stage asks."""
+        self._asked = frozenset(asked)
+        self._requests.clear()
+        self._accepted.clear()
+
+    def begin_publication(self, asked: Iterable[SiteId]) -> None:
+        """Ask also sites that are out: they may learn the sum, and what they answer changes nothing."""
+        self.begin_stage(asked)
+        self._is_open_to_excluded = True
+
+    @property
+    def awaiting(self) -> tuple[SiteId, ...]:
+        """Return the sites that were asked, have not answered and are not out, ascending."""
+        return tuple(site for site in sorted(self._asked) if self._is_awaited(site))
+
+    def _is_awaited(self, site: SiteId) -> bool:
+        return (
+            site in self._asked
+            and site not in self._accepted
+            and (self._is_open_to_excluded or site not in self._excluded)
+        )
+
+    def sent(self, site: SiteId, frame: bytes) -> bytes:
+        """Note a request and return it."""
+        self._requests[site] = hashlib.sha256(frame).digest()
+        return frame
+
+    def is_repetition(self, site: SiteId, frame: bytes) -> bool:
+        """Return whether this answer is in already. Raises UnexpectedMessage for another one, or from nobody asked."""
+        accepted = self._accepted.get(site)
+        if accepted is not None and accepted == hashlib.sha256(frame).digest():
+            return True
+        if not self._is_awaited(site):
+            raise UnexpectedMessage(f"expected one answer of each site asked, got another from site {site}. Drop it.")
+        return False
+
+    def accept(self, site: SiteId, frame: bytes) -> None:
+        """Note that this answer is in."""
+        self._accepted[site] = hashlib.sha256(frame).digest()
+
+    def exclude(self, site: SiteId, error: PeerError) -> None:
+        """Note that a site is out, under its first error's name; a refusal under the name of its code."""
+        self._excluded.setdefault(site, error.code if isinstance(error, Refused) else type(error).__name__)
+
+    def check_header(self, site: SiteId, frame: bytes) -> Header:
+        """Return the header of a reply by `site` of a size that its type may have.
+
+        Raises MalformedMessage or UnexpectedMessage, and Refused when the reply is a valid refusal of our request.
+        """
+        constants = self._terms.constants
+        header = read_header(frame)
+        check_length(header.type, len(frame), constants.sites, constants.length)
+        parties = (header.session, header.sender, header.receiver, header.key_id)
+        if parties != (self._terms.session, site, COORDINATOR_ID, EMPTY_32):
+            raise UnexpectedMessage(f"expected a frame of this session by site {site}, got another. Drop it.")
+        if (header.epoch, header.round, header.attempt) != self._numbers:
+            raise UnexpectedMessage(
+                f"expected (epoch, round, attempt) {self._numbers} of site {site}, got others. Drop it."
+            )
+        if header.type == MessageType.REFUSAL:
+            code = read_refusal(frame, self._terms.site_public_keys[site], self._requests.get(site, b""))
+            self._refusals[site] = code
+            raise Refused(code)
+        return header
