@@ -91,6 +91,7 @@ class PolicySection(_Section):
     hidden: list[int] = Field(default=[64, 64], max_length=8, description="layer widths; used by networks only")
     allowed_actions: Literal["public"] = Field(default="public", description="'public': the published table")
     critic: Literal["private", "none"] = Field(default="private", description="'private' shares the noise, or 'none'")
+    critic_start: float = Field(default=0.78, ge=0, le=1, description="public first value of every state, 0 to 1")
 
 
 class GlobalStep(_Section):
@@ -99,6 +100,7 @@ class GlobalStep(_Section):
     optimiser: Literal["sgd"] = Field(default="sgd", description="'sgd'")
     step_size: Positive = Field(default=3000.0, description="applied to the mean clipped gradient")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="at least 0, below 1")
+    schedule: Literal["constant", "linear"] = Field(default="linear", description="'linear' grows with the round")
 
 
 class LocalStep(_Section):
@@ -318,7 +320,7 @@ def _validate(table: dict[str, Any], mistakes: list[str], wrong: set[str]) -> St
             if path in wrong:
                 continue
             wrong.add(path)
-            mistakes.append(_explain(path, location, found))  # type: ignore[arg-type]  # a TypedDict read as a dict
+            mistakes.append(_explain(path, location, found))
             _remove(table, location)
     try:
         return Study.model_validate(table)

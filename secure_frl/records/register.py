@@ -121,6 +121,10 @@ class Register:
             self._write_window(number, round_number, attempt, window, unique[allowed])
         return allowed[inverse.reshape(-1)]
 
+    def person_key(self) -> bytes:
+        """Return the key of this site's person hashes, 32 bytes, made once; it never leaves the site."""
+        return hmac.digest(self._root_key, b"persons", "sha256")
+
     def participation_root(self) -> bytes:
         """Return the root over all windows so far, 32 bytes; what an event carries before and after."""
         found = self._connection.execute("SELECT root FROM windows ORDER BY sequence DESC LIMIT 1").fetchone()

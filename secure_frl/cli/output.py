@@ -1,0 +1,59 @@
+"""Exit codes, and what a command prints: people read standard error's progress, machines the last line of output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from secure_frl import errors
+
+DONE = 0
+CLAIM_FAILS = 1
+BAD_INPUT = 2
+BUDGET_EXHAUSTED = 3
+PEER_BROKE_PROTOCOL = 4
+INCONCLUSIVE = 5
+STOPPED = 6
+INTERRUPTED = 130
+
+# The first class that fits decides, so children stand before their parents.
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.BudgetExhausted, BUDGET_EXHAUSTED),
+    (errors.StudyStopped, STOPPED),
+    (errors.RoundAborted, STOPPED),
+    (errors.EvidenceRefused, CLAIM_FAILS),
+    (errors.ProtocolError, PEER_BROKE_PROTOCOL),
+    (errors.SecureFrlError, BAD_INPUT),
+)
+
+progress = Console(stderr=True, highlight=False)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the documented exit code of an error of ours."""
+    return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+
+
+def emit_json(result: Mapping[str, Any]) -> None:  # Any: JSON values
+    """Print one JSON object as the last line of standard output."""
+    sys.stdout.write(json.dumps(result, sort_keys=True, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def guarded(command: Callable[[], int], *, as_json: bool) -> int:
+    """Run a command; print an error of ours as a sentence (and as JSON when asked) and return its exit code."""
+    try:
+        return command()
+    except errors.SecureFrlError as error:
+        progress.print(f"{type(error).__name__}: {error}", style="bold red", markup=False)
+        code = exit_code(error)
+        if as_json:
+            emit_json({"error": type(error).__name__, "message": str(error), "exit_code": code})
+        return code
+    except KeyboardInterrupt:
+        progress.print("Interrupted. What was released stays spent; `secure-frl resume` continues the study.")
+        return INTERRUPTED

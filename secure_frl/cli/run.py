@@ -1,0 +1,39 @@
+"""`secure-frl run STUDY`: train, show each round, leave a run folder that verifies offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secure_frl.cli.options import AsJson, Epsilon, Protection, Seed, SetKey, StudyPath, read_study
+from secure_frl.cli.output import guarded
+from secure_frl.cli.watch import show_run
+
+
+def run_command(
+    study: StudyPath,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; must not exist. Default: runs/<study name>.")
+    ] = None,
+    state: Annotated[Path | None, typer.Option(help="Where ledgers live that several studies share.")] = None,
+    seed: Seed = None,
+    epsilon: Epsilon = None,
+    protection: Protection = None,
+    set_key: SetKey = None,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Seed noise and keys; every file is marked.")] = False,
+    capture: Annotated[Path | None, typer.Option(help="Write every frame that the carrier moves to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one policy over all sites of STUDY."""
+
+    def command() -> int:
+        loaded = read_study(study, epsilon, seed, protection, set_key)
+        from secure_frl.federation.run_folder import RunOptions, next_free_folder  # after the study is known to be good
+
+        folder = out if out is not None else next_free_folder(Path("runs"), loaded.study.name)
+        options = RunOptions(rehearse=rehearse, state=state, capture=capture)
+        return show_run(folder, as_json, study=loaded, source=study, options=options)
+
+    raise typer.Exit(guarded(command, as_json=as_json))

@@ -1,0 +1,95 @@
+"""What people see while a study runs: one line a round on standard error, and at the end what it came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from secure_frl.cli.output import DONE, emit_json, progress
+
+if TYPE_CHECKING:  # importing these at run time would load torch
+    from secure_frl.federation.results import RoundReport, RunResult
+    from secure_frl.federation.run_folder import RunOptions
+    from secure_frl.study import Study
+
+
+class _Watcher:
+    """Prints one line a round above a progress bar."""
+
+    def __init__(self, bar: Progress, rounds: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task("rounds", total=rounds)
+
+    def round_ended(self, report: RoundReport) -> None:
+        """Show one round."""
+        if report.outcome == "summed":
+            line = (
+                f"round {report.round:>3}  return {report.mean_return:.4f}  gap recovered {report.gap_recovered:+.3f}  "
+                f"epsilon {report.epsilon_spent:.3f} spent, {report.epsilon_left:.3f} left  "
+                f"survivors {report.survivors}/{report.cohort}  {report.protection}, {report.noise} noise"
+            )
+        else:
+            line = f"round {report.round:>3}  lost: {report.reason}. Its people stay spent; the study goes on."
+        self._bar.console.print(line, markup=False)
+        self._bar.update(self._task, completed=report.round)
+
+
+def show_run(
+    folder: Path,
+    as_json: bool,
+    *,
+    study: Study | None = None,
+    source: Path | None = None,
+    options: RunOptions | None = None,
+) -> int:
+    """Run a new study, or resume the folder when no study is given, and print what it came to."""
+    progress.print("loading torch and Opacus ...", style="dim")
+    from secure_frl.federation import simulation
+    from secure_frl.federation.run_folder import RunOptions
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=progress, transient=True) as bar:
+
+        def begin(rounds: int) -> _Watcher:
+            return _Watcher(bar, rounds)
+
+        if study is not None:
+            result = simulation.run(study, folder, options or RunOptions(), source=source, watch=begin)
+        else:
+            result = simulation.resume(folder, watch=begin)
+    _show_result(folder, result)
+    if as_json:
+        emit_json(result.plain())
+    return DONE
+
+
+def _show_result(folder: Path, result: RunResult) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    plain = result.plain()
+    table.add_row("gap recovered", f"{plain['gap_recovered']:.3f}", "0 = the clinicians' policy, 1 = the best possible")
+    table.add_row("return", f"{plain['return']:.4f}", "exact chance of survival of the released policy")
+    if plain["epsilon_spent"] is None:
+        table.add_row("privacy", "NONE STATED", "; ".join(plain["unsafe"]))
+    else:
+        table.add_row(
+            "epsilon spent",
+            f"{plain['epsilon_spent']:.4f}",
+            f"per {plain['unit']} at delta {plain['delta']:g}, {plain['relation']}, {plain['accountant']}",
+        )
+        table.add_row(
+            "if one more colludes",
+            f"{plain['epsilon_if_one_more_colludes']:.4f}",
+            f"the claim assumes {plain['honest_shares_assumed']} honest shares of noise in each sum",
+        )
+    table.add_row(
+        "rounds", f"{plain['rounds_completed']}", f"{plain['rounds_lost']} lost, {plain['episodes']} episodes"
+    )
+    table.add_row("fewest survivors", f"{plain['survivors_min']}", f"{plain['protection']}, {plain['noise']} noise")
+    table.add_row("seconds", f"{plain['seconds']:.1f}", "")
+    progress.print(table)
+    if plain["rehearsal"]:
+        progress.print("REHEARSAL: noise and keys were seeded; nothing here protects anybody.", style="bold red")
+    progress.print(f"Check it without trusting this program's run: secure-frl verify {folder}", markup=False)

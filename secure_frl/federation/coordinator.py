@@ -1,0 +1,201 @@
+"""The coordinator: what a round is, and which comes next. It sees masked inputs and one sum a round.
+
+Each step is in its journal before it is announced. A round that aborts is lost, its people stay spent, and the study
+goes on with the next one; after `MAX_CONSECUTIVE_LOST` of them it stops and can be resumed. The coordinator's ledger is
+a copy of claims: it refuses before anything is sampled, but each site's own ledger decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from secure_frl.consortium.identity import Identity
+from secure_frl.errors import BudgetExhausted, PeerError, RoundAborted, StudyStopped
+from secure_frl.federation.evaluation import Evaluate
+from secure_frl.federation.optimisers import OptimiserRule, step
+from secure_frl.federation.training_state import TrainingState
+from secure_frl.federation.windows import window_event
+from secure_frl.masking.contexts import model_tag
+from secure_frl.masking.coordinator_states import CoordinatorEpoch, EpochOpening, MaskedSum
+from secure_frl.records.journal import Journal
+from secure_frl.records.ledger import Ledger
+from secure_frl.secure_sum import Carrier, RandomSource, SecureSum, SiteId, SumTerms
+from secure_frl.study import Study
+
+MAX_CONSECUTIVE_LOST = 3  # then the study stops (exit 6): more rounds would only spend people for nothing
+EPOCH_LIFE_S = 24 * 3600.0  # channel keys live at most a day
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorParts:
+    """What the coordinator holds: its own key, books and sources, and a way to reach the sites."""
+
+    study: Study
+    terms: SumTerms
+    names: tuple[str, ...]  # of the sites, by SiteId
+    dataset_id: str
+    identity: Identity
+    journal: Journal
+    ledger: Ledger
+    carrier: Carrier
+    rule: OptimiserRule
+    evaluate: Evaluate
+    random: RandomSource
+    clock: Callable[[], float]  # Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """What became of one round, as the coordinator knows it."""
+
+    round: int
+    attempt: int
+    epoch: int
+    is_summed: bool
+    reason: str  # the name of the error that ended it; empty when summed
+    survivors: tuple[SiteId, ...]
+    state: TrainingState  # the policy after this round
+    shown: Mapping[str, float]  # return and gap on the public simulator; empty when lost
+
+
+class Coordinator:
+    """Runs the rounds of one study, from where the journal stands."""
+
+    def __init__(self, parts: CoordinatorParts, first: TrainingState) -> None:
+        """first: the policy that follows from the charter; used when the journal is new."""
+        self._parts = parts
+        if not parts.journal.is_started:
+            content = first.to_bytes()
+            parts.journal.start(model_tag(content), content)
+        point = parts.journal.resume_point()
+        self._state = TrainingState.from_bytes(point.model)
+        self._last_round = point.last_closed_round
+        self._epoch_number = point.next_epoch - 1
+        self._epoch: CoordinatorEpoch | None = None
+        self._epoch_first_round = 0
+        # Sites that acknowledged the last policy need no copy of it; after a restart nobody is known to have it.
+        self._up_to_date: frozenset[SiteId] = frozenset() if self._last_round else self._everybody()
+
+    @property
+    def state(self) -> TrainingState:
+        """Return the policy as it stands."""
+        return self._state
+
+    def rounds(self) -> Iterator[RoundOutcome]:
+        """Run the remaining rounds, yielding each when it is in the journal.
+
+        Raises BudgetExhausted before a round that would overspend, StudyStopped when no sum can be had.
+        """
+        consecutive_lost = 0
+        for number in range(self._last_round + 1, self._parts.study.training.rounds + 1):
+            outcome = self._round(number)
+            consecutive_lost = 0 if outcome.is_summed else consecutive_lost + 1
+            yield outcome
+            if consecutive_lost >= MAX_CONSECUTIVE_LOST:
+                raise StudyStopped(
+                    f"expected a sum from at least {self._parts.terms.constants.min_survivors} sites, but "
+                    f"{consecutive_lost} rounds in a row were lost ({outcome.reason}). Bring sites back, then `secure-frl resume`."
+                )
+
+    # --- one round ---------------------------------------------------------------------------------------------------
+
+    def _round(self, number: int) -> RoundOutcome:
+        parts = self._parts
+        epoch = self._open_epoch_if_needed(number)
+        cohort = epoch.members
+        event = window_event(parts.study, parts.terms, parts.dataset_id, number, 0, parts.random)
+        receipt = parts.ledger.reserve(event.canonical())  # BudgetExhausted: before anything is asked of a site
+        parts.journal.begin_round(number, 0, [parts.names[site] for site in cohort])
+        parts.ledger.release(receipt)  # sites release on their own; the claim is booked before the first of them can
+        content = self._state.to_bytes()
+        models = {site: None if site in self._up_to_date else content for site in cohort}
+        machine = MaskedSum(parts.terms, epoch, number, 0, cohort, model_tag(content), models, parts.random)
+        try:
+            self._drive(machine)
+            total = machine.outcome()
+        except RoundAborted as error:
+            return self._lose(machine, epoch, number, receipt, error)
+        following = step(self._state, total, parts.rule)
+        next_content = following.to_bytes()
+        next_tag = model_tag(next_content)
+        shown = parts.evaluate(following)
+        details = {
+            "transcript_hash": machine.transcript_hash.hex(),
+            "excluded": self._excluded(machine),
+            "shown": dict(shown),
+        }
+        survivors = [parts.names[site] for site in total.contributors]
+        parts.journal.sum_round(survivors, next_tag, next_content, details)
+        parts.ledger.commit(receipt, "summed")
+        machine.publish(next_tag)
+        self._drive(machine)
+        self._up_to_date = frozenset(machine.followers)
+        self._state = following
+        return RoundOutcome(number, 0, epoch.epoch, True, "", total.contributors, following, shown)
+
+    def _lose(
+        self, machine: MaskedSum, epoch: CoordinatorEpoch, number: int, receipt: object, error: RoundAborted
+    ) -> RoundOutcome:
+        parts = self._parts
+        reason = type(error).__name__
+        exhausted = [site for site, code in machine.excluded.items() if code == BudgetExhausted.__name__]
+        parts.journal.lose_round(reason, {"excluded": self._excluded(machine)})
+        parts.ledger.commit(receipt, "aborted")  # type: ignore[arg-type]  # a Receipt; see _round
+        _log.warning("round %d is lost: %s", number, error)
+        if len(parts.names) - len(exhausted) < parts.terms.constants.min_survivors:
+            raise BudgetExhausted(
+                f"{len(exhausted)} of {len(parts.names)} sites refuse to spend more. "
+                "End the study here, or ask those hospitals for a larger budget."
+            )
+        return RoundOutcome(number, 0, epoch.epoch, False, reason, (), self._state, {})
+
+    def _drive(self, machine: SecureSum | EpochOpening) -> None:
+        """Carry one machine through its stages."""
+        deadlines = self._parts.study.sites.deadline_s
+        is_first = True
+        while requests := list(machine.requests()):
+            for site, reply in self._parts.carrier.exchange(requests, deadlines.train if is_first else deadlines.stage):
+                try:
+                    machine.receive(site, reply)
+                except PeerError as error:  # this site is out, the others go on
+                    _log.warning("site %s is out: %s: %s", self._parts.names[site], type(error).__name__, error)
+            machine.close_stage()
+            is_first = False
+
+    # --- epochs ------------------------------------------------------------------------------------------------------
+
+    def _open_epoch_if_needed(self, number: int) -> CoordinatorEpoch:
+        parts = self._parts
+        if self._epoch is not None and number < self._epoch_first_round + parts.terms.epoch_rounds:
+            return self._epoch
+        self._epoch_number += 1
+        parts.journal.open_epoch(self._epoch_number)
+        opening = EpochOpening(
+            parts.terms,
+            parts.identity.private_key,
+            parts.random,
+            parts.clock,
+            epoch=self._epoch_number,
+            first_round=number,
+            expiry_s=parts.clock() + EPOCH_LIFE_S,
+        )
+        try:
+            self._drive(opening)
+            self._epoch = opening.outcome()
+        except RoundAborted as error:
+            raise StudyStopped(
+                f"expected {parts.terms.constants.min_survivors} sites in epoch {self._epoch_number}: {error} "
+                "Bring sites back, then `secure-frl resume`."
+            ) from error
+        self._epoch_first_round = number
+        return self._epoch
+
+    def _everybody(self) -> frozenset[SiteId]:
+        return frozenset(SiteId(site) for site in range(len(self._parts.names)))
+
+    def _excluded(self, machine: MaskedSum) -> dict[str, str]:
+        return {self._parts.names[site]: code for site, code in sorted(machine.excluded.items())}

@@ -1,0 +1,159 @@
+"""How the parties of a simulation come to be: keys, roster, charter, and each site opened from its own folder.
+
+Every step can be repeated after a crash: what exists is read, what is missing is made. A site signs a charter only
+after it has derived the same constants from the study and found them inside its own limits.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from secure_frl.consortium.charter import Charter, SignedCharter, make_charter, sign_charter
+from secure_frl.consortium.identity import Identity
+from secure_frl.consortium.keystore import read_key, write_simulated_key
+from secure_frl.consortium.roster import Roster, RosterEntry, decode_roster, sign_roster
+from secure_frl.consortium.site_policy import policy_of_simulated_site
+from secure_frl.errors import CharterViolation
+from secure_frl.federation.budgets import study_guard
+from secure_frl.federation.run_folder import RunFolder
+from secure_frl.federation.simulated_patients import simulated_patients
+from secure_frl.federation.site import SiteParts, StudySite
+from secure_frl.federation.study_parts import code_version
+from secure_frl.files import write_durably
+from secure_frl.privacy.planning import make_plan
+from secure_frl.randomness import rehearsal_source, system_source
+from secure_frl.records.ledger import Ledger
+from secure_frl.records.ledger_state import Budget
+from secure_frl.records.register import Register
+from secure_frl.secure_sum import RandomSource, SiteId, SumTerms
+from secure_frl.study import Study, parse_study
+
+_KEY_YEARS = 1  # a simulated key's life; nothing outlives its run by intent
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A study that every party has signed, as one party reads it back."""
+
+    study: Study  # as the signed charter has it, not as the folder's options say
+    roster: Roster
+    charter: SignedCharter
+    terms: SumTerms
+    rehearse: bool
+
+    @property
+    def dataset_id(self) -> str:
+        """Return whose lifetime budget is spent: the named data set, or this run's fresh people."""
+        return self.study.data.dataset_id or f"fresh-{self.charter.charter.nonce.hex()}"
+
+    def random_source(self, party: str) -> RandomSource:
+        """Return a party's own source: the operating system's, or a rehearsal's."""
+        return rehearsal_source(self.study.study.seed, party) if self.rehearse else system_source()
+
+
+def site_names(count: int) -> tuple[str, ...]:
+    """Return the names of simulated sites, by SiteId."""
+    return tuple(f"site-{number:02d}" for number in range(1, count + 1))
+
+
+def enrol(folder: RunFolder, study: Study, *, rehearse: bool) -> Enrolled:
+    """Make or read keys, roster and charter of a simulation; every site and the coordinator sign.
+
+    Raises CharterRefused, BitBudget for constants that no site may sign; PolicyForbids, CharterViolation by a site.
+    """
+    names = site_names(study.sites.count)
+    if not folder.charter.exists():
+        identities = [_identity(folder.site(name)) for name in names]
+        coordinator = _identity(folder.coordinator)
+        consortium = _identity(folder.consortium)
+        expiry = datetime.now(UTC).date() + timedelta(days=365 * _KEY_YEARS)
+        entries = [
+            RosterEntry(name, identity.public_key, expiry) for name, identity in zip(names, identities, strict=True)
+        ]
+        roster = sign_roster(consortium, entries)
+        write_durably(folder.roster, roster.encode())
+        charter = make_charter(study.plain(), roster, make_plan(study).constants, coordinator.public_key)
+        signatures = tuple(_sign_at_site(charter, identity) for identity in identities)
+        signed = SignedCharter(charter, signatures, sign_charter(coordinator, charter))
+        write_durably(folder.charter, signed.encode())
+    return read_enrolment(folder, rehearse=rehearse)
+
+
+def read_enrolment(folder: RunFolder, *, rehearse: bool) -> Enrolled:
+    """Read roster and charter back and check every signature. Raises CharterRefused, BadSignature, ConfigError."""
+    roster = decode_roster(folder.roster.read_bytes())
+    roster.check()
+    signed = SignedCharter.decode(folder.charter.read_bytes())
+    signed.check(roster)
+    study = parse_study(signed.charter.study, source="the charter's study")
+    return Enrolled(study, roster, signed, signed.charter.terms(roster), rehearse)
+
+
+def coordinator_identity(folder: RunFolder) -> Identity:
+    """Return the coordinator's own identity."""
+    return _identity(folder.coordinator)
+
+
+def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
+    """Open one simulated site from its own folder: its key, ledger, register, generator and patients."""
+    name = enrolled.roster.names[site]
+    home = folder.site(name)
+    identity = _identity(home)
+    register = Register.open(home / "register.sqlite")
+    ledger = Ledger.open(
+        home / "ledger.sqlite",
+        holder=name,
+        dataset_id=enrolled.dataset_id,
+        budget=Budget(enrolled.study.privacy.target_epsilon, enrolled.study.privacy.delta),
+        guard=study_guard(enrolled.study, enrolled.terms.session),
+        signer=identity,
+        code_version=code_version(),
+        noted_head=register.noted_head(),
+    )
+    ledger.settle_unfinished(enrolled.terms.session)
+    register.note_head(ledger.head())
+    parts = SiteParts(
+        me=site,
+        name=name,
+        identity=identity,
+        dataset_id=enrolled.dataset_id,
+        terms=enrolled.terms,
+        study=enrolled.study,
+        ledger=ledger,
+        register=register,
+        collect=simulated_patients(enrolled.study, site, register.person_key()),
+        random=enrolled.random_source(name),
+        clock=time.time,
+        exports=folder.ledgers,
+    )
+    folder.ledgers.mkdir(exist_ok=True)
+    return StudySite(parts)
+
+
+def _identity(home: Path) -> Identity:
+    """Read a simulated party's key, making it first when it is missing."""
+    path = home / "identity.key"
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        write_simulated_key(path, Identity.generate())
+    return read_key(path, allow_simulated=True)
+
+
+def _sign_at_site(charter: Charter, identity: Identity) -> bytes:
+    """Do what a site does before it signs: read the study, derive the constants itself, check its own limits."""
+    own = make_plan(parse_study(charter.study, source="the charter's study")).constants
+    if own != charter.constants:
+        raise CharterViolation(
+            "expected the constants that this site derives from the study, got others. "
+            "Compare versions with whoever wrote the charter; it was not signed."
+        )
+    policy_of_simulated_site(charter).check(charter)
+    return sign_charter(identity, charter)
+
+
+def open_all_sites(folder: RunFolder, enrolled: Enrolled) -> dict[SiteId, StudySite]:
+    """Open every site of a simulation in this process."""
+    return {site: open_site(folder, enrolled, site) for site in map(SiteId, range(len(enrolled.roster.names)))}

@@ -1,0 +1,142 @@
+"""The end of a run: exports, released policy, account of rounds, summary. The signed manifest follows, last of all.
+
+Every step can be repeated, so a run that is killed here ends the same way after `resume`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from secure_frl.federation.enrolment import Enrolled
+from secure_frl.federation.evaluation import evaluate_state
+from secure_frl.federation.policy_files import write_policy
+from secure_frl.federation.protections import protection_in_force
+from secure_frl.federation.results import RunResult
+from secure_frl.federation.run_folder import RunFolder
+from secure_frl.federation.training_state import TrainingState
+from secure_frl.files import write_durably
+from secure_frl.masking.contexts import model_tag
+from secure_frl.privacy import accountant
+from secure_frl.privacy.events import GaussianSumEvent, decode_event
+from secure_frl.records.chain import decode_export
+from secure_frl.records.journal import Journal, RoundRecord
+from secure_frl.records.ledger import Ledger
+from secure_frl.records.ledger_state import replay
+
+
+def epsilon_of(ledger: Ledger, enrolled: Enrolled) -> float:
+    """Return what this study has spent so far at one holder, attempts that died after release included."""
+    events = [decode_event(event) for event in ledger.events(enrolled.terms.session)]
+    return accountant.epsilon(events, enrolled.study.privacy.delta)
+
+
+def write_results(
+    folder: RunFolder,
+    enrolled: Enrolled,
+    state: TrainingState,
+    journal: Journal,
+    started: float,
+) -> RunResult:
+    """Write everything but the manifest and return the summary.
+
+    The ledgers' exports must be in place: what they say is what the summary says.
+    started: time.monotonic() at the run's beginning.
+    """
+    if state.round:
+        write_policy(folder.policies, state, enrolled.study, enrolled.terms.session)
+    rounds = journal.rounds()
+    write_durably(folder.rounds, _lines(_account(record, enrolled) for record in rounds))
+    write_durably(folder.metrics, _lines(_metrics(record) for record in rounds if record.outcome == "summed"))
+    result = _summary(enrolled, state, rounds, _exported_events(folder, enrolled), started)
+    text = json.dumps(result.plain(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_durably(folder.result, text.encode())
+    return result
+
+
+def _exported_events(folder: RunFolder, enrolled: Enrolled) -> dict[str, list[GaussianSumEvent]]:
+    """Return this study's events of every holder, as exported."""
+    exported: dict[str, list[GaussianSumEvent]] = {}
+    for path in sorted(folder.ledgers.glob("*.jsonl")):
+        events = replay(decode_export(path.read_bytes(), path.name), path.name).events(enrolled.terms.session)
+        exported[path.stem] = [decode_event(event) for event in events]
+    return exported
+
+
+def _account(record: RoundRecord, enrolled: Enrolled) -> dict[str, Any]:  # Any: JSON values
+    constants = enrolled.terms.constants
+    return {
+        "round": record.round,
+        "attempt": record.attempt,
+        "epoch": record.epoch,
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "cohort": list(record.cohort),
+        "survivors": list(record.survivors),
+        "excluded": record.details.get("excluded", {}),
+        "policy_tag": record.policy_tag.hex(),
+        "next_tag": record.next_tag.hex(),
+        "transcript_hash": record.details.get("transcript_hash", ""),
+        "noise": constants.noise,
+        "honest_shares_assumed": constants.honest_shares,
+        "rehearsal": enrolled.rehearse,
+        **protection_in_force(constants.protection),
+    }
+
+
+def _metrics(record: RoundRecord) -> dict[str, Any]:  # Any: JSON values
+    shown = record.details.get("shown", {})
+    return {"round": record.round, **(shown if isinstance(shown, dict) else {})}
+
+
+def _summary(
+    enrolled: Enrolled,
+    state: TrainingState,
+    rounds: Iterable[RoundRecord],
+    exported: Mapping[str, list[GaussianSumEvent]],
+    started: float,
+) -> RunResult:
+    study, constants = enrolled.study, enrolled.terms.constants
+    records = list(rounds)
+    summed = [record for record in records if record.outcome == "summed"]
+    shown = evaluate_state(study)(state)
+    spent = max(accountant.epsilon(events, study.privacy.delta) for events in exported.values())
+    events = [event for held in exported.values() for event in held]
+    one_more_colludes = one_more_site = math.inf
+    if events and math.isfinite(spent):
+        one_more_colludes = accountant.epsilon_if_fewer_shares(events[0], constants.honest_shares - 1)
+        one_more_site = accountant.epsilon_if_more_sites(events[0], study.privacy.max_sites_per_person + 1)
+    return RunResult(
+        gap_recovered=shown["gap_recovered"],
+        mean_return=shown["return"],
+        epsilon_spent=spent,
+        epsilon_if_one_more_colludes=one_more_colludes,
+        epsilon_if_one_more_site=one_more_site,
+        delta=study.privacy.delta,
+        unit=study.privacy.unit,
+        relation=study.privacy.relation,
+        accountant=f"dp-accounting {accountant.ACCOUNTANT}, grid {accountant.PLD_GRID:g}, pessimistic",
+        max_rounds_per_person=study.privacy.max_rounds_per_person,
+        max_sites_per_person=study.privacy.max_sites_per_person,
+        honest_shares_assumed=constants.honest_shares,
+        max_colluders=constants.max_colluders,
+        rounds_completed=len(summed),
+        rounds_lost=len(records) - len(summed),
+        episodes=len(records) * study.sites.count * study.training.episodes_per_site,
+        survivors_min=min((len(record.survivors) for record in summed), default=0),
+        protection=constants.protection,
+        noise=constants.noise,
+        policy_hash=model_tag(state.to_bytes()).hex(),
+        rehearsal=enrolled.rehearse,
+        unsafe=study.unsafe_choices,
+        trust=protection_in_force(constants.protection)["readable_by"],
+        seed=study.study.seed,
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows).encode()

@@ -1,0 +1,70 @@
+"""What a run tells people: one report a round, and a summary at the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+RESULT_FORMAT = "secure_frl/result/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """One round as the coordinator saw it. Return and gap come from the public simulator, at no cost in privacy."""
+
+    round: int
+    attempt: int
+    epoch: int
+    outcome: str  # summed | lost
+    reason: str  # why it was lost, by the error's name; empty when summed
+    survivors: int
+    cohort: int
+    mean_return: float
+    gap_recovered: float
+    epsilon_spent: float
+    epsilon_left: float
+    protection: str
+    noise: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """The summary of a finished run; `run --json` prints it and `verify` recomputes its epsilon."""
+
+    gap_recovered: float  # of the released last-round policy as it acts, exact, unclamped
+    mean_return: float
+    epsilon_spent: float  # largest over the sites' ledgers, for this study; infinite when nothing can be stated
+    epsilon_if_one_more_colludes: float
+    epsilon_if_one_more_site: float  # a person at one more site of a round
+    delta: float
+    unit: str
+    relation: str
+    accountant: str
+    max_rounds_per_person: int
+    max_sites_per_person: int
+    honest_shares_assumed: int
+    max_colluders: int
+    rounds_completed: int
+    rounds_lost: int
+    episodes: int  # asked of the sites: rounds begun x sites x episodes_per_site, a public number
+    survivors_min: int
+    protection: str
+    noise: str
+    policy_hash: str
+    rehearsal: bool
+    unsafe: tuple[str, ...]
+    trust: str
+    seed: int
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the summary under the names of the command line; an epsilon that can't be stated is None."""
+        table = asdict(self)
+        table["return"] = table.pop("mean_return")
+        table["format"] = RESULT_FORMAT
+        table["unsafe"] = list(self.unsafe)
+        for key, value in table.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                table[key] = None
+        return table

@@ -1,0 +1,184 @@
+"""A whole study in one process: ten hospitals with their own folders, keys, ledgers and generators, one coordinator.
+
+`run` begins a folder and carries the study to its end; `resume` goes on with one that was interrupted at any moment.
+Both walk the same path: nothing here knows which of the two it serves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.evidence.manifest import write_manifest
+from secure_frl.federation import finish, run_folder
+from secure_frl.federation.budgets import study_guard
+from secure_frl.federation.carriers.in_process import DropSchedule, InProcessCarrier
+from secure_frl.federation.coordinator import Coordinator, CoordinatorParts, RoundOutcome
+from secure_frl.federation.enrolment import Enrolled, coordinator_identity, enrol, open_all_sites
+from secure_frl.federation.evaluation import evaluate_state
+from secure_frl.federation.optimisers import initial_state
+from secure_frl.federation.policy_files import write_policy
+from secure_frl.federation.results import RoundReport, RunResult
+from secure_frl.federation.run_folder import RunFolder, RunOptions
+from secure_frl.federation.study_parts import code_version, optimiser_rule
+from secure_frl.records.journal import Journal
+from secure_frl.records.ledger import Ledger
+from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Site, SiteId
+from secure_frl.study import Study
+from secure_frl.wire.capture import CaptureWriter
+
+COORDINATOR = "coordinator"  # the holder of its ledger
+
+
+class Watcher(Protocol):
+    """Whoever wants to hear of rounds as they end."""
+
+    def round_ended(self, report: RoundReport) -> None:
+        """Take one report."""
+        ...
+
+
+class RunningSite(Site, Protocol):
+    """A site that this run began and must end."""
+
+    def shut_down(self) -> None:
+        """Export the ledger and close the books; a second call does nothing."""
+        ...
+
+
+Watch = Callable[[int], Watcher]  # called once with the number of rounds
+OpenSites = Callable[[RunFolder, Enrolled], Mapping[SiteId, RunningSite]]
+
+
+def run(
+    study: Study,
+    out: Path,
+    options: RunOptions | None = None,
+    *,
+    source: Path | None = None,
+    watch: Watch | None = None,
+    open_sites: OpenSites = open_all_sites,
+) -> RunResult:
+    """Run a study into a new folder and return its summary.
+
+    source: the study file as people wrote it, copied beside the effective study.
+    open_sites: how the sites are reached; in this process unless another way is given.
+    Raises InvalidParameter when the folder exists; BudgetExhausted before anything is sampled; StudyStopped when the
+    study can't go on now; CharterRefused, BitBudget for constants that no site may sign.
+    """
+    started = time.monotonic()
+    folder = run_folder.begin(out, study, options or RunOptions(), source)
+    return _carry_on(folder, study, options or RunOptions(), watch, open_sites, started)
+
+
+def resume(directory: Path, *, watch: Watch | None = None, open_sites: OpenSites = open_all_sites) -> RunResult:
+    """Go on with the run in `directory` at its next round; what the interrupted round spent stays spent.
+
+    Raises InvalidParameter when the run is finished, and what `run` raises.
+    """
+    started = time.monotonic()
+    folder, study, options = run_folder.reopen(directory)
+    if folder.manifest.exists():
+        raise InvalidParameter(f"expected an unfinished run, but {directory} is finished. Use `secure-frl verify`.")
+    return _carry_on(folder, study, options, watch, open_sites, started)
+
+
+def _carry_on(
+    folder: RunFolder,
+    study: Study,
+    options: RunOptions,
+    watch: Watch | None,
+    open_sites: OpenSites,
+    started: float,
+) -> RunResult:
+    enrolled = enrol(folder, study, rehearse=options.rehearse)
+    with ExitStack() as stack:
+        sites = open_sites(folder, enrolled)
+        for site in sites.values():
+            stack.callback(site.shut_down)
+        coordinator, journal, ledger = _coordinator(folder, enrolled, options, sites, stack)
+        watcher = watch(enrolled.study.training.rounds) if watch is not None else None
+        keeps_all = enrolled.study.output.keep_policies == "all"
+        for outcome in coordinator.rounds():
+            if outcome.is_summed and keeps_all:
+                write_policy(folder.policies, outcome.state, enrolled.study, enrolled.terms.session)
+            if watcher is not None:
+                watcher.round_ended(_report(enrolled, outcome, ledger))
+        for site in sites.values():
+            site.shut_down()  # each exports its own ledger
+        ledger.export(folder.ledgers / f"{COORDINATOR}.jsonl", folder.ledgers / f"{COORDINATOR}.head")
+        result = finish.write_results(folder, enrolled, coordinator.state, journal, started)
+    write_manifest(  # after every database is closed
+        folder.root,
+        coordinator_identity(folder),
+        charter_hash=enrolled.terms.session,
+        code_version=code_version(),
+        rehearsal=options.rehearse,
+    )
+    return result
+
+
+def _coordinator(
+    folder: RunFolder, enrolled: Enrolled, options: RunOptions, sites: Mapping[SiteId, Site], stack: ExitStack
+) -> tuple[Coordinator, Journal, Ledger]:
+    study, terms = enrolled.study, enrolled.terms
+    identity = coordinator_identity(folder)
+    journal = Journal.open(folder.journal, charter_hash=terms.session, code_version=code_version())
+    stack.callback(journal.close_cleanly)
+    ledger = Ledger.open(
+        folder.coordinator / "ledger.sqlite",
+        holder=COORDINATOR,
+        dataset_id=enrolled.dataset_id,
+        budget=Budget(study.privacy.target_epsilon, study.privacy.delta),
+        guard=study_guard(study, terms.session),
+        signer=identity,
+        code_version=code_version(),
+    )
+    stack.callback(ledger.close_cleanly)
+    ledger.settle_unfinished(terms.session)
+    drop = study.sites.simulate_drop
+    schedule = DropSchedule(study.study.seed, study.sites.count, drop.before_masked, drop.after_masked)
+    capture = CaptureWriter(options.capture) if options.capture is not None else None
+    carrier = InProcessCarrier(sites, schedule, capture)
+    stack.callback(carrier.close)
+    rule = optimiser_rule(study, terms.constants)
+    parts = CoordinatorParts(
+        study=study,
+        terms=terms,
+        names=enrolled.roster.names,
+        dataset_id=enrolled.dataset_id,
+        identity=identity,
+        journal=journal,
+        ledger=ledger,
+        carrier=carrier,
+        rule=rule,
+        evaluate=evaluate_state(study),
+        random=enrolled.random_source(COORDINATOR),
+        clock=time.time,
+    )
+    return Coordinator(parts, initial_state(rule)), journal, ledger
+
+
+def _report(enrolled: Enrolled, outcome: RoundOutcome, ledger: Ledger) -> RoundReport:
+    study = enrolled.study
+    spent = finish.epsilon_of(ledger, enrolled)
+    return RoundReport(
+        round=outcome.round,
+        attempt=outcome.attempt,
+        epoch=outcome.epoch,
+        outcome="summed" if outcome.is_summed else "lost",
+        reason=outcome.reason,
+        survivors=len(outcome.survivors),
+        cohort=study.sites.count,
+        mean_return=outcome.shown.get("return", float("nan")),
+        gap_recovered=outcome.shown.get("gap_recovered", float("nan")),
+        epsilon_spent=spent,
+        epsilon_left=max(0.0, study.privacy.target_epsilon - spent),
+        protection=study.protection.method,
+        noise=study.privacy.noise,
+    )

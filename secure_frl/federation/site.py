@@ -1,0 +1,177 @@
+"""One site: bytes in, bytes out. It answers only what its signed charter allows, and its books come first.
+
+The protocol half (`masking/`) decides whether a request is right and calls back at the points where data or policy is
+touched; this file is those callbacks: reserve, collect, update, release, step, close. Nothing that a caller can see
+depends on a patient's data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from secure_frl.consortium.identity import Identity
+from secure_frl.encoding.lanes import to_ring_vector
+from secure_frl.errors import LocalProtocolError, ModelDoesNotFollow, ModelMissing
+from secure_frl.federation.optimisers import initial_state, step
+from secure_frl.federation.simulated_patients import Collect
+from secure_frl.federation.study_parts import optimiser_rule
+from secure_frl.federation.training import Trainer
+from secure_frl.federation.training_state import TrainingState
+from secure_frl.federation.windows import window_event, window_name
+from secure_frl.masking.contexts import model_tag
+from secure_frl.masking.site_states import SiteProtocol
+from secure_frl.records.chain import Receipt
+from secure_frl.records.ledger import Ledger
+from secure_frl.records.register import Register
+from secure_frl.secure_sum import RandomSource, RingVector, RoundContext, SiteId, Sum, SumTerms
+from secure_frl.study import Study
+from secure_frl.wire.hashing import lp
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteParts:
+    """What a site brings: its own keys, books, data and sources. None of it is shared with another party."""
+
+    me: SiteId
+    name: str
+    identity: Identity
+    dataset_id: str  # whose lifetime budget this site's ledger keeps
+    terms: SumTerms
+    study: Study  # as the signed charter has it
+    ledger: Ledger
+    register: Register
+    collect: Collect
+    random: RandomSource
+    clock: Callable[[], float]  # Unix seconds
+    exports: Path  # where this site's exported ledger goes
+
+
+@dataclass(slots=True)
+class _Window:
+    """The round that is open at this site, and the reservation that pays for it."""
+
+    receipt: Receipt
+    is_released: bool = False
+
+
+class StudySite:
+    """A site of one study, in memory from one restart to the next."""
+
+    def __init__(self, parts: SiteParts) -> None:
+        """Build what is checked before a site joins. Raises InvalidParameter, DataRefused, CharterViolation."""
+        self._parts = parts
+        constants = parts.terms.constants
+        self._rule = optimiser_rule(parts.study, constants)
+        self._state = initial_state(self._rule)
+        self._next: TrainingState | None = None
+        self._window: _Window | None = None
+        self._is_shut = False
+        self._trainer = Trainer(parts.study, constants)
+        self._protocol = SiteProtocol(
+            terms=parts.terms,
+            me=parts.me,
+            signing_key=parts.identity.private_key,
+            register=parts.register.stage_register(parts.terms.session),
+            random=parts.random,
+            clock=parts.clock,
+            host=self,
+            log=self._refused,
+        )
+
+    def handle(self, request: bytes) -> bytes:
+        """Answer one frame: a reply, or a signed refusal of constant size."""
+        return self._protocol.handle(request)
+
+    def _refused(self, name: str, text: str) -> None:
+        _log.warning("site %s refused: %s: %s", self._parts.name, name, text)
+
+    # --- the callbacks of the protocol half --------------------------------------------------------------------------
+
+    def policy_tag(self, announced_tag: bytes, model: bytes | None) -> bytes:
+        """Return the tag of the policy this site holds, taking `model` only for steps that this site missed."""
+        held = model_tag(self._state.to_bytes())
+        if held == announced_tag:
+            return held
+        if model is None:
+            raise ModelMissing("expected the policy that this site holds, got another tag. Send the policy with R0.")
+        offered = TrainingState.from_bytes(model)
+        if offered.round <= self._state.round:
+            raise ModelDoesNotFollow(
+                f"expected the policy after step {self._state.round} as this site computed it, got another one. "
+                "Compare versions with the coordinator; nothing was answered."
+            )
+        _log.warning(
+            "site %s: took the policy of step %d unchecked, for it missed steps", self._parts.name, offered.round
+        )
+        self._state = offered
+        return model_tag(model)
+
+    def contribute(self, context: RoundContext) -> RingVector:
+        """Reserve, collect, clip, quantise, add noise, in this order."""
+        parts, constants = self._parts, self._parts.terms.constants
+        privacy, root = parts.study.privacy, parts.register.participation_root()
+        event = window_event(
+            parts.study, parts.terms, parts.dataset_id, context.round, context.attempt, parts.random, root
+        )
+        receipt = parts.ledger.reserve(event.canonical())
+        self._window = _Window(receipt)
+        parts.register.note_head(parts.ledger.head())
+        trajectories = parts.collect(self._trainer.action_probabilities(self._state), context)
+        admitted = parts.register.admit(
+            parts.terms.session,
+            context.round,
+            context.attempt,
+            lp(parts.terms.session, window_name(context.round, context.attempt)),
+            trajectories.persons,
+            privacy.max_rounds_per_person,
+        )
+        update = self._trainer.update(self._state, trajectories, admitted, parts.random, receipt.sequence)
+        return to_ring_vector(update.integers, constants)
+
+    def release(self) -> None:
+        """Write the spend down, synced: the next bytes that leave are made from data."""
+        if self._window is None or self._window.is_released:
+            raise LocalProtocolError("expected an open window that is not released yet. Report this; nothing was sent.")
+        self._parts.ledger.release(self._window.receipt)
+        self._window.is_released = True
+        self._parts.register.note_head(self._parts.ledger.head())
+
+    def next_tag(self, total: Sum) -> bytes:
+        """Run the optimiser on the published sum."""
+        self._next = step(self._state, total, self._rule)
+        return model_tag(self._next.to_bytes())
+
+    def close(self, outcome: str) -> None:
+        """End the round: a released window is committed, an unreleased one is given back, nothing else changes."""
+        window, self._window = self._window, None
+        following, self._next = self._next, None
+        if outcome == "summed" and following is not None:
+            self._state = following
+        if window is None:
+            return
+        if window.is_released:
+            self._parts.ledger.commit(window.receipt, outcome)
+        else:
+            self._parts.ledger.cancel(window.receipt, "the round ended before release")
+        self._parts.register.note_head(self._parts.ledger.head())
+
+    # --- the end of a run --------------------------------------------------------------------------------------------
+
+    def shut_down(self) -> None:
+        """Export the ledger with its signed head and close the books; a second call does nothing.
+
+        A round whose end this site never heard of is committed as unknown.
+        """
+        if self._is_shut:
+            return
+        self._is_shut = True
+        self.close("unknown")
+        parts = self._parts
+        parts.ledger.export(parts.exports / f"{parts.name}.jsonl", parts.exports / f"{parts.name}.head")
+        parts.register.close_cleanly()
+        parts.ledger.close_cleanly()
