@@ -1,0 +1,282 @@
+"""The participation register: stages answered once, people counted, heads noted."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from secure_frl.errors import AlreadyAnswered, InvalidParameter, LedgerCorrupt, StaleLedger, UnexpectedState
+from secure_frl.records.chain import Receipt
+from secure_frl.records.register import STAGES, Register
+from secure_frl.secure_sum import StageRegister
+
+SESSION, OTHER = bytes(32), bytes([1]) * 32
+DIGEST = bytes(32)
+
+
+def people(*numbers: int) -> NDArray[np.uint64]:
+    return np.array(numbers, dtype=np.uint64)
+
+
+@pytest.fixture
+def register(tmp_path: Path) -> Register:
+    return Register.open(tmp_path / "register.sqlite")
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_a_stage_register(register: Register) -> None:
+    stages: StageRegister = register.stage_register(SESSION)
+
+    assert (stages.last_epoch(), stages.last_stage()) == (0, None)
+
+
+def test_a_stage_is_answered_once_over_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "register.sqlite"
+    with Register.open(path) as register:
+        register.stage_register(SESSION).record(1, 0, "R2", DIGEST)
+
+    stages = Register.open(path).stage_register(SESSION)
+
+    assert stages.last_stage() == (1, 0, "R2")
+    for stage in ("R1", "R2"):
+        with pytest.raises(AlreadyAnswered):
+            stages.record(1, 0, stage, bytes([9]) * 32)
+    assert stages.digest_of(1, 0, "R2") == DIGEST
+
+
+def test_another_attempt_is_possible_only_before_survivors_are_confirmed(register: Register) -> None:
+    stages = register.stage_register(SESSION)
+    stages.record(1, 0, "R2", DIGEST)
+    stages.record(1, 1, "R1", DIGEST)
+    stages.record(1, 1, "R3b", DIGEST)
+
+    for stage in STAGES:
+        with pytest.raises(AlreadyAnswered):
+            stages.record(1, 2, stage, DIGEST)
+    stages.record(2, 0, "R1", DIGEST)
+
+
+ASKED = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2), st.sampled_from(STAGES)), max_size=25)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(asked=ASKED)
+def test_no_schedule_gets_two_confirmations_or_unmaskings_of_one_round(register: Register, asked: list) -> None:  # type: ignore[type-arg]
+    stages = register.stage_register(np.random.default_rng().bytes(32))  # a session of its own
+    answered = []
+    for number, attempt, stage in asked:
+        try:
+            stages.record(number, attempt, stage, DIGEST)
+            answered.append((number, attempt, STAGES.index(stage)))
+        except AlreadyAnswered:
+            pass
+
+    assert answered == sorted(set(answered))
+    for stage in ("R3b", "R4"):
+        rounds = [number for number, _, rank in answered if rank == STAGES.index(stage)]
+        assert len(rounds) == len(set(rounds))
+
+
+def test_the_database_itself_refuses_a_second_confirmation(register: Register) -> None:
+    register.stage_register(SESSION).record(1, 0, "R3b", DIGEST)
+
+    with pytest.raises(sqlite3.IntegrityError):  # with the check above it gone
+        register._connection.execute("INSERT INTO answers VALUES (1, 1, 1, 2, 'R3b', zeroblob(32))")
+
+
+def test_sessions_do_not_touch_each_other(register: Register) -> None:
+    register.stage_register(SESSION).record(5, 0, "R4", DIGEST)
+
+    register.stage_register(OTHER).record(1, 0, "R1", DIGEST)
+
+    assert register.stage_register(SESSION).last_stage() == (5, 0, "R4")
+
+
+def test_epochs_only_grow(register: Register) -> None:
+    stages = register.stage_register(SESSION)
+    stages.note_epoch(3)
+
+    for epoch in (1, 3):
+        with pytest.raises(AlreadyAnswered):
+            stages.note_epoch(epoch)
+    assert stages.last_epoch() == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "attempt", "stage", "digest"),
+    [
+        (0, 0, "R1", DIGEST),
+        (1, -1, "R1", DIGEST),
+        (1, 0, "R9", DIGEST),
+        (1, 0, "R1", b"short"),
+        (2**63, 0, "R1", DIGEST),
+    ],
+)
+def test_an_answer_outside_its_ranges_is_refused(
+    register: Register, number: int, attempt: int, stage: str, digest: bytes
+) -> None:
+    with pytest.raises(InvalidParameter):
+        register.stage_register(SESSION).record(number, attempt, stage, digest)
+
+
+# --- people ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_person_over_the_cap_contributes_nothing_and_nobody_hears_of_it(register: Register) -> None:
+    first = register.admit(SESSION, 1, 0, b"w1", people(1, 2), cap=1)
+    second = register.admit(SESSION, 2, 0, b"w2", people(2, 3), cap=1)
+
+    assert first.tolist() == [True, True]
+    assert second.tolist() == [False, True]
+
+
+def test_a_cap_of_two_admits_twice(register: Register) -> None:
+    answers = [register.admit(SESSION, n, 0, b"w%d" % n, people(7), cap=2).tolist() for n in (1, 2, 3)]
+
+    assert answers == [[True], [True], [False]]
+
+
+def test_units_of_one_person_share_one_answer_and_count_once(register: Register) -> None:
+    first = register.admit(SESSION, 1, 0, b"w1", people(7, 8, 7), cap=2)
+    second = register.admit(SESSION, 2, 0, b"w2", people(7, 7), cap=2)
+    third = register.admit(SESSION, 3, 0, b"w3", people(7, 9, 7), cap=2)
+
+    assert (first.tolist(), second.tolist(), third.tolist()) == ([True] * 3, [True] * 2, [False, True, False])
+
+
+def test_the_cap_holds_over_a_restart(tmp_path: Path) -> None:
+    with Register.open(tmp_path / "r.sqlite") as register:
+        register.admit(SESSION, 1, 0, b"w1", people(2**64 - 1, 2**63), cap=1)
+
+    again = Register.open(tmp_path / "r.sqlite").admit(SESSION, 2, 0, b"w2", people(2**64 - 1, 2**63, 5), cap=1)
+
+    assert again.tolist() == [False, False, True]
+
+
+def test_the_cap_counts_within_one_charter(register: Register) -> None:
+    register.admit(SESSION, 1, 0, b"w1", people(1), cap=1)
+
+    # different charters on one data set add up in the accountant, so each has its own count
+    assert register.admit(OTHER, 1, 0, b"w2", people(1), cap=1).tolist() == [True]
+
+
+def test_a_window_is_admitted_once(register: Register) -> None:
+    register.admit(SESSION, 1, 0, b"w1", people(1), cap=1)
+    before = register.participation_root()
+
+    with pytest.raises(UnexpectedState, match="never admitted"):
+        register.admit(OTHER, 1, 1, b"w1", people(2), cap=1)
+
+    assert register.participation_root() == before
+    assert register.admit(OTHER, 1, 1, b"w2", people(2), cap=1).tolist() == [True]  # 2 was not counted
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(windows=st.lists(st.lists(st.integers(0, 12), max_size=10), max_size=8), cap=st.integers(1, 3))
+def test_nobody_is_ever_admitted_to_more_than_the_cap(register: Register, windows: list, cap: int) -> None:  # type: ignore[type-arg]
+    session = np.random.default_rng().bytes(32)
+    counted: dict[int, int] = {}
+    for number, window in enumerate(windows, start=1):
+        answers = register.admit(session, number, 0, session + bytes([number]), people(*window), cap)
+        allowed = {person for person, may in zip(window, answers, strict=True) if may}
+        for person in window:  # the obvious reference: count by hand
+            assert (person in allowed) == (counted.get(person, 0) < cap)
+        for person in allowed:
+            counted[person] = counted.get(person, 0) + 1
+
+
+def test_an_empty_window_is_a_window(register: Register) -> None:
+    before = register.participation_root()
+
+    assert register.admit(SESSION, 1, 0, b"w1", people(), cap=1).shape == (0,)
+    assert register.participation_root() != before
+
+
+def test_the_root_depends_on_a_key_that_differs_between_sites(tmp_path: Path) -> None:
+    roots = []
+    for name in ("a.sqlite", "b.sqlite"):
+        register = Register.open(tmp_path / name)
+        register.admit(SESSION, 1, 0, b"w1", people(1, 2), cap=1)
+        roots.append(register.participation_root())
+
+    assert roots[0] != roots[1]  # so nobody without the key can test a guess of who took part
+
+
+def test_people_changed_in_the_file_are_found_when_it_opens(tmp_path: Path) -> None:
+    with Register.open(tmp_path / "r.sqlite") as register:
+        register.admit(SESSION, 1, 0, b"w1", people(1), cap=1)
+    with sqlite3.connect(tmp_path / "r.sqlite") as connection:
+        connection.execute("UPDATE windows SET persons = zeroblob(8)")
+
+    with pytest.raises(LedgerCorrupt, match=r"window 1 of r\.sqlite"):
+        Register.open(tmp_path / "r.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("persons", "window", "cap"),
+    [
+        (np.array([1], dtype=np.int64), b"w", 1),
+        (np.array([[1]], dtype=np.uint64), b"w", 1),
+        (people(1), b"", 1),
+        (people(1), b"w", 0),
+    ],
+)
+def test_a_window_outside_its_ranges_is_refused(register: Register, persons, window: bytes, cap: int) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidParameter):
+        register.admit(SESSION, 1, 0, window, persons, cap)
+
+
+def test_a_window_of_the_shipped_study_is_admitted_in_milliseconds(register: Register) -> None:
+    generator = np.random.default_rng(0)
+    seconds = []
+    for number in range(1, 16):
+        persons = generator.integers(0, 2**64, 1334, dtype=np.uint64)
+        start = time.process_time()  # CPU time: the sync is not in it, nor are other programs
+        register.admit(SESSION, number, 0, b"w%d" % number, persons, cap=1)
+        seconds.append(time.process_time() - start)
+
+    assert sorted(seconds)[len(seconds) // 2] < 0.010
+
+
+# --- heads -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_noted_head_is_the_last_one_over_a_restart(tmp_path: Path) -> None:
+    last = Receipt("aa", 4, bytes([4]) * 32)
+    with Register.open(tmp_path / "r.sqlite") as register:
+        assert register.noted_head() is None
+        register.note_head(Receipt("aa", 3, bytes([3]) * 32))
+        register.note_head(last)
+
+    assert Register.open(tmp_path / "r.sqlite").noted_head() == last
+
+
+@pytest.mark.parametrize("stale", [Receipt("aa", 3, bytes(32)), Receipt("aa", 4, bytes([5]) * 32)])
+def test_a_head_that_does_not_go_on_from_the_noted_one_is_refused(register: Register, stale: Receipt) -> None:
+    register.note_head(Receipt("aa", 4, bytes([4]) * 32))
+
+    with pytest.raises(StaleLedger):
+        register.note_head(stale)
+
+
+def test_a_register_from_the_future_is_refused(tmp_path: Path) -> None:
+    Register.open(tmp_path / "r.sqlite").close_cleanly()
+    with sqlite3.connect(tmp_path / "r.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 9")
+
+    with pytest.raises(LedgerCorrupt, match="format 9"):
+        Register.open(tmp_path / "r.sqlite")
+
+
+def test_its_key_is_in_no_repr(register: Register) -> None:
+    assert register._root_key.hex() not in repr(register)
+    assert repr(register) == "Register(register.sqlite)"
