@@ -34,12 +34,13 @@ def show_command(
             "row", "round", "attempt", "outcome", "unit", "noise multiplier", "honest shares", title=view.holder
         )
         for row in view.rows:
-            table.add_row(*(str(cell) for cell in row.cells()))
+            table.add_row(*row.cells())
         progress.print(table)
         progress.print(
-            f"epsilon {view.epsilon_spent:.4f} spent of {view.epsilon_budget:g} for life at delta {view.delta:g}, "
-            f"data set {view.dataset_id or 'fresh simulated people'}",
+            f"epsilon {view.epsilon_spent:.4f} spent of {view.epsilon_budget:g} for life ({view.epsilon_left:.4f} left) "
+            f"at delta {view.delta:g}; data set {view.dataset_id}",
             markup=False,
+            soft_wrap=True,
         )
         if as_json:
             emit_json(view.plain())

@@ -49,7 +49,7 @@ def guarded(command: Callable[[], int], *, as_json: bool) -> int:
     try:
         return command()
     except errors.SecureFrlError as error:
-        progress.print(f"{type(error).__name__}: {error}", style="bold red", markup=False)
+        progress.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, soft_wrap=True)
         code = exit_code(error)
         if as_json:
             emit_json({"error": type(error).__name__, "message": str(error), "exit_code": code})

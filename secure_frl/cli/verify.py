@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +9,13 @@ import typer
 
 from secure_frl.cli.options import AsJson
 from secure_frl.cli.output import CLAIM_FAILS, DONE, emit_json, guarded, progress
+from secure_frl.errors import InvalidParameter
 
 
 def verify_command(
     path: Annotated[Path, typer.Argument(help="A run folder, or one exported ledger (.jsonl).")],
     allow_rehearsal: Annotated[bool, typer.Option("--allow-rehearsal", help="Accept seeded noise and keys.")] = False,
+    consortium_key: Annotated[str, typer.Option(help="The consortium's public key that you know, in hex.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Recompute epsilon and check chains, signatures and files of PATH."""
@@ -22,15 +23,28 @@ def verify_command(
     def command() -> int:
         from secure_frl.evidence.verify import verify
 
-        outcome = verify(path, allow_rehearsal=allow_rehearsal)
+        known = _public_key(consortium_key) if consortium_key else None
+        outcome = verify(path, allow_rehearsal=allow_rehearsal, consortium_public_key=known)
+        if outcome.unfinished:
+            progress.print("unfinished: `secure-frl resume` goes on with this run", style="yellow")
         for finding in outcome.findings:
-            progress.print(f"does not hold: {finding}", style="red", markup=False)
+            progress.print(f"does not hold: {finding}", style="red", markup=False, soft_wrap=True)
         for sentence in outcome.proved:
-            progress.print(f"proved: {sentence}", style="green", markup=False)
+            progress.print(f"proved: {sentence}", style="green", markup=False, soft_wrap=True)
         for sentence in outcome.not_proved:
-            progress.print(f"not proved: {sentence}", style="yellow", markup=False)
+            progress.print(f"not proved: {sentence}", style="yellow", markup=False, soft_wrap=True)
         if as_json:
-            emit_json(asdict(outcome))
+            emit_json(outcome.to_json())
         return DONE if outcome.holds else CLAIM_FAILS
 
     raise typer.Exit(guarded(command, as_json=as_json))
+
+
+def _public_key(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise InvalidParameter("--consortium-key expects 64 hex digits. Ask the consortium for them, never the run.")
+    return key

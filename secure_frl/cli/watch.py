@@ -29,11 +29,11 @@ class _Watcher:
             line = (
                 f"round {report.round:>3}  return {report.mean_return:.4f}  gap recovered {report.gap_recovered:+.3f}  "
                 f"epsilon {report.epsilon_spent:.3f} spent, {report.epsilon_left:.3f} left  "
-                f"survivors {report.survivors}/{report.cohort}  {report.protection}, {report.noise} noise"
+                f"survivors {report.survivors} of {report.cohort}  {report.protection}, {report.noise} noise"
             )
         else:
             line = f"round {report.round:>3}  lost: {report.reason}. Its people stay spent; the study goes on."
-        self._bar.console.print(line, markup=False)
+        self._bar.console.print(line, markup=False, soft_wrap=True)
         self._bar.update(self._task, completed=report.round)
 
 
@@ -92,4 +92,6 @@ def _show_result(folder: Path, result: RunResult) -> None:
     progress.print(table)
     if plain["rehearsal"]:
         progress.print("REHEARSAL: noise and keys were seeded; nothing here protects anybody.", style="bold red")
-    progress.print(f"Check it without trusting this program's run: secure-frl verify {folder}", markup=False)
+    progress.print(
+        f"Check it without trusting this program's run: secure-frl verify {folder}", markup=False, soft_wrap=True
+    )

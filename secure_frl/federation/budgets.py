@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from secure_frl.privacy import accountant
@@ -11,22 +12,24 @@ from secure_frl.records.ledger_state import Budget
 from secure_frl.study import Study
 
 
-def study_guard(study: Study, session: bytes) -> Guard:
-    """Return the function that refuses a release when it would spend more than either budget.
+def lifetime_budget(study: Study) -> Budget:
+    """Return what a new ledger allows for life: its first study's target, or no limit for runs without noise."""
+    unlimited = study.privacy.noise == UNSAFE_NONE
+    return Budget(math.inf if unlimited else study.privacy.target_epsilon, study.privacy.delta)
 
-    A reference run without noise states no epsilon and is let through; whatever follows it on the same data set is
-    refused, for its event stays in the ledger.
+
+def study_guard(study: Study, session: bytes) -> Guard:
+    """Return the function that refuses a release when it would spend more than the lifetime's or the study's budget.
+
+    A reference run without noise states no epsilon: it passes only where the lifetime budget has no limit, so never on
+    a data set that was promised one.
     """
-    own_budget = accountant.Budget(study.privacy.target_epsilon, study.privacy.delta)
+    own_epsilon = lifetime_budget(study).epsilon
     charter_hash = session.hex()
 
     def guard(lifetime: Budget, recorded: Sequence[bytes], candidate: bytes) -> None:
-        event = decode_event(candidate)
-        events = [decode_event(data) for data in recorded]
-        if event.mechanism == UNSAFE_NONE and all(kept.mechanism == UNSAFE_NONE for kept in events):
-            return
         accountant.guard(accountant.Budget(lifetime.epsilon, lifetime.delta), recorded, candidate)
-        own = [data for data, kept in zip(recorded, events, strict=True) if kept.charter_hash == charter_hash]
-        accountant.guard(own_budget, own, candidate)
+        own = [data for data in recorded if decode_event(data).charter_hash == charter_hash]
+        accountant.guard(accountant.Budget(own_epsilon, study.privacy.delta), own, candidate)
 
     return guard

@@ -98,7 +98,8 @@ class Coordinator:
             if consecutive_lost >= MAX_CONSECUTIVE_LOST:
                 raise StudyStopped(
                     f"expected a sum from at least {self._parts.terms.constants.min_survivors} sites, but "
-                    f"{consecutive_lost} rounds in a row were lost ({outcome.reason}). Bring sites back, then `secure-frl resume`."
+                    f"{consecutive_lost} rounds in a row were lost ({outcome.reason}). "
+                    "Bring sites back, then `secure-frl resume`."
                 )
 
     # --- one round ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from secure_frl.consortium.keystore import read_key, write_simulated_key
 from secure_frl.consortium.roster import Roster, RosterEntry, decode_roster, sign_roster
 from secure_frl.consortium.site_policy import policy_of_simulated_site
 from secure_frl.errors import CharterViolation
-from secure_frl.federation.budgets import study_guard
+from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.federation.run_folder import RunFolder
 from secure_frl.federation.simulated_patients import simulated_patients
 from secure_frl.federation.site import SiteParts, StudySite
@@ -26,7 +26,6 @@ from secure_frl.files import write_durably
 from secure_frl.privacy.planning import make_plan
 from secure_frl.randomness import rehearsal_source, system_source
 from secure_frl.records.ledger import Ledger
-from secure_frl.records.ledger_state import Budget
 from secure_frl.records.register import Register
 from secure_frl.secure_sum import RandomSource, SiteId, SumTerms
 from secure_frl.study import Study, parse_study
@@ -107,7 +106,7 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
         home / "ledger.sqlite",
         holder=name,
         dataset_id=enrolled.dataset_id,
-        budget=Budget(enrolled.study.privacy.target_epsilon, enrolled.study.privacy.delta),
+        budget=lifetime_budget(enrolled.study),
         guard=study_guard(enrolled.study, enrolled.terms.session),
         signer=identity,
         code_version=code_version(),

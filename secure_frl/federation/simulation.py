@@ -15,7 +15,7 @@ from typing import Protocol
 from secure_frl.errors import InvalidParameter
 from secure_frl.evidence.manifest import write_manifest
 from secure_frl.federation import finish, run_folder
-from secure_frl.federation.budgets import study_guard
+from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.federation.carriers.in_process import DropSchedule, InProcessCarrier
 from secure_frl.federation.coordinator import Coordinator, CoordinatorParts, RoundOutcome
 from secure_frl.federation.enrolment import Enrolled, coordinator_identity, enrol, open_all_sites
@@ -27,7 +27,6 @@ from secure_frl.federation.run_folder import RunFolder, RunOptions
 from secure_frl.federation.study_parts import code_version, optimiser_rule
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
-from secure_frl.records.ledger_state import Budget
 from secure_frl.secure_sum import Site, SiteId
 from secure_frl.study import Study
 from secure_frl.wire.capture import CaptureWriter
@@ -134,7 +133,7 @@ def _coordinator(
         folder.coordinator / "ledger.sqlite",
         holder=COORDINATOR,
         dataset_id=enrolled.dataset_id,
-        budget=Budget(study.privacy.target_epsilon, study.privacy.delta),
+        budget=lifetime_budget(study),
         guard=study_guard(study, terms.session),
         signer=identity,
         code_version=code_version(),
