@@ -95,7 +95,7 @@ def test_every_step_out_of_order_is_refused_and_writes_nothing(tmp_path: Path) -
     assert journal.head().sequence == 1
 
 
-@pytest.mark.parametrize("number, attempt", [(1, 0), (1, 1), (0, 0), (2, -1)])
+@pytest.mark.parametrize(("number", "attempt"), [(1, 0), (1, 1), (0, 0), (2, -1)])
 def test_a_round_with_a_sum_is_never_begun_again(tmp_path: Path, number: int, attempt: int) -> None:
     journal = started(tmp_path / "j.sqlite")
     journal.begin_round(1, 0, ["a"])

@@ -35,7 +35,10 @@ def at_most(count: int):  # type: ignore[no-untyped-def]  # a guard
     return guard
 
 
-def open_ledger(path: Path, guard=at_most(1000), **changes) -> Ledger:  # type: ignore[no-untyped-def]
+PLENTY = at_most(1000)
+
+
+def open_ledger(path: Path, guard=PLENTY, **changes) -> Ledger:  # type: ignore[no-untyped-def]
     options = {"holder": "site-00", "dataset_id": "ward", "budget": Budget(4.0, 1e-6), "code_version": "0.1.0"}
     return Ledger.open(path, **options | {"guard": guard, "signer": Identity(bytes([1]) * 32)} | changes)
 
@@ -249,7 +252,7 @@ def test_a_format_from_the_future_is_refused_and_left_alone(tmp_path: Path) -> N
     damaged(path, "PRAGMA user_version = 2")
     before = path.read_bytes()
 
-    with pytest.raises(LedgerCorrupt, match="format 2.*newer secure_frl"):
+    with pytest.raises(LedgerCorrupt, match=r"format 2.*newer secure_frl"):
         open_ledger(path)
 
     assert path.read_bytes() == before
