@@ -30,14 +30,12 @@ def show_command(
         from secure_frl.evidence.ledger_view import view_ledger
 
         view = view_ledger(path)
-        table = Table(
-            "row", "round", "attempt", "outcome", "unit", "noise multiplier", "honest shares", title=view.holder
-        )
+        table = Table("row", "charter", "round", "outcome", "unit", "noise multiplier", "shares", title=view.holder)
         for row in view.rows:
             table.add_row(*row.cells())
         progress.print(table)
         progress.print(
-            f"epsilon {view.epsilon_spent:.4f} spent of {view.epsilon_budget:g} for life ({view.epsilon_left:.4f} left) "
+            f"epsilon {view.epsilon_spent:.4f} spent of {view.epsilon_budget:g} for life; {view.epsilon_left:.4f} left "
             f"at delta {view.delta:g}; data set {view.dataset_id}",
             markup=False,
             soft_wrap=True,

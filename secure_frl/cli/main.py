@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from secure_frl.cli.ledger import ledger_commands
-from secure_frl.cli.output import guarded
 from secure_frl.cli.plan import plan_command
 from secure_frl.cli.resume import resume_command
 from secure_frl.cli.run import run_command
@@ -28,5 +25,5 @@ app.add_typer(ledger_commands, name="ledger")
 
 
 def entry() -> None:
-    """Run the program; a mistake of ours ends in a sentence and a documented exit code."""
-    sys.exit(guarded(lambda: app(standalone_mode=False) or 0, as_json=False))
+    """Run the program; every way out has a documented exit code."""
+    app()

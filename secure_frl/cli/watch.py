@@ -92,6 +92,4 @@ def _show_result(folder: Path, result: RunResult) -> None:
     progress.print(table)
     if plain["rehearsal"]:
         progress.print("REHEARSAL: noise and keys were seeded; nothing here protects anybody.", style="bold red")
-    progress.print(
-        f"Check it without trusting this program's run: secure-frl verify {folder}", markup=False, soft_wrap=True
-    )
+    progress.print(f"Check it without trusting this run: secure-frl verify {folder}", markup=False, soft_wrap=True)

@@ -27,8 +27,6 @@ from secure_frl.study import Study
 MAX_CONSECUTIVE_LOST = 3  # then the study stops (exit 6): more rounds would only spend people for nothing
 EPOCH_LIFE_S = 24 * 3600.0  # channel keys live at most a day
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorParts:
@@ -46,6 +44,7 @@ class CoordinatorParts:
     evaluate: Evaluate
     random: RandomSource
     clock: Callable[[], float]  # Unix seconds
+    log: logging.Logger
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,7 @@ class Coordinator:
         exhausted = [site for site, code in machine.excluded.items() if code == BudgetExhausted.__name__]
         parts.journal.lose_round(reason, {"excluded": self._excluded(machine)})
         parts.ledger.commit(receipt, "aborted")  # type: ignore[arg-type]  # a Receipt; see _round
-        _log.warning("round %d is lost: %s", number, error)
+        self._parts.log.warning("round %d is lost: %s", number, error)
         if len(parts.names) - len(exhausted) < parts.terms.constants.min_survivors:
             raise BudgetExhausted(
                 f"{len(exhausted)} of {len(parts.names)} sites refuse to spend more. "
@@ -163,7 +162,9 @@ class Coordinator:
                 try:
                     machine.receive(site, reply)
                 except PeerError as error:  # this site is out, the others go on
-                    _log.warning("site %s is out: %s: %s", self._parts.names[site], type(error).__name__, error)
+                    self._parts.log.warning(
+                        "site %s is out: %s: %s", self._parts.names[site], type(error).__name__, error
+                    )
             machine.close_stage()
             is_first = False
 

@@ -18,6 +18,7 @@ from secure_frl.consortium.roster import Roster, RosterEntry, decode_roster, sig
 from secure_frl.consortium.site_policy import policy_of_simulated_site
 from secure_frl.errors import CharterViolation
 from secure_frl.federation.budgets import lifetime_budget, study_guard
+from secure_frl.federation.logs import open_log
 from secure_frl.federation.run_folder import RunFolder
 from secure_frl.federation.simulated_patients import simulated_patients
 from secure_frl.federation.site import SiteParts, StudySite
@@ -127,6 +128,7 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
         random=enrolled.random_source(name),
         clock=time.time,
         exports=folder.ledgers,
+        log=open_log(home / "site.log"),
     )
     folder.ledgers.mkdir(exist_ok=True)
     return StudySite(parts)

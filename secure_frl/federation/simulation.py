@@ -20,6 +20,7 @@ from secure_frl.federation.carriers.in_process import DropSchedule, InProcessCar
 from secure_frl.federation.coordinator import Coordinator, CoordinatorParts, RoundOutcome
 from secure_frl.federation.enrolment import Enrolled, coordinator_identity, enrol, open_all_sites
 from secure_frl.federation.evaluation import evaluate_state
+from secure_frl.federation.logs import close_log, open_log
 from secure_frl.federation.optimisers import initial_state
 from secure_frl.federation.policy_files import write_policy
 from secure_frl.federation.results import RoundReport, RunResult
@@ -159,7 +160,9 @@ def _coordinator(
         evaluate=evaluate_state(study),
         random=enrolled.random_source(COORDINATOR),
         clock=time.time,
+        log=open_log(folder.coordinator / "coordinator.log"),
     )
+    stack.callback(close_log, parts.log)
     return Coordinator(parts, initial_state(rule)), journal, ledger
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from secure_frl.consortium.identity import Identity
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import LocalProtocolError, ModelDoesNotFollow, ModelMissing
+from secure_frl.federation.logs import close_log
 from secure_frl.federation.optimisers import initial_state, step
 from secure_frl.federation.simulated_patients import Collect
 from secure_frl.federation.study_parts import optimiser_rule
@@ -29,8 +30,6 @@ from secure_frl.records.register import Register
 from secure_frl.secure_sum import RandomSource, RingVector, RoundContext, SiteId, Sum, SumTerms
 from secure_frl.study import Study
 from secure_frl.wire.hashing import lp
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,7 @@ class SiteParts:
     random: RandomSource
     clock: Callable[[], float]  # Unix seconds
     exports: Path  # where this site's exported ledger goes
+    log: logging.Logger  # stays at the site: it may count what its own data did
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class StudySite:
         return self._protocol.handle(request)
 
     def _refused(self, name: str, text: str) -> None:
-        _log.warning("site %s refused: %s: %s", self._parts.name, name, text)
+        self._parts.log.warning("refused: %s: %s", name, text)
 
     # --- the callbacks of the protocol half --------------------------------------------------------------------------
 
@@ -105,9 +105,7 @@ class StudySite:
                 f"expected the policy after step {self._state.round} as this site computed it, got another one. "
                 "Compare versions with the coordinator; nothing was answered."
             )
-        _log.warning(
-            "site %s: took the policy of step %d unchecked, for it missed steps", self._parts.name, offered.round
-        )
+        self._parts.log.warning("took the policy of step %d unchecked, for this site missed steps", offered.round)
         self._state = offered
         return model_tag(model)
 
@@ -131,6 +129,7 @@ class StudySite:
             privacy.max_rounds_per_person,
         )
         update = self._trainer.update(self._state, trajectories, admitted, parts.random, receipt.sequence)
+        parts.log.info("round %d: %d units count as zero", context.round, update.dropped)
         return to_ring_vector(update.integers, constants)
 
     def release(self) -> None:
@@ -175,3 +174,4 @@ class StudySite:
         parts.ledger.export(parts.exports / f"{parts.name}.jsonl", parts.exports / f"{parts.name}.head")
         parts.register.close_cleanly()
         parts.ledger.close_cleanly()
+        close_log(parts.log)
