@@ -34,14 +34,15 @@ class Trajectories:
     persons: NDArray[np.uint64]  # [B]; keyed hash made at the site, never sent
 
     def __post_init__(self) -> None:
-        if self.steps.ndim != 2:
+        steps, observations, allowed = (_shape(v) for v in (self.steps, self.observations, self.allowed))
+        if len(steps) != 2 or len(observations) not in (2, 3) or (self.allowed is not None and len(allowed) != 3):
             raise InvalidParameter(
-                f"steps must have the shape [episodes, steps], not {self.steps.shape}. Pad the episodes to one length."
+                "steps must be [episodes, steps], observations [episodes, steps] or [episodes, steps, features], and "
+                f"allowed [episodes, steps, actions], not {steps}, {observations} and {allowed}. Pad the episodes."
             )
-        episodes, length = self.steps.shape
-        tabular = self.observations.ndim == 2
-        tail = () if tabular else self.observations.shape[2:3]
-        observation_type = np.int64 if tabular else np.float32
+        episodes, length = steps
+        tail = observations[2:]
+        observation_type = np.float32 if tail else np.int64
         _require("steps", self.steps, (episodes, length), np.bool_)
         _require("observations", self.observations, (episodes, length, *tail), observation_type)
         _require("final_observations", self.final_observations, (episodes, *tail), observation_type)
@@ -52,7 +53,7 @@ class Trajectories:
         if self.log_behaviour is not None:
             _require("log_behaviour", self.log_behaviour, (episodes, length), np.float32)
         if self.allowed is not None:
-            _require("allowed", self.allowed, (episodes, length, *self.allowed.shape[2:3]), np.bool_)
+            _require("allowed", self.allowed, (episodes, length, allowed[2]), np.bool_)
 
     @property
     def count(self) -> int:
@@ -83,6 +84,11 @@ class Trajectories:
             final_observations=self.final_observations[episodes],
             persons=self.persons[episodes],
         )
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Return an array's shape, () for anything else. Any: the type is what is being checked."""
+    return value.shape if isinstance(value, np.ndarray) else ()
 
 
 def _require(name: str, value: Any, shape: tuple[int, ...], dtype: type[np.generic]) -> None:

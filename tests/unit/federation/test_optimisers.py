@@ -1,0 +1,199 @@
+"""The step from a published sum to the next policy: by hand, bit for bit, and from charter constants only."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.federation.optimisers import OptimiserRule, critic_values, descent_sums, initial_state, step
+from secure_frl.learning.environments.icu_sepsis import admissible_actions
+from secure_frl.learning.layout import table_layout
+from secure_frl.secure_sum import SiteId, Sum
+
+TWO_STATES = np.array([[True, True, False], [False, True, False]])  # logits 0 and 1 are free
+LAYOUT = table_layout(TWO_STATES, "private")
+SCALE = 1000.0
+
+
+def _rule(**changes: object) -> OptimiserRule:
+    rule = OptimiserRule(
+        layout=LAYOUT,
+        blocks=LAYOUT.blocks(0.4, 1.0, 0.25),
+        live_states=2,
+        episodes_per_site=10,
+        step_size=3.0,
+        momentum=0.5,
+        critic_start=0.78,
+        site_noise=0.0,
+    )
+    return replace(rule, **changes)  # type: ignore[arg-type]
+
+
+def _sum(values: list[float], sites: int = 2) -> Sum:
+    integers = np.array([round(value * SCALE) for value in values], dtype=np.int64)
+    return Sum(integers, SCALE, tuple(SiteId(site) for site in range(sites)))
+
+
+def test_the_first_state_is_uniform_with_a_constant_critic() -> None:
+    state = initial_state(_rule())
+
+    assert state.logits.tolist() == [0.0, 0.0]
+    assert state.critic.tolist() == [0.78, 0.78]
+    assert (state.round, state.predecessor) == (0, bytes(32))
+    assert critic_values(state, 5).tolist() == [0.78, 0.78, 0.0, 0.0, 0.0]
+
+
+def test_block_factors_are_undone() -> None:
+    """A unit's vector is sqrt(share) g / clip: with clip .4 and share .75, and clip 1 and share .25."""
+    found = descent_sums(_sum([-np.sqrt(0.75) / 0.4, 0.0, -0.5, 0.0, 0.0, 0.0]), _rule())
+
+    assert found == pytest.approx([1.0, 0.0, 1.0, 0.0, 0.0, 0.0], abs=1e-3)
+
+
+def test_two_steps_by_hand() -> None:
+    """Gradient sums of 4 and 8, twenty declared episodes: means .2 and .4, momentum .5, step 3."""
+    factor = np.sqrt(0.75) / 0.4
+    one = step(initial_state(_rule()), _sum([-4 * factor, 4 * factor, 0, 0, 0, 0]), _rule())
+
+    two = step(one, _sum([-8 * factor, 0, 0, 0, 0, 0]), _rule())
+
+    assert one.logits == pytest.approx([0.6, -0.6], abs=1e-3)
+    assert two.momentum == pytest.approx([0.5 * 0.2 + 0.4, -0.1], abs=1e-3)
+    assert two.logits == pytest.approx([0.6 + 3 * 0.5, -0.6 - 3 * 0.1], abs=1e-3)
+
+
+def test_the_divisor_counts_survivors_and_declared_episodes() -> None:
+    values = [-4.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    two = step(initial_state(_rule()), _sum(values, sites=2), _rule())
+    four = step(initial_state(_rule()), _sum(values, sites=4), _rule())
+
+    assert two.logits[0] == pytest.approx(2 * four.logits[0])
+
+
+def test_the_critic_moves_towards_its_mean_residual() -> None:
+    """State 0: residual sum 30 over 200 visits of .1: .78 + .5 * 30 / (.5 * 200 + 20) = .905. State 1 saw nobody."""
+    found = step(initial_state(_rule()), _sum([0, 0, -15.0, 0, -10.0, 0]), _rule())
+
+    assert found.critic == pytest.approx([0.905, 0.78])
+    assert found.visits == pytest.approx([200.0, 0.0])
+
+
+def test_noise_makes_the_critic_move_less() -> None:
+    """Two sites of deviation .5 and share .25: sqrt(2) of noise a sum, three visits' worth of trust for each."""
+    found = step(initial_state(_rule()), _sum([0, 0, -15.0, 0, -10.0, 0]), _rule(site_noise=0.5))
+
+    assert found.critic[0] == pytest.approx(0.78 + 15 / (100 + 20 + 3 * np.sqrt(2)))
+
+
+def test_values_stay_inside_their_range() -> None:
+    found = step(initial_state(_rule()), _sum([0, 0, -500.0, 500.0, -1.0, -1.0]), _rule())
+
+    assert found.critic.tolist() == [0.99, 0.05]
+
+
+def test_a_linear_schedule_has_the_same_mean_step() -> None:
+    rule = _rule(schedule="linear", rounds=15)
+
+    sizes = [rule.step_size_of(number) for number in range(1, 16)]
+
+    assert np.mean(sizes) == pytest.approx(3.0)
+    assert np.diff(sizes) == pytest.approx(np.full(14, sizes[0]))
+    assert rule.step_size_of(16) == sizes[-1]
+
+
+def test_without_a_critic_its_values_stay_public_constants() -> None:
+    layout = table_layout(TWO_STATES, "none")
+    rule = _rule(layout=layout, blocks=layout.blocks(0.4, 1.0, 0.25))
+
+    found = step(initial_state(rule), _sum([-1.0, 0.0]), rule)
+
+    assert found.critic.tolist() == [0.78, 0.78]
+    assert found.logits[0] > 0
+
+
+def test_each_state_names_its_predecessor() -> None:
+    first = initial_state(_rule())
+
+    second = step(first, _sum([0.0] * 6), _rule())
+
+    assert second.round == 1
+    assert second.predecessor == hashlib.sha256(first.to_bytes()).digest()
+
+
+def test_a_sum_of_another_length_or_of_nobody_is_refused() -> None:
+    with pytest.raises(InvalidParameter, match="6 values"):
+        step(initial_state(_rule()), _sum([0.0] * 5), _rule())
+    with pytest.raises(InvalidParameter, match="at least one site"):
+        step(initial_state(_rule()), _sum([0.0] * 6, sites=0), _rule())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step_size": 0.0},
+        {"step_size": float("inf")},
+        {"momentum": 1.0},
+        {"momentum": float("nan")},
+        {"site_noise": -1.0},
+        {"episodes_per_site": 0},
+        {"schedule": "cosine"},
+        {"rounds": 0},
+        {"blocks": LAYOUT.blocks(0.4, 1.0, 0.25)[:1]},
+    ],
+)
+def test_rules_that_no_charter_may_hold_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidParameter):
+        _rule(**changes)
+
+
+_ROUNDS_OF_ICU_SEPSIS = """
+import hashlib, sys
+import numpy as np
+from secure_frl.federation.optimisers import OptimiserRule, initial_state, step
+from secure_frl.learning.environments.icu_sepsis import admissible_actions
+from secure_frl.learning.layout import table_layout
+from secure_frl.secure_sum import Sum
+layout = table_layout(admissible_actions()[:713], "private")
+rule = OptimiserRule(layout, layout.blocks(0.4, 0.7, 0.15), 713, 1334, 3500.0, 0.9, 0.78, 0.45, "linear", 3)
+state, generator = initial_state(rule), np.random.default_rng(1)
+for _ in range(3):
+    state = step(state, Sum(generator.integers(-9000, 9000, 3427), 2269.0, tuple(range(9))), rule)
+assert "torch" not in sys.modules
+print(hashlib.sha256(state.to_bytes()).hexdigest())
+"""
+
+
+def test_two_processes_reach_the_same_bytes_without_torch() -> None:
+    """One with another hash seed and another number of linear-algebra threads."""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _ROUNDS_OF_ICU_SEPSIS],
+            env={"PYTHONHASHSEED": seed, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed, threads in (("1", "1"), ("2", "2"))
+    }
+
+    assert len(digests) == 1
+
+
+def test_the_step_changes_neither_its_state_nor_its_sum() -> None:
+    layout = table_layout(admissible_actions()[:713], "private")
+    rule = OptimiserRule(layout, layout.blocks(0.4, 0.7, 0.15), 713, 1334, 3500.0, 0.9, 0.78, 0.45)
+    state = initial_state(rule)
+    before = state.to_bytes()
+    total = Sum(np.arange(3427, dtype=np.int64), 2269.0, (SiteId(0),))
+
+    step(state, total, rule)
+
+    assert state.to_bytes() == before
+    assert np.array_equal(total.integers, np.arange(3427))
