@@ -1,0 +1,207 @@
+"""Events: one canonical form, read strictly, and never an epsilon."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secure_frl.errors import InvalidParameter, LedgerCorrupt
+from secure_frl.privacy.events import GaussianSumEvent, decode_event, sum_event
+from secure_frl.secure_sum import Block, SumConstants
+
+CONSTANTS = SumConstants(
+    sites=10,
+    threshold=6,
+    max_colluders=1,
+    min_survivors=8,
+    honest_shares=7,
+    profile="cross_silo",
+    neighbours=9,
+    protection="masking",
+    length=100,
+    modulus_bits=26,
+    scale=1024 * 7**0.5 / 1.25,
+    bound=10**6,
+    noise_bound=10**5,
+    blocks=(Block("policy", 0, 80, 0.4, 0.85), Block("critic", 80, 100, 1.0, 0.15)),
+    noise="distributed",
+    noise_multiplier=1.25,
+    integer_noise_scale=1024,
+)
+
+
+def event() -> GaussianSumEvent:
+    return sum_event(
+        CONSTANTS,
+        charter_hash="ab" * 32,
+        dataset_id="ward-7",
+        round_number=3,
+        attempt=0,
+        window="round 3 attempt 0",
+        unit="patient",
+        max_rounds_per_person=1,
+        max_sites_per_person=1,
+        declared_batch=1334,
+        delta=1e-6,
+        random_source="production",
+        code_version="0.1.0",
+        register_root_before="00ff",
+        register_root_after="01ff",
+    )
+
+
+def test_an_event_returns_from_its_bytes() -> None:
+    assert decode_event(event().canonical()) == event()
+    survived = dataclasses.replace(event(), survivors=(0, 2, 9))
+    assert decode_event(survived.canonical()).survivors == (0, 2, 9)
+
+
+def test_the_bytes_are_json_with_sorted_keys_a_format_and_no_spaces() -> None:
+    data = event().canonical()
+
+    fields = json.loads(data)
+
+    assert fields["format"] == "secure_frl/gaussian_sum_event/v1"
+    assert list(fields) == sorted(fields)
+    assert b": " not in data
+    assert b", " not in data
+
+
+def test_no_epsilon_is_in_an_event() -> None:
+    assert b"epsilon" not in event().canonical()
+
+
+def test_whole_numbers_in_the_place_of_floats_still_return() -> None:
+    whole = dataclasses.replace(CONSTANTS, blocks=(Block("policy", 0, 100, 1, 1),))  # ints, as a TOML file may hold
+    kept = dataclasses.replace(event(), blocks=CONSTANTS.blocks)
+    made = sum_event(
+        whole,
+        **{  # type: ignore[arg-type]  # the same arguments under their names in the event
+            "charter_hash": kept.charter_hash,
+            "dataset_id": kept.dataset_id,
+            "round_number": 1,
+            "attempt": 0,
+            "window": "w",
+            "unit": "patient",
+            "max_rounds_per_person": 1,
+            "max_sites_per_person": 1,
+            "declared_batch": 1,
+            "delta": 1e-6,
+            "random_source": "production",
+            "code_version": "0",
+        },
+    )
+
+    assert decode_event(made.canonical()) == made
+
+
+def altered(**changes: object) -> bytes:
+    fields = json.loads(event().canonical()) | changes
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("version", ["secure_frl/gaussian_sum_event/v2", "", None, 1, "laplace"])
+def test_an_unknown_format_is_refused(version: object) -> None:
+    with pytest.raises(LedgerCorrupt, match="expected format"):
+        decode_event(altered(format=version))
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(LedgerCorrupt):
+        decode_event(altered(epsilon=0.1))
+
+
+def test_a_missing_field_is_refused() -> None:
+    fields = json.loads(event().canonical())
+    del fields["max_sites_per_person"]
+
+    with pytest.raises(LedgerCorrupt):
+        decode_event(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        json.dumps(json.loads(event().canonical())).encode(),  # spaces
+        event().canonical() + b"\n",
+        event().canonical().replace(b'"delta":1e-06', b'"delta":0.000001'),
+        event().canonical().replace(b'"attempt":0', b'"attempt":0,"attempt":0'),
+        b"[]",
+        b"null",
+        b"",
+        b"\xff",
+        b"[" * 50_000,
+        b"{" + b" " * 70_000 + b"}",
+    ],
+)
+def test_bytes_in_another_form_are_refused(data: bytes) -> None:
+    with pytest.raises(LedgerCorrupt):
+        decode_event(data)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise_multiplier": 2.5},  # more noise claimed than S, h and the scale allow
+        {"scale": 1.0},
+        {"integer_noise_scale": 2048},
+        {"rounding_bound": 1.0},
+        {"rounding_beta": 0.5},
+        {"honest_shares": 8},
+        {"mechanism": "local"},
+        {"mechanism": "laplace"},
+        {"sampling_rate": 0.5},
+        {"sampling_rate": 0.0},
+        {"max_sites_per_person": 0},
+        {"max_rounds_per_person": 0},
+        {"unit": "transition"},
+        {"relation": "replace_one"},
+        {"composition_group": "other"},
+        {"dataset_id": ""},
+        {"random_source": "seeded"},
+        {"delta": 1.5},
+        {"round": 0},
+        {"round": True},
+        {"attempt": -1},
+        {"length": 99},
+        {"charter_hash": "xyz"},
+        {"charter_hash": ""},
+        {"declared_batch": 0},
+        {"survivors": ["a"]},
+        {"blocks": []},
+    ],
+)
+def test_an_event_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(LedgerCorrupt):
+        decode_event(altered(**changes))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_figures_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(InvalidParameter):
+        dataclasses.replace(event(), noise_multiplier=value)
+    with pytest.raises(LedgerCorrupt):
+        decode_event(event().canonical().replace(b'"delta":1e-06', b'"delta":NaN'))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_crash_the_decoder(data: bytes) -> None:
+    with pytest.raises(LedgerCorrupt):
+        decode_event(data)
+
+
+@given(position=st.integers(0, 10_000), byte=st.integers(0, 255))
+def test_a_changed_byte_is_refused_or_is_another_event(position: int, byte: int) -> None:
+    data = bytearray(event().canonical())
+    data[position % len(data)] = byte
+    if bytes(data) == event().canonical():
+        return
+
+    try:
+        found = decode_event(bytes(data))
+    except LedgerCorrupt:
+        return
+
+    assert found != event()

@@ -1,0 +1,161 @@
+"""The production sampler against the exact distribution and against the exact sampler."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.privacy import noise
+from secure_frl.privacy.exact_noise import exact_discrete_gaussian
+from secure_frl.randomness import rehearsal_source
+
+DRAWS = 1_000_000
+FALSE_ALARM = 1e-6
+
+
+def probabilities(deviation: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    support = np.arange(-12 * deviation, 12 * deviation + 1)
+    weights = np.exp(-(support.astype(np.float64) ** 2) / (2.0 * deviation**2))
+    return support, weights / weights.sum()
+
+
+def binned(values: NDArray[np.int64], deviation: int) -> NDArray[np.int64]:
+    edges = np.unique(np.round(np.linspace(-3.5, 3.5, 120) * deviation).astype(np.int64))
+    return np.bincount(np.searchsorted(edges, values), minlength=edges.size + 1)
+
+
+def p_value_against_exact(values: NDArray[np.int64], deviation: int) -> float:
+    edges = np.unique(np.round(np.linspace(-3.5, 3.5, 120) * deviation).astype(np.int64))
+    support, exact = probabilities(deviation)
+    expected = np.bincount(np.searchsorted(edges, support), weights=exact, minlength=edges.size + 1) * values.size
+    observed = binned(values, deviation)
+    return float(chi2.sf(((observed - expected) ** 2 / expected).sum(), expected.size - 1))
+
+
+def p_value_of_two(first: NDArray[np.int64], second: NDArray[np.int64], deviation: int) -> float:
+    a, b = binned(first, deviation), binned(second, deviation)
+    return float(chi2.sf(((a - b) ** 2 / np.maximum(a + b, 1)).sum(), np.count_nonzero(a + b) - 1))
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("deviation", [1, 64, 1024, 4096])
+def test_production_noise_has_the_exact_distribution(deviation: int) -> None:
+    values = noise.discrete_gaussian(deviation, DRAWS, rehearsal_source(11, "noise"))
+
+    assert p_value_against_exact(values, deviation) > FALSE_ALARM
+
+
+@pytest.mark.statistical
+def test_noise_with_half_its_deviation_fails_the_same_test() -> None:
+    values = noise.discrete_gaussian(512, DRAWS, rehearsal_source(11, "noise"))
+
+    assert p_value_against_exact(values, 1024) < FALSE_ALARM
+
+
+@pytest.mark.statistical
+def test_noise_wider_by_one_percent_fails_the_same_test() -> None:
+    values = noise.discrete_gaussian(1034, DRAWS, rehearsal_source(11, "noise"))
+
+    assert p_value_against_exact(values, 1024) < FALSE_ALARM
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("deviation", [3, 1024])
+def test_production_agrees_with_the_exact_sampler(deviation: int) -> None:
+    production = noise.discrete_gaussian(deviation, DRAWS, rehearsal_source(12, "production"))
+    oracle = exact_discrete_gaussian(deviation, DRAWS, rehearsal_source(12, "oracle"))
+    halved = noise.discrete_gaussian(max(1, deviation // 2), DRAWS, rehearsal_source(12, "halved"))
+
+    assert p_value_of_two(production, oracle, deviation) > FALSE_ALARM
+    assert p_value_of_two(halved, oracle, deviation) < FALSE_ALARM
+
+
+@pytest.mark.statistical
+def test_the_exact_sampler_has_the_exact_distribution() -> None:
+    assert p_value_against_exact(exact_discrete_gaussian(1024, DRAWS, rehearsal_source(13)), 1024) > FALSE_ALARM
+
+
+@pytest.mark.parametrize("deviation", [1, 7, 64, 1024])
+def test_the_table_is_within_2_to_minus_110_of_the_exact_distribution(deviation: int) -> None:
+    # mpmath at 400 bits; the sum beyond 20 deviations is below 2^-280.
+    table = noise.noise_table(deviation)
+    entries = [int(h) << 64 | int(low) for h, low in zip(table.high, table.low, strict=True)]
+    cumulative = [0, *entries, 1 << 128]
+    with mp.workprec(400):
+        weights = [mp.exp(-mpf(k * k) / (2 * deviation**2)) for k in range(20 * deviation + 20)]
+        total = weights[0] + 2 * sum(weights[1:])
+        distance = 2 * sum(weights[table.tail + 1 :]) / total
+        for index, (below, above) in enumerate(itertools.pairwise(cumulative)):
+            distance += abs(mpf(above - below) / mpf(2) ** 128 - weights[abs(index - table.tail)] / total)
+        assert distance / 2 <= mpf(2) ** -110
+
+
+def test_a_tie_of_the_high_word_is_decided_by_the_low_word() -> None:
+    table = noise.noise_table(64)
+    position = table.high.size // 2 + 10
+    high, low = int(table.high[position]), int(table.low[position])
+
+    class Words:
+        is_rehearsal = True
+
+        def __init__(self, *words: int) -> None:
+            self.queue = list(words)
+
+        def take(self, count: int) -> bytes:
+            raise AssertionError("words only")
+
+        def words(self, count: int) -> NDArray[np.uint64]:
+            taken, self.queue = self.queue[:count], self.queue[count:]
+            return np.array(taken, dtype=np.uint64)
+
+    below = noise.discrete_gaussian(64, 1, Words(high, low - 1))
+    above = noise.discrete_gaussian(64, 1, Words(high, low))
+
+    assert above[0] == below[0] + 1 == position + 1 - table.tail
+
+
+def test_extreme_words_give_the_ends_of_the_support() -> None:
+    table = noise.noise_table(64)
+
+    class Ends:
+        is_rehearsal = True
+
+        def take(self, count: int) -> bytes:
+            raise AssertionError("words only")
+
+        def words(self, count: int) -> NDArray[np.uint64]:
+            return np.full(count, 2**64 - 1, dtype=np.uint64)
+
+    assert noise.discrete_gaussian(64, 1, Ends())[0] == table.tail
+
+
+def test_the_same_source_gives_the_same_noise_and_another_does_not() -> None:
+    first = noise.discrete_gaussian(1024, 100, rehearsal_source(1))
+
+    assert noise.discrete_gaussian(1024, 100, rehearsal_source(1)).tolist() == first.tolist()
+    assert noise.discrete_gaussian(1024, 100, rehearsal_source(2)).tolist() != first.tolist()
+
+
+def test_the_largest_table_of_a_study_is_built_in_under_a_third_of_a_second() -> None:
+    noise.noise_table.cache_clear()
+    start = time.process_time()
+
+    noise.noise_table(4096)
+
+    assert time.process_time() - start < 0.3
+
+
+@pytest.mark.parametrize("deviation", [0, -1, 65_537])
+def test_a_deviation_outside_its_range_is_refused(deviation: int) -> None:
+    with pytest.raises(InvalidParameter, match="deviation"):
+        noise.discrete_gaussian(deviation, 1, rehearsal_source(1))
+
+
+def test_no_draws_are_an_empty_vector() -> None:
+    assert noise.discrete_gaussian(1024, 0, rehearsal_source(1)).shape == (0,)
+    assert exact_discrete_gaussian(1024, 0, rehearsal_source(1)).shape == (0,)
