@@ -43,28 +43,30 @@ class Book:
     lifetime: tuple[GaussianSumEvent, ...]  # everything spent on the data set
 
 
-def read_export(path_jsonl: Path, path_head: Path, public_key: bytes | None) -> tuple[LedgerState, chain.SignedHead]:
-    """Read an export and its head, strictly. public_key: the holder's; None trusts the key inside the head.
+def read_head(path: Path, public_key: bytes | None) -> chain.SignedHead:
+    """Read a `.head` file. public_key: the holder's; None trusts the key inside. Raises LedgerCorrupt, OSError."""
+    head = chain.decode_head(path.read_bytes(), path.name)
+    chain.check_head(head, head.public_key if public_key is None else public_key, path.name)
+    return head
 
-    Raises LedgerCorrupt naming row and file, OSError.
-    """
-    head = chain.decode_head(path_head.read_bytes(), path_head.name)
-    chain.check_head(head, head.public_key if public_key is None else public_key, path_head.name)
-    rows = chain.decode_export(path_jsonl.read_bytes(), path_jsonl.name)
-    chain.check_ends_at(rows, head, path_jsonl.name)
-    return replay(rows, path_jsonl.name), head
+
+def read_export(path: Path, head: chain.SignedHead) -> LedgerState:
+    """Read an export that must end at `head`. Raises LedgerCorrupt naming row and file, OSError."""
+    rows = chain.decode_export(path.read_bytes(), path.name)
+    chain.check_ends_at(rows, head, path.name)
+    return replay(rows, path.name)
 
 
 def read_book(directory: Path, holder: str, public_key: bytes, charter: Charter, notes: Notes) -> Book | None:
     """Verify one holder's export in a run folder; None, with a finding, if it doesn't hold."""
-    file = f"ledgers/{holder}.jsonl"
-    path = directory / file
+    export, head_file = f"ledgers/{holder}.jsonl", f"ledgers/{holder}.head"
+    file = head_file
     try:
-        state, _ = read_export(path, path.with_suffix(".head"), public_key)
+        head = read_head(directory / head_file, public_key)
+        file = export
+        state = read_export(directory / export, head)
         if state.holder != holder:
-            raise LedgerCorrupt(
-                f"it is the ledger of {state.holder[:70]}, not of {holder}. Take the holder's own export."
-            )
+            raise LedgerCorrupt(f"it is the ledger of {state.holder[:70]}, not of {holder}. Ask for the holder's own.")
         lifetime = tuple(decode_event(event) for event in state.events())
         booked = tuple(
             Booked(decode_event(kept.event), kept.status)
@@ -72,8 +74,7 @@ def read_book(directory: Path, holder: str, public_key: bytes, charter: Charter,
             if kept.is_spent and kept.charter == charter.session.hex()
         )
     except (SecureFrlError, OSError) as error:
-        missing = isinstance(error, OSError) and error.filename is not None and str(error.filename).endswith(".head")
-        notes.find_error(f"ledgers/{holder}.head" if missing else file, error)
+        notes.find_error(file, error)
         return None
     return Book(holder, file, state, booked, lifetime)
 

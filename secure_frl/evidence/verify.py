@@ -203,8 +203,11 @@ def _verify_unfinished(
 def _verify_ledger(path: Path, notes: Notes, allow_rehearsal: bool) -> Verification:
     """Verify an export against the head beside it; the key is the head's own, so its fingerprint is printed."""
     recomputed, delta, completed = None, None, 0
+    file = path.with_suffix(".head").name
     try:
-        state, head = books.read_export(path, path.with_suffix(".head"), None)
+        head = books.read_head(path.with_suffix(".head"), None)
+        file = path.name
+        state = books.read_export(path, head)
         events = [decode_event(event) for event in state.events()]
         notes.is_rehearsal = any(event.random_source == REHEARSAL for event in events)
         completed = sum(one.status == "summed" for one in state.reservations.values())
@@ -223,8 +226,7 @@ def _verify_ledger(path: Path, notes: Notes, allow_rehearsal: bool) -> Verificat
                     f"{state.budget.epsilon:g}. Stop every study on this data set."
                 )
     except (SecureFrlError, OSError) as error:
-        missing_head = isinstance(error, OSError) and str(error.filename).endswith(".head")
-        notes.find_error(path.with_suffix(".head").name if missing_head else path.name, error)
+        notes.find_error(file, error)
     return _conclude(notes, allow_rehearsal, recomputed=recomputed, completed=completed, delta=delta)
 
 

@@ -114,6 +114,13 @@ def test_a_head_that_only_names_the_right_key_is_refused() -> None:
         chain.check_head(disguised, Key(1).public_key, "x.head")
 
 
+def test_a_head_that_names_another_key_than_its_signers_is_refused() -> None:
+    head = chain.sign_head(Key(1), chain.receipt_of(rows_of([{"a": 1}])))
+
+    with pytest.raises(LedgerCorrupt, match="not signed by the key"):
+        chain.check_head(chain.SignedHead(head.receipt, Key(2).public_key, head.signature), Key(1).public_key, "x.head")
+
+
 def test_a_head_reads_back_and_verifies() -> None:
     head = chain.sign_head(Key(), chain.receipt_of(rows_of([{"a": 1}])))
 

@@ -1,0 +1,548 @@
+"""verify: a real run folder holds; every way of changing it is named."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from secure_frl.consortium.charter import Charter, SignedCharter, make_charter, sign_charter
+from secure_frl.consortium.identity import Identity
+from secure_frl.consortium.keystore import write_simulated_key
+from secure_frl.consortium.roster import RosterEntry, sign_roster
+from secure_frl.evidence.findings import Verification
+from secure_frl.evidence.manifest import write_manifest
+from secure_frl.evidence.verify import verify
+from secure_frl.privacy import accountant
+from secure_frl.privacy.events import GaussianSumEvent, sum_event
+from secure_frl.records import chain
+from secure_frl.records.journal import Journal
+from secure_frl.records.ledger import Ledger
+from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.wire.canonical import canonical_json
+from secure_frl.wire.hashing import labelled_hash
+
+SIGMA, DELTA, BATCH = 2.0, 1e-5, 100
+CONSORTIUM, COORDINATOR = Identity(bytes([200]) * 32), Identity(bytes([201]) * 32)
+SITES = {f"site-{number}": Identity(bytes([number + 1]) * 32) for number in range(3)}
+NAMES = tuple(SITES)
+CONSTANTS = SumConstants(
+    sites=3,
+    threshold=3,
+    max_colluders=1,
+    min_survivors=3,
+    honest_shares=2,
+    profile="cross_silo",
+    neighbours=2,
+    protection="masking",
+    length=5,
+    modulus_bits=32,
+    scale=1024 * math.sqrt(2) / SIGMA,
+    bound=80_000,
+    noise_bound=30_000,
+    blocks=(Block("policy", 0, 3, 0.4, 0.85), Block("critic", 3, 5, 1.0, 0.15)),
+    noise="distributed",
+    noise_multiplier=SIGMA,
+    integer_noise_scale=1024,
+)
+STUDY = {
+    "sites": {"count": 3, "min_survivors": 3, "max_colluders": 1},
+    "training": {"episodes_per_site": BATCH, "rounds": 3},
+    "protection": {"method": "masking", "profile": "cross_silo", "epoch_rounds": 64},
+    "privacy": {
+        "unit": "patient",
+        "relation": "add_or_remove_one",
+        "noise": "distributed",
+        "target_epsilon": 4.0,
+        "delta": DELTA,
+        "sampling_rate": 1.0,
+        "max_rounds_per_person": 1,
+        "max_sites_per_person": 1,
+    },
+}
+MODELS = [f"policy after round {number}".encode() for number in range(4)]
+TAGS = [labelled_hash("model", model) for model in MODELS]
+# Analytic Gaussian, sigma = 2, delta = 1e-5 (Balle and Wang 2018, theorem 8): 1.9931. The accountant is pessimistic and
+# adds rounding, by less than half a percent.
+LEAST_EPSILON, MOST_EPSILON = 1.9931, 2.0031
+
+
+def event_of(charter: Charter, number: int, **changes: object) -> GaussianSumEvent:
+    event = sum_event(
+        CONSTANTS,
+        charter_hash=charter.session.hex(),
+        dataset_id="simulated",
+        round_number=number,
+        attempt=0,
+        window=f"{number}/0",
+        unit="patient",
+        max_rounds_per_person=1,
+        max_sites_per_person=1,
+        declared_batch=BATCH,
+        delta=DELTA,
+        random_source="production",
+        code_version="0.1.0",
+    )
+    return replace(event, **changes)
+
+
+def book(directory: Path, home: Path, holder: str, identity: Identity, events: list[GaussianSumEvent]) -> None:
+    """What a holder does in a run, rounds 1 and 3 with a sum, round 2 lost after release."""
+    home.mkdir(parents=True)
+    write_simulated_key(home / "identity.key", identity)
+    ledger = Ledger.open(
+        home / "ledger.sqlite",
+        holder=holder,
+        dataset_id="simulated",
+        budget=Budget(4.0, DELTA),
+        guard=lambda *_: None,
+        signer=identity,
+        code_version="0.1.0",
+    )
+    for event in events:
+        receipt = ledger.reserve(event.canonical())
+        ledger.release(receipt)
+        ledger.commit(receipt, "aborted" if event.round == 2 else "summed")
+    ledger.export(directory / f"ledgers/{holder}.jsonl", directory / f"ledgers/{holder}.head")
+    ledger.close_cleanly()
+
+
+def write_rounds(directory: Path, charter: Charter) -> None:
+    journal = Journal.open(directory / "journal.sqlite", charter_hash=charter.session, code_version="0.1.0")
+    journal.start(TAGS[0], MODELS[0])
+    journal.open_epoch(1)
+    lines = []
+    for number in (1, 2, 3):
+        summed = number != 2
+        before = TAGS[1] if number > 1 else TAGS[0]
+        after = TAGS[number] if summed else before
+        journal.begin_round(number, 0, NAMES)
+        if summed:
+            journal.sum_round(NAMES, after, MODELS[number])
+        else:
+            journal.lose_round("TooFewShares")
+        lines.append(
+            {
+                "round": number,
+                "attempt": 0,
+                "epoch": 1,
+                "outcome": "summed" if summed else "lost",
+                "reason": None if summed else "TooFewShares",
+                "protection": "masking",
+                "noise": "distributed",
+                "cohort": NAMES,
+                "survivors": NAMES if summed else (),
+                "policy_tag": before.hex(),
+                "next_tag": after.hex(),
+                "transcript_hash": hashlib.sha256(b"t").hexdigest(),
+                "readers": {"sum": ["coordinator"]},
+            }
+        )
+    journal.close_cleanly()
+    (directory / "rounds.jsonl").write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
+
+
+def build(
+    directory: Path, change_event: Callable[[str, GaussianSumEvent], GaussianSumEvent] = lambda holder, event: event
+) -> Path:
+    for folder in ("ledgers", "policies"):
+        (directory / folder).mkdir(parents=True)
+    entries = [RosterEntry(name, one.public_key, datetime.date(2030, 1, 1)) for name, one in SITES.items()]
+    roster = sign_roster(CONSORTIUM, entries)
+    charter = make_charter(STUDY, roster, CONSTANTS, COORDINATOR.public_key, bytes(16))
+    signatures = tuple(sign_charter(one, charter) for one in SITES.values())
+    signed = SignedCharter(charter, signatures, sign_charter(COORDINATOR, charter))
+    (directory / "study.toml").write_text("[study]\nschema = 1\n")
+    (directory / "roster.toml").write_bytes(roster.encode())
+    (directory / "charter.json").write_bytes(signed.encode())
+    homes = {name: directory / "state/sites" / name for name in NAMES} | {
+        "coordinator": directory / "state/coordinator"
+    }
+    for holder, home in homes.items():
+        events = [change_event(holder, event_of(charter, number)) for number in (1, 2, 3)]
+        book(directory, home, holder, SITES.get(holder, COORDINATOR), events)
+    write_rounds(directory, charter)
+    (directory / "policies/round-0003.model").write_bytes(MODELS[3])
+    (directory / "policies/round-0003.safetensors").write_bytes(b"tensors")
+    (directory / "metrics.jsonl").write_bytes(b"{}\n")
+    result = {
+        "epsilon_spent": accountant.epsilon([event_of(charter, number) for number in (1, 2, 3)], DELTA),
+        "delta": DELTA,
+        "rounds_completed": 2,
+        "protection": "masking",
+        "noise": "distributed",
+        "unit": "patient",
+        "honest_shares_assumed": 2,
+        "survivors_min": 3,
+        "seconds": 1.5,
+    }
+    (directory / "result.json").write_bytes(canonical_json(result) + b"\n")
+    resign(directory)
+    return directory
+
+
+def resign(directory: Path) -> None:
+    """A coordinator writes its manifest; a dishonest one does so again after changing files."""
+    charter = SignedCharter.decode((directory / "charter.json").read_bytes()).charter
+    write_manifest(directory, COORDINATOR, charter_hash=charter.session, code_version="0.1.0")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("run") / "icu-sepsis")
+
+
+@pytest.fixture
+def run(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "run"))
+
+
+def named(verification: Verification) -> set[str]:
+    assert not verification.holds
+    return {one.file for one in verification.findings}
+
+
+# --- an honest folder ------------------------------------------------------------------------------------------------
+
+
+def test_an_honest_run_holds_with_its_epsilon(run: Path) -> None:
+    said = verify(run)
+
+    assert said.findings == ()
+    assert (said.holds, said.unfinished, said.is_rehearsal, said.rounds) == (True, False, False, 2)
+    assert said.epsilon_recomputed is not None
+    assert LEAST_EPSILON <= said.epsilon_recomputed <= MOST_EPSILON  # R = 1: the worst of three windows, not their sum
+    assert said.epsilon_recomputed == said.epsilon_claimed
+
+
+def test_verifying_changes_nothing_in_the_folder(run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    verify(run)
+
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_it_says_what_no_file_can_prove(run: Path) -> None:
+    text = " ".join(verify(run).not_proved)
+
+    assert "clipped" in text
+    assert "max_sites_per_person" in text
+    assert "fingerprint" in text
+
+
+def test_a_roster_of_another_consortium_is_found_by_whoever_knows_the_key(run: Path) -> None:
+    assert verify(run, consortium_public_key=CONSORTIUM.public_key).holds
+    assert named(verify(run, consortium_public_key=COORDINATOR.public_key)) == {"roster.toml"}
+
+
+# --- files of the folder ---------------------------------------------------------------------------------------------
+
+FILES = [
+    *("study.toml", "charter.json", "roster.toml", "journal.sqlite", "rounds.jsonl", "metrics.jsonl", "result.json"),
+    *("manifest.json", "manifest.sig", "policies/round-0003.model", "policies/round-0003.safetensors"),
+    *("ledgers/site-1.jsonl", "ledgers/site-1.head", "ledgers/coordinator.jsonl", "ledgers/coordinator.head"),
+    *("state/sites/site-0/ledger.sqlite", "state/coordinator/ledger.sqlite"),
+]
+
+
+def test_the_list_above_names_every_file_of_the_folder(run: Path) -> None:
+    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != "identity.key"}
+
+    assert found == set(FILES) | {
+        f"{folder}/{name}{ending}"
+        for name in NAMES
+        for folder, ending in (("ledgers", ".jsonl"), ("ledgers", ".head"), ("state/sites", "/ledger.sqlite"))
+    }
+
+
+@pytest.mark.parametrize("place", [0.0, 0.37, 0.99])
+@pytest.mark.parametrize("file", FILES)
+def test_a_flipped_byte_is_named(run: Path, file: str, place: float) -> None:
+    data = bytearray((run / file).read_bytes())
+    data[int(place * len(data))] ^= 0x01
+    (run / file).write_bytes(data)
+
+    files = named(verify(run))
+
+    assert file.replace("manifest.sig", "manifest.json") in files
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_truncated_tail_is_named(run: Path, file: str) -> None:
+    (run / file).write_bytes((run / file).read_bytes()[:-1])
+
+    assert file.replace("manifest.sig", "manifest.json") in named(verify(run))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_removed_file_is_named(run: Path, file: str) -> None:
+    (run / file).unlink()
+
+    assert file in named(verify(run))
+
+
+@pytest.mark.parametrize("file", ["notes.txt", "ledgers/site-9.jsonl", "identity.key", "policies/identity.key"])
+def test_an_added_file_is_named(run: Path, file: str) -> None:
+    (run / file).write_bytes(b"added")
+
+    assert file in named(verify(run))
+
+
+def test_a_link_is_no_evidence(run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(run / "study.toml")
+
+    assert "manifest.json" in named(verify(run))
+
+
+def test_a_manifest_signed_by_anybody_else_is_found(run: Path) -> None:
+    charter = SignedCharter.decode((run / "charter.json").read_bytes()).charter
+    write_manifest(run, SITES["site-0"], charter_hash=charter.session, code_version="0.1.0")
+
+    assert named(verify(run)) == {"manifest.json"}
+
+
+# --- ledgers, under a coordinator that signs a new manifest after its changes ----------------------------------------
+
+
+def rewritten(path: Path, drop: int) -> None:
+    """Drop a row and recompute the chain of an export."""
+    kept = [json.loads(line) for line in path.read_bytes().splitlines()]
+    del kept[drop]
+    rows: list[chain.Row] = []
+    for plain in kept:
+        rows.append(chain.next_row(rows[-1] if rows else None, plain["kind"], canonical_json(plain["payload"])))
+    path.write_bytes(chain.encode_export(rows))
+
+
+@pytest.mark.parametrize("dishonest", [False, True])
+@pytest.mark.parametrize("drop", [1, 5, 9])
+def test_a_dropped_row_with_a_recomputed_chain_is_named(run: Path, drop: int, dishonest: bool) -> None:
+    rewritten(run / "ledgers/site-1.jsonl", drop)
+    if dishonest:
+        resign(run)
+
+    assert "ledgers/site-1.jsonl" in named(verify(run))
+
+
+def test_a_whole_round_dropped_from_a_ledger_is_named_under_a_new_manifest(run: Path) -> None:
+    path = run / "ledgers/site-1.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-3]))  # a valid chain, only shorter
+    resign(run)
+
+    assert named(verify(run)) == {"ledgers/site-1.jsonl"}
+
+
+def test_a_head_made_by_the_coordinator_for_a_shortened_ledger_is_named(run: Path) -> None:
+    path = run / "ledgers/site-1.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-3]))
+    rows = chain.decode_export(path.read_bytes(), "x")
+    (run / "ledgers/site-1.head").write_bytes(chain.sign_head(COORDINATOR, chain.receipt_of(rows)).encode())
+    resign(run)
+
+    said = verify(run)
+
+    assert named(said) == {"ledgers/site-1.head"}
+    assert "not signed by the key" in said.findings[0].message
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("ending", ["jsonl", "head"])
+def test_a_flipped_byte_of_a_ledger_is_named_under_a_new_manifest(run: Path, ending: str, place: float) -> None:
+    path = run / f"ledgers/site-2.{ending}"
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 0x01
+    path.write_bytes(data)
+    resign(run)
+
+    assert named(verify(run)) == {f"ledgers/site-2.{ending}"}
+
+
+def test_one_sites_ledger_in_anothers_place_is_named(run: Path) -> None:
+    for ending in ("jsonl", "head"):
+        shutil.copy(run / f"ledgers/site-0.{ending}", run / f"ledgers/site-2.{ending}")
+    resign(run)
+
+    assert named(verify(run)) == {"ledgers/site-2.head"}  # signed by site-0
+
+
+# --- what honest signatures can still contradict ---------------------------------------------------------------------
+
+
+def replaced_result(run: Path, **changes: object) -> None:
+    plain = json.loads((run / "result.json").read_bytes()) | changes
+    (run / "result.json").write_bytes(canonical_json(plain) + b"\n")
+    resign(run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epsilon_spent": 1.0},
+        {"epsilon_spent": None},
+        {"rounds_completed": 3},
+        {"honest_shares_assumed": 3},
+        {"protection": "ckks"},
+        {"unit": "trajectory"},
+        {"survivors_min": 2},
+        {"delta": 1e-3},
+    ],
+)
+def test_a_claim_that_the_books_do_not_bear_is_found(run: Path, changes: dict[str, object]) -> None:
+    replaced_result(run, **changes)
+
+    assert named(verify(run)) == {"result.json"}
+
+
+def test_an_epsilon_off_by_more_than_the_last_bits_is_found(run: Path) -> None:
+    spent = json.loads((run / "result.json").read_bytes())["epsilon_spent"]
+    replaced_result(run, epsilon_spent=spent - 1e-8)
+
+    assert named(verify(run)) == {"result.json"}
+
+
+def test_an_unbroken_tag_chain_is_required(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_bytes().splitlines()]
+    lines[2]["policy_tag"] = TAGS[0].hex()
+    (run / "rounds.jsonl").write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
+    resign(run)
+
+    assert any("tag chain is broken" in one.message for one in verify(run).findings)
+
+
+def test_a_sum_over_too_few_sites_is_found(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_bytes().splitlines()]
+    lines[0]["survivors"] = lines[0]["survivors"][:2]
+    (run / "rounds.jsonl").write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
+    resign(run)
+
+    messages = [one.message for one in verify(run).findings]
+
+    assert any("sum over 2 sites" in one for one in messages)
+    assert any("differs from what journal.sqlite says" in one for one in messages)
+
+
+def test_another_policy_than_the_last_tag_is_found(run: Path) -> None:
+    (run / "policies/round-0003.model").write_bytes(MODELS[1])
+    resign(run)
+
+    assert named(verify(run)) == {"policies/round-0003.model"}
+
+
+def weaker(who: str, **changes: object) -> Callable[[str, GaussianSumEvent], GaussianSumEvent]:
+    return lambda holder, event: replace(event, **changes) if holder == who and event.round == 3 else event
+
+
+def test_books_that_agree_on_less_noise_than_the_charter_says_are_found(tmp_path: Path) -> None:
+    halved = {"integer_noise_scale": 512, "noise_multiplier": SIGMA / 2}
+    run = build(tmp_path / "run", lambda _, event: replace(event, **halved))
+
+    found = [one.file for one in verify(run).findings if "contradicts the charter" in one.message]
+
+    assert set(found) == {f"ledgers/{holder}.jsonl" for holder in (*NAMES, "coordinator")}
+
+
+def test_one_site_that_booked_less_noise_than_the_others_is_found(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", weaker("site-1", integer_noise_scale=512, noise_multiplier=SIGMA / 2))
+
+    found = [one.file for one in verify(run).findings if "differs from the coordinator's claim" in one.message]
+
+    assert found == ["ledgers/site-1.jsonl"]
+
+
+def test_a_site_that_booked_another_attempt_than_the_coordinator_claims_is_found(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", weaker("site-1", attempt=1, window="3/1"))
+
+    assert named(verify(run)) == {"ledgers/site-1.jsonl", "ledgers/coordinator.jsonl"}
+
+
+def test_a_rehearsal_holds_only_for_who_asks_for_one(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", lambda _, event: replace(event, random_source="rehearsal"))
+
+    assert not verify(run).holds
+    allowed = verify(run, allow_rehearsal=True)
+    assert (allowed.holds, allowed.is_rehearsal) == (True, True)
+    assert any("rehearsal" in one for one in allowed.not_proved)
+
+
+# --- unfinished runs, single ledgers ---------------------------------------------------------------------------------
+
+
+def test_an_unfinished_run_says_so_and_claims_nothing(run: Path) -> None:
+    for path in [*run.glob("manifest.*"), run / "result.json", *(run / "ledgers").iterdir()]:
+        path.unlink()
+
+    said = verify(run)
+
+    assert (said.holds, said.unfinished, said.epsilon_recomputed, said.rounds) == (True, True, None, 2)
+    assert any("unfinished" in one for one in said.not_proved)
+
+
+def test_taking_the_manifest_away_does_not_make_a_run_unfinished(run: Path) -> None:
+    for path in run.glob("manifest.*"):
+        path.unlink()
+
+    said = verify(run)
+
+    assert named(said) == {"manifest.json", "manifest.sig"}
+    assert not said.unfinished
+
+
+def test_a_broken_chain_of_an_unfinished_run_is_named(run: Path) -> None:
+    for path in [*run.glob("manifest.*"), run / "result.json", *(run / "ledgers").iterdir()]:
+        path.unlink()
+    path = run / "state/sites/site-0/ledger.sqlite"
+    path.write_bytes(path.read_bytes().replace(b'"outcome":"summed"', b'"outcome":"unknown'))
+
+    assert named(verify(run)) == {"state/sites/site-0/ledger.sqlite"}
+
+
+def test_a_single_ledger_verifies_with_its_head(run: Path) -> None:
+    said = verify(run / "ledgers/site-1.jsonl")
+
+    assert said.holds
+    assert said.epsilon_recomputed is not None
+    assert LEAST_EPSILON <= said.epsilon_recomputed <= MOST_EPSILON
+    assert any("fingerprint" in one for one in said.not_proved)
+
+
+def test_a_shortened_single_ledger_is_named(run: Path) -> None:
+    path = run / "ledgers/site-1.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+    assert named(verify(path)) == {"site-1.jsonl"}
+
+
+def test_a_ledger_without_its_head_proves_nothing(run: Path) -> None:
+    (run / "ledgers/site-1.head").unlink()
+
+    assert named(verify(run / "ledgers/site-1.jsonl")) == {"site-1.head"}
+
+
+def test_what_is_not_there_is_a_finding_and_no_crash(tmp_path: Path) -> None:
+    assert named(verify(tmp_path / "nothing.jsonl")) == {"nothing.head"}
+    assert named(verify(tmp_path)) == {"roster.toml"}
+
+
+def test_it_reaches_neither_federation_nor_learning_nor_torch(run: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from secure_frl.evidence.verify import verify\n"
+        "assert verify(Path(sys.argv[1])).holds\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'opacus') or"
+        " m.startswith(('secure_frl.federation', 'secure_frl.learning'))])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
