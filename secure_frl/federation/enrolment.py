@@ -20,7 +20,7 @@ from secure_frl.errors import CharterViolation
 from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.federation.logs import open_log
 from secure_frl.federation.run_folder import RunFolder
-from secure_frl.federation.simulated_patients import simulated_patients
+from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.federation.site import SiteParts, StudySite
 from secure_frl.federation.study_parts import code_version
 from secure_frl.files import write_durably
@@ -124,7 +124,7 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
         study=enrolled.study,
         ledger=ledger,
         register=register,
-        collect=simulated_patients(enrolled.study, site, register.person_key()),
+        patients=SimulatedPatients(enrolled.study, site, register.person_key()),
         random=enrolled.random_source(name),
         clock=time.time,
         exports=folder.ledgers,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_frl.learning.environments.icu_sepsis import IcuSepsis
+from secure_frl.learning.environments.icu_sepsis import IcuSepsis, admissible_actions
 from secure_frl.learning.rollout import roll_out_table
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.randomness import CipherStream
@@ -20,22 +20,46 @@ from secure_frl.secure_sum import RoundContext, SiteId
 from secure_frl.study import Study
 from secure_frl.wire.hashing import labelled_hash, lp
 
-# Where a window's trajectories come from: (how the policy acts, which window) -> trajectories.
-Collect = Callable[[NDArray[np.float64], RoundContext], Trajectories]
+
+class PatientSource(Protocol):
+    """Where a site's trajectories come from. It lives and stays at the site."""
+
+    def probe(self) -> Trajectories:
+        """Return a few trajectories of the same kind, for the checks before a site joins; never part of a window."""
+        ...
+
+    def collect(self, probabilities: NDArray[np.float64], context: RoundContext) -> Trajectories:
+        """Return one window's trajectories, collected under the policy that acts so. Never raises because of data."""
+        ...
 
 
-def simulated_patients(study: Study, site: SiteId, person_key: bytes) -> Collect:
-    """Return the source of one simulated site's trajectories.
+class SimulatedPatients:
+    """Fresh simulated people for every window of one site."""
 
-    person_key: 32 bytes that stay at the site; whoever has them could link persons to windows.
-    """
-    environment = IcuSepsis(study.training.episodes_per_site, study.data.max_steps)
+    def __init__(self, study: Study, site: SiteId, person_key: bytes) -> None:
+        """person_key: 32 bytes that stay at the site; whoever has them could link persons to windows."""
+        self._study = study
+        self._site = site
+        self._person_key = person_key
+        self._environment = IcuSepsis(study.training.episodes_per_site, study.data.max_steps)
 
-    def collect(probabilities: NDArray[np.float64], context: RoundContext) -> Trajectories:
-        window = ("window", study.data.dataset_id, study.study.seed, int(site), context.round, context.attempt)
-        seed = np.frombuffer(labelled_hash("rollout-seed", *window), dtype="<u4").astype(np.uint32)
-        names = CipherStream(hmac.digest(person_key, lp(*window), hashlib.sha256), is_rehearsal=False)
-        generator = np.random.default_rng(seed)
-        return roll_out_table(probabilities, environment, generator, names.words(environment.count))
+    def __repr__(self) -> str:
+        return f"SimulatedPatients(site={self._site})"
 
-    return collect
+    def probe(self) -> Trajectories:
+        """Roll out people of round 0, which no study asks for, under the uniform policy."""
+        admissible = admissible_actions().astype(np.float64)
+        uniform = admissible / admissible.sum(axis=1, keepdims=True)
+        return self._roll_out(uniform, round_number=0, attempt=0)
+
+    def collect(self, probabilities: NDArray[np.float64], context: RoundContext) -> Trajectories:
+        """Roll out one person a slot."""
+        return self._roll_out(probabilities, context.round, context.attempt)
+
+    def _roll_out(self, probabilities: NDArray[np.float64], round_number: int, attempt: int) -> Trajectories:
+        seed, dataset = self._study.study.seed, self._study.data.dataset_id
+        window = ("window", dataset, seed, int(self._site), round_number, attempt)
+        rollout_seed = np.frombuffer(labelled_hash("rollout-seed", *window), dtype="<u4").astype(np.uint32)
+        names = CipherStream(hmac.digest(self._person_key, lp(*window), hashlib.sha256), is_rehearsal=False)
+        persons = names.words(self._environment.count)
+        return roll_out_table(probabilities, self._environment, np.random.default_rng(rollout_seed), persons)

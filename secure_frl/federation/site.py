@@ -17,7 +17,7 @@ from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import LocalProtocolError, ModelDoesNotFollow, ModelMissing
 from secure_frl.federation.logs import close_log
 from secure_frl.federation.optimisers import initial_state, step
-from secure_frl.federation.simulated_patients import Collect
+from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
 from secure_frl.federation.training_state import TrainingState
@@ -44,7 +44,7 @@ class SiteParts:
     study: Study  # as the signed charter has it
     ledger: Ledger
     register: Register
-    collect: Collect
+    patients: PatientSource
     random: RandomSource
     clock: Callable[[], float]  # Unix seconds
     exports: Path  # where this site's exported ledger goes
@@ -72,6 +72,7 @@ class StudySite:
         self._window: _Window | None = None
         self._is_shut = False
         self._trainer = Trainer(parts.study, constants)
+        self._trainer.check_before_joining(self._state, parts.patients.probe(), parts.random)
         self._protocol = SiteProtocol(
             terms=parts.terms,
             me=parts.me,
@@ -119,7 +120,7 @@ class StudySite:
         receipt = parts.ledger.reserve(event.canonical())
         self._window = _Window(receipt)
         parts.register.note_head(parts.ledger.head())
-        trajectories = parts.collect(self._trainer.action_probabilities(self._state), context)
+        trajectories = parts.patients.collect(self._trainer.action_probabilities(self._state), context)
         admitted = parts.register.admit(
             parts.terms.session,
             context.round,

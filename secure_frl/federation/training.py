@@ -14,11 +14,13 @@ from secure_frl.federation.training_state import TrainingState
 from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, admissible_actions
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.policies import table_policy
-from secure_frl.learning.trajectories import Trajectories, usable_units
+from secure_frl.learning.trajectories import Trajectories, check_before_joining, usable_units
 from secure_frl.privacy.module_check import check_module
-from secure_frl.privacy.update import PrivateUpdate, private_update
+from secure_frl.privacy.update import Losses, PrivateUpdate, clipped_sum, private_update
 from secure_frl.secure_sum import RandomSource, SumConstants
 from secure_frl.study import Study
+
+_PROBE_EPISODES = 8  # enough to see a loss that is not one a trajectory
 
 
 class Trainer:
@@ -32,6 +34,26 @@ class Trainer:
         self._policy, self._layout = table_policy(self._admissible, LIVE_STATES, study.policy.critic)
         self._objective = Reinforce(study.training.discount, study.training.gae_lambda, study.policy.critic)
         check_module(self._policy)
+
+    def check_before_joining(self, state: TrainingState, probe: Trajectories, random: RandomSource) -> None:
+        """Send a few trajectories through the whole path but for noise; what is wrong is said now, at this site only.
+
+        Raises DataRefused for data that may not join, InvalidParameter for a loss or module that couples units.
+        """
+        training, privacy = self._study.training, self._study.privacy
+        check_before_joining(probe, training.episodes_per_site, privacy.max_rounds_per_person)
+        few = probe.select(np.arange(min(probe.count, _PROBE_EPISODES), dtype=np.int64))
+        self._policy.load_free(state.logits, self._layout)
+        clipped_sum(
+            self._policy,
+            self._losses(state),
+            few,
+            unit=privacy.unit,
+            usable=np.ones(few.count, dtype=np.bool_),
+            segments=self._layout.segments,
+            constants=self._constants,
+            random=random,
+        )
 
     def action_probabilities(self, state: TrainingState) -> NDArray[np.float64]:
         """Return how the policy of this state acts, float64 [states, actions]."""
@@ -52,11 +74,6 @@ class Trainer:
         receipt: row of the site's ledger that reserved this release.
         """
         self._policy.load_free(state.logits, self._layout)
-        public = {CRITIC: critic_values(state, self._admissible.shape[0])}
-
-        def losses(policy: nn.Module, batch: Trajectories) -> Tensor:
-            return self._objective.losses(policy, batch, self._objective.targets(policy, public, batch))
-
         usable = admitted & usable_units(
             trajectories,
             action_count=self._admissible.shape[1],
@@ -66,7 +83,7 @@ class Trainer:
         )
         return private_update(
             self._policy,
-            losses,
+            self._losses(state),
             trajectories,
             unit=self._study.privacy.unit,
             usable=usable,
@@ -75,3 +92,12 @@ class Trainer:
             random=random,
             receipt=receipt,
         )
+
+    def _losses(self, state: TrainingState) -> Losses:
+        """Return the objective under public state only: what was broadcast, and constants of the charter."""
+        public = {CRITIC: critic_values(state, self._admissible.shape[0])}
+
+        def losses(policy: nn.Module, batch: Trajectories) -> Tensor:
+            return self._objective.losses(policy, batch, self._objective.targets(policy, public, batch))
+
+        return losses
