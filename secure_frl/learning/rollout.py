@@ -30,8 +30,7 @@ def roll_out_table(
             f"not {list(persons.shape)} and {list(probabilities.shape)}. Pass one person a copy."
         )
     cumulative = np.cumsum(probabilities, axis=1)
-    cumulative[:, -1] = 2.0  # a sum of .9999999 must not leave a gap behind the last action
-    # An action without probability is never chosen: its edge equals the one before it, also behind the last one.
+    # A sum of .9999999 must leave no gap behind the last action that has probability; one without is never chosen.
     last = probabilities.shape[1] - 1 - np.argmax(probabilities[:, ::-1] > 0, axis=1)
     cumulative[np.arange(probabilities.shape[1])[None, :] >= last[:, None]] = 2.0
     log_probabilities = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
