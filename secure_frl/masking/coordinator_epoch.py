@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secure_frl.errors import (
     EpochRefused,
     InvalidParameter,
-    KeyRefused,
     LocalProtocolError,
     PeerError,
     TooFewSurvivors,
@@ -24,7 +23,7 @@ from secure_frl.errors import (
 )
 from secure_frl.masking import contexts
 from secure_frl.masking.correspondence import Correspondence
-from secure_frl.masking.keys import Channels, KeyPair, open_channels
+from secure_frl.masking.keys import Channels, KeyPair, check_distinct, open_channels
 from secure_frl.secure_sum import COORDINATOR_ID, Addressed, RandomSource, SiteId, SumTerms
 from secure_frl.wire.envelope import EMPTY_32, Address, cut, sign_frame, verify_frame
 from secure_frl.wire.messages import (
@@ -183,9 +182,7 @@ class EpochOpening:
             raise EpochRefused("expected a key before the epoch expires, got one after. Open a new epoch.")
         fields = (self._terms.session, self._epoch, site, key.public_key, b"", self._terms.roster_hash, self._expiry_s)
         check_signature(self._terms.site_public_keys[site], key.signature, "epoch", *fields)
-        taken = {entry.public_key for entry in state.entries.values()} | {self._keys.public}
-        if key.public_key in taken:
-            raise KeyRefused(f"expected a key of its own from site {site}, got another party's. Leave it out.")
+        check_distinct([key.public_key, self._keys.public, *(entry.public_key for entry in state.entries.values())])
         self._keys.exchange(key.public_key)  # refuses a low-order key
         state.entries[site] = EpochEntry(site, key.public_key, key.nonce_commitment, key.signature)
 

@@ -16,7 +16,6 @@ from secure_frl.encoding.ring import centred
 from secure_frl.errors import (
     BadShare,
     HolderCheated,
-    KeyRefused,
     MalformedMessage,
     TooFewShares,
     TooFewSurvivors,
@@ -32,7 +31,7 @@ from secure_frl.masking.coordinator_memory import (
     Summed,
 )
 from secure_frl.masking.graph import members_fault, neighbours, survivors_fault
-from secure_frl.masking.keys import KeyPair
+from secure_frl.masking.keys import KeyPair, check_distinct
 from secure_frl.masking.secret_sharing import decode_share
 from secure_frl.masking.site_shares import key_share_commitment, seed_share_commitment
 from secure_frl.masking.unmasking import unmask_
@@ -66,9 +65,8 @@ def take_keys(state: AskingKeys, site: SiteId, header: Header, frame: bytes) -> 
     expected = neighbours(site, view.context.cohort)
     if tuple(item.site for item in body.dealt) != expected or len(encode_body(body)) != len(plain):
         raise MalformedMessage(f"expected one share pair for each neighbour of site {site}, got others. Leave it out.")
-    taken = {other.public_key for other in state.members.values()} | set(view.epoch.public_keys)
-    if body.public_key in taken:
-        raise KeyRefused(f"expected a key of its own from site {site}, got another party's. Leave it out.")
+    taken = [other.public_key for other in state.members.values()]
+    check_distinct([body.public_key, *taken, *view.epoch.public_keys])
     _PROBE.exchange(body.public_key)
     state.members[site] = body
     view.fresh_of[site] = header.fresh

@@ -9,7 +9,7 @@ Source: secure_aggregation.md, section 3, "Keys".
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -22,6 +22,7 @@ from secure_frl.wire.hashing import LABEL, Field, lp
 from secure_frl.wire.messages import STAGE_NAMES, MessageType
 
 SECRET_BYTES = 32
+_FIELD = 2**255 - 19
 
 
 def derive(secret: bytes, salt: bytes, purpose: str, *fields: Field) -> bytes:
@@ -100,10 +101,16 @@ def open_channels(
     return Channels(epoch_digest, first_round - 1, keys)
 
 
-def check_distinct(public_keys: list[bytes]) -> None:
-    """Raise KeyRefused if two keys are equal: who copies a key could read or cancel another's masks."""
-    if len(set(public_keys)) != len(public_keys):
+def check_distinct(public_keys: Iterable[bytes]) -> None:
+    """Raise KeyRefused if two keys are equal, in whatever encoding: who copies a key copies another's part."""
+    points = [_point(key) for key in public_keys]
+    if len(set(points)) != len(points):
         raise KeyRefused("expected different public keys, got two equal ones. Exclude their senders.")
+
+
+def _point(public: bytes) -> int:
+    """Return the u-coordinate: the top bit is masked and the rest is modulo p. Source: RFC 7748, section 5."""
+    return (int.from_bytes(public, "little") & ((1 << 255) - 1)) % _FIELD
 
 
 def share_key(channel: bytes, ctx1: bytes, dealer: int, holder: int, public: bytes, seed_commitment: bytes) -> bytes:

@@ -108,7 +108,7 @@ def join_attempt(
         )
         record(party, attempt, "R1", reply)
     except BudgetExhausted as error:
-        party.register.record(header.round, header.attempt, "closed", b"")
+        party.register.record(header.round, header.attempt, "closed", hashlib.sha256(b"").digest())
         party.host.close("aborted")
         return EpochOpen(view), error
     except Exception as error:  # a host may fail in any way: whatever it was, the attempt is over and nothing has left

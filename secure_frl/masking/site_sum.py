@@ -14,7 +14,7 @@ import numpy as np
 from secure_frl.encoding.lanes import from_ring_sum
 from secure_frl.errors import MalformedMessage, ModelDoesNotFollow, SurvivorsRefused
 from secure_frl.masking import contexts
-from secure_frl.masking.site_memory import Answer, AttemptState, EpochOpen, InputSent, SharesSent, SiteParty, SumAwaited
+from secure_frl.masking.site_memory import Answer, AttemptState, EpochOpen, InputSent, SiteParty, SumAwaited
 from secure_frl.secure_sum import SiteId, Sum, SumConstants
 from secure_frl.wire.envelope import Header, seal_frame
 from secure_frl.wire.messages import MessageType, Nothing, PublishedSum, encode_body, vector_bytes
@@ -34,9 +34,7 @@ def take_sum(party: SiteParty, state: AttemptState, header: Header, body: Publis
         raise ModelDoesNotFollow(
             "expected the policy that follows from the published sum, got another. Keep the old one."
         )
-    summed = party.me in total.contributors and isinstance(state, InputSent | SumAwaited)
-    not_summed = "aborted" if isinstance(state, SharesSent) else "unknown"
-    party.host.close("summed" if summed else not_summed)
+    party.host.close("summed")  # of the round: a lost site follows to the next policy too
     link = attempt.link(MessageType.R5_REPLY, attempt.ctx1)
     return EpochOpen(attempt.view), seal_frame(
         attempt.address(party.me), MessageType.R5_REPLY, encode_body(Nothing()), link

@@ -73,6 +73,7 @@ class Register:
         return self.rows[-1] if self.rows else None
 
     def record(self, round_number: int, attempt: int, stage: str, digest: bytes) -> None:
+        assert len(digest) == 32
         new = (round_number, attempt, STAGES.index(stage))
         if self.rows:
             last = self.rows[-1]

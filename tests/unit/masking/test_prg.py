@@ -1,0 +1,96 @@
+"""Mask words against the design's fixed points and NIST SP 800-38A; the control adds nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from secure_frl.errors import CharterRefused
+from secure_frl.masking import prg
+from secure_frl.masking.prg import PairwiseMasks, UnsafePlain, mask_adder
+
+NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+
+
+def mask(key: bytes, words: int) -> np.ndarray:
+    accumulator = np.zeros(words, np.uint32)
+    PairwiseMasks(words).add_(accumulator, key, +1)
+    return accumulator
+
+
+def electronic_codebook(block: bytes) -> bytes:
+    return Cipher(algorithms.AES(NIST_KEY), modes.ECB()).encryptor().update(block)
+
+
+def test_the_cipher_is_that_of_nist():
+    # SP 800-38A, F.1.5 and F.5.5, first block
+    plain = bytes.fromhex("6bc1bee22e409f96e93d7e117393172a")
+    counter = Cipher(algorithms.AES(NIST_KEY), modes.CTR(bytes(range(0xF0, 0x100)))).encryptor()
+
+    assert electronic_codebook(plain).hex() == "f3eed1bdb5d2a03c064b5a7e3db181f8"
+    assert counter.update(plain).hex() == "601ec313775789a5b7a7f504bbf3d228"
+
+
+def test_a_mask_is_the_encrypted_counter_from_zero():
+    blocks = b"".join(electronic_codebook(number.to_bytes(16, "big")) for number in range(300))
+
+    assert mask(NIST_KEY, 1200).tolist() == np.frombuffer(blocks, "<u4").tolist()
+
+
+@pytest.mark.parametrize(
+    ("purpose", "words"),
+    [
+        ("pair", ["4c257cb5", "72bbf89f", "17403555", "7c96b521"]),
+        ("self", ["fb12f4ec", "c4837879", "1179158a", "61f82cc1"]),
+    ],
+)
+def test_mask_words_are_those_of_the_design(purpose, words):
+    # secure_aggregation.md, section 9; test_keys.py shows the first half of these keys against the same table
+    from secure_frl.masking.contexts import attempt_context, epoch_hash, mask_context, members_hash, session_id
+    from secure_frl.masking.keys import KeyPair, pair_key, self_key
+    from secure_frl.wire.hashing import labelled_hash
+    from secure_frl.wire.messages import Member
+
+    channel = [KeyPair.from_secret(bytes([0x11 + i]) * 32).public for i in range(3)]
+    masks = [KeyPair.from_secret(bytes([0x21 + i]) * 32) for i in range(3)]
+    session = session_id(b"charter")
+    epoch = epoch_hash(session, 1, [(i, channel[i], b"") for i in range(3)], KeyPair.from_secret(b"\x1f" * 32).public)
+    ctx1 = attempt_context(session, epoch, 1, 0, (0, 1, 2))
+    members = [Member(i, masks[i].public, labelled_hash("b-commit", ctx1, i, bytes([0x31 + i]) * 32)) for i in range(3)]
+    ctx2 = mask_context(ctx1, b"\x44" * 32, b"\x55" * 32, members_hash(members))
+    key = pair_key(masks[0], masks[1].public, ctx2, 0, 1) if purpose == "pair" else self_key(b"\x31" * 32, ctx2, 0)
+
+    assert [f"{word:08x}" for word in mask(key, 4)] == words
+
+
+@pytest.mark.parametrize("words", [1, 3, 4, 5, 4095, 4096, 4097, 10_001])
+def test_chunks_join_without_a_seam(monkeypatch, words):
+    whole = mask(NIST_KEY, words)
+    monkeypatch.setattr(prg, "_CHUNK_BYTES", 4096)
+
+    assert mask(NIST_KEY, words).tolist() == whole.tolist()
+
+
+def test_a_mask_added_and_subtracted_is_gone():
+    start = np.arange(1001, dtype=np.uint32) * np.uint32(4_000_037)
+    vector = start.copy()
+    adder = PairwiseMasks(1001)
+    adder.add_(vector, NIST_KEY, +1)
+    assert (vector != start).mean() > 0.99
+
+    adder.add_(vector, NIST_KEY, -1)
+
+    assert vector.tolist() == start.tolist()
+
+
+def test_only_the_charter_leaves_masks_out(make_constants):
+    words = np.arange(21, dtype=np.uint32)
+    plain = mask_adder(make_constants(3, protection="unsafe-plain"))
+    plain.add_(words, NIST_KEY, +1)
+
+    assert isinstance(plain, UnsafePlain)
+    assert words.tolist() == list(range(21))
+    assert isinstance(mask_adder(make_constants(3)), PairwiseMasks)
+    with pytest.raises(CharterRefused):
+        mask_adder(make_constants(3, protection="plain"))
