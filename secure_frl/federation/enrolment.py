@@ -130,7 +130,6 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
         exports=folder.ledgers,
         log=open_log(home / "site.log"),
     )
-    folder.ledgers.mkdir(exist_ok=True)
     return StudySite(parts)
 
 

@@ -46,9 +46,8 @@ def write_results(
     The ledgers' exports must be in place: what they say is what the summary says.
     started: time.monotonic() at the run's beginning.
     """
-    if state.round:
-        write_policy(folder.policies, state, enrolled.study, enrolled.terms.session)
     rounds = journal.rounds()
+    write_last_policy(folder, enrolled, state, rounds)
     write_durably(folder.rounds, _lines(_account(record, enrolled) for record in rounds))
     write_durably(folder.metrics, _lines(_metrics(record) for record in rounds if record.outcome == "summed"))
     result = _summary(enrolled, state, rounds, _exported_events(folder, enrolled), started)
@@ -64,6 +63,15 @@ def _exported_events(folder: RunFolder, enrolled: Enrolled) -> dict[str, list[Ga
         events = replay(decode_export(path.read_bytes(), path.name), path.name).events(enrolled.terms.session)
         exported[path.stem] = [decode_event(event) for event in events]
     return exported
+
+
+def write_last_policy(
+    folder: RunFolder, enrolled: Enrolled, state: TrainingState, rounds: Iterable[RoundRecord]
+) -> None:
+    """Write the policy of the last round that gave one, if any did."""
+    summed = [record.round for record in rounds if record.outcome == "summed"]
+    if summed:
+        write_policy(folder.policies, summed[-1], state, enrolled.study, enrolled.terms.session)
 
 
 def _account(record: RoundRecord, enrolled: Enrolled) -> dict[str, Any]:  # Any: JSON values

@@ -28,12 +28,12 @@ class ReleasedPolicy:
     """A policy as it acts. Research software: not for clinical decisions."""
 
     probabilities: NDArray[np.float64]  # [states, actions], rows sum to 1; inadmissible actions have 0
-    step: int
+    round: int
     charter_hash: str
 
 
-def write_policy(folder: Path, state: TrainingState, study: Study, session: bytes) -> Path:
-    """Write the policy after one step and return the path of its safetensors file."""
+def write_policy(folder: Path, round_number: int, state: TrainingState, study: Study, session: bytes) -> Path:
+    """Write the policy that a round left and return the path of its safetensors file."""
     folder.mkdir(parents=True, exist_ok=True)
     admissible = admissible_actions()
     segments = table_layout(admissible[:LIVE_STATES], study.policy.critic).segments
@@ -41,10 +41,10 @@ def write_policy(folder: Path, state: TrainingState, study: Study, session: byte
     logits = spread_logits(state.logits, coordinates, (admissible.shape[0], admissible.shape[1]))
     probabilities = action_probabilities(logits, admissible, study.output.sharpen)
     content = state.to_bytes()
-    stem = f"round-{state.round:04d}"
+    stem = f"round-{round_number:04d}"
     described = {
         "format": FORMAT,
-        "step": str(state.round),
+        "round": str(round_number),
         "predecessor": state.predecessor.hex(),
         "charter_hash": session.hex(),
         "policy_tag": model_tag(content).hex(),
@@ -72,7 +72,7 @@ def load_policy(path: Path) -> ReleasedPolicy:
         if header["format"] != FORMAT:
             raise ValueError("format")
         probabilities = load_tensors(content)["probabilities"]
-        return ReleasedPolicy(probabilities.astype(np.float64), int(header["step"]), str(header["charter_hash"]))
+        return ReleasedPolicy(probabilities.astype(np.float64), int(header["round"]), str(header["charter_hash"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"expected a released policy at {path}, found none of format {FORMAT}. Check the path."

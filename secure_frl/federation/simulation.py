@@ -46,8 +46,8 @@ class Watcher(Protocol):
 class RunningSite(Site, Protocol):
     """A site that this run began and must end."""
 
-    def shut_down(self) -> None:
-        """Export the ledger and close the books; a second call does nothing."""
+    def shut_down(self, *, export: bool = False) -> None:
+        """Close the books, exporting the ledger first when the study is done; a second call does nothing."""
         ...
 
 
@@ -104,13 +104,16 @@ def _carry_on(
         coordinator, journal, ledger = _coordinator(folder, enrolled, options, sites, stack)
         watcher = watch(enrolled.study.training.rounds) if watch is not None else None
         keeps_all = enrolled.study.output.keep_policies == "all"
+        if keeps_all:  # a kill may have come between the journal's row and the file
+            finish.write_last_policy(folder, enrolled, coordinator.state, journal.rounds())
         for outcome in coordinator.rounds():
             if outcome.is_summed and keeps_all:
-                write_policy(folder.policies, outcome.state, enrolled.study, enrolled.terms.session)
+                write_policy(folder.policies, outcome.round, outcome.state, enrolled.study, enrolled.terms.session)
             if watcher is not None:
                 watcher.round_ended(_report(enrolled, outcome, ledger))
+        folder.ledgers.mkdir(exist_ok=True)
         for site in sites.values():
-            site.shut_down()  # each exports its own ledger
+            site.shut_down(export=True)
         ledger.export(folder.ledgers / f"{COORDINATOR}.jsonl", folder.ledgers / f"{COORDINATOR}.head")
         result = finish.write_results(folder, enrolled, coordinator.state, journal, started)
     write_manifest(  # after every database is closed

@@ -162,9 +162,10 @@ class StudySite:
 
     # --- the end of a run --------------------------------------------------------------------------------------------
 
-    def shut_down(self) -> None:
-        """Export the ledger with its signed head and close the books; a second call does nothing.
+    def shut_down(self, *, export: bool = False) -> None:
+        """Close the books; a second call does nothing.
 
+        export: the study is done, so the ledger is exported with its signed head.
         A round whose end this site never heard of is committed as unknown.
         """
         if self._is_shut:
@@ -172,7 +173,8 @@ class StudySite:
         self._is_shut = True
         self.close("unknown")
         parts = self._parts
-        parts.ledger.export(parts.exports / f"{parts.name}.jsonl", parts.exports / f"{parts.name}.head")
+        if export:
+            parts.ledger.export(parts.exports / f"{parts.name}.jsonl", parts.exports / f"{parts.name}.head")
         parts.register.close_cleanly()
         parts.ledger.close_cleanly()
         close_log(parts.log)

@@ -15,10 +15,11 @@ def main(root: str, site_name: str) -> None:
     folder, _, options = run_folder.reopen(Path(root))
     enrolled = read_enrolment(folder, rehearse=options.rehearse)
     site = open_site(folder, enrolled, enrolled.roster.id_of(site_name))
+    is_done = False
     try:
-        serve(site, sys.stdin.buffer, sys.stdout.buffer)
+        is_done = serve(site, sys.stdin.buffer, sys.stdout.buffer)
     finally:
-        site.shut_down()
+        site.shut_down(export=is_done)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from secure_frl.errors import MalformedMessage
 from secure_frl.secure_sum import Site
 
 MAX_FRAME_BYTES = 1 << 30  # no frame of this protocol is larger
+STUDY_DONE = b""  # an empty frame, which no party sends: the site exports its ledger before it ends
 _LENGTH_BYTES = 4
 
 
@@ -38,10 +39,13 @@ def read_frame(stream: IO[bytes]) -> bytes | None:
     return frame
 
 
-def serve(site: Site, incoming: IO[bytes], outgoing: IO[bytes]) -> None:
-    """Answer frames until the pipe ends."""
+def serve(site: Site, incoming: IO[bytes], outgoing: IO[bytes]) -> bool:
+    """Answer frames until the pipe ends; return whether the study was said to be done."""
     while (request := read_frame(incoming)) is not None:
+        if request == STUDY_DONE:
+            return True
         write_frame(outgoing, site.handle(request))
+    return False
 
 
 class PipeSite:
@@ -70,14 +74,18 @@ class PipeSite:
             raise ConnectionError("the site's process has ended. Its books are on disk; start it again.")
         return reply
 
-    def shut_down(self) -> None:
+    def shut_down(self, *, export: bool = False) -> None:
         """End the pipe and wait until the site has closed its books; a second call does nothing.
+
+        export: the study is done, so the site exports its ledger.
 
         Raises ConnectionError if the site failed.
         """
         if self._process.returncode is not None:
             return
         if self._process.stdin is not None and not self._process.stdin.closed:
+            if export:
+                write_frame(self._process.stdin, STUDY_DONE)
             self._process.stdin.close()
         code = self._process.wait()
         if self._process.stdout is not None:

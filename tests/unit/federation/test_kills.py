@@ -1,0 +1,133 @@
+"""SIGKILL from outside at moments drawn from a seed, then `resume`: it ends, and no spend or answer is lost or doubled.
+
+The moments lie between the first and the last write of a run, whose length is measured once. The default suite takes
+two of the twenty; `-m campaign` takes them all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secure_frl.evidence.verify import verify
+from secure_frl.records.ledger import read_ledger
+
+SEED = 20261125
+KILLS = 20
+ROUNDS = 6
+STUDY = Path(__file__).parents[2] / "studies" / "tiny.toml"
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "secure_frl", *arguments]
+
+
+def _run(folder: Path) -> list[str]:
+    return _command("run", str(STUDY), "--out", str(folder), "--set", f"training.rounds={ROUNDS}", "--json")
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> float:
+    while not path.exists():
+        if process.poll() is not None:
+            return time.monotonic()
+        time.sleep(0.002)  # another process is awaited, so no clock can be passed in
+    return time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def seconds_between_first_and_last_write(tmp_path_factory: pytest.TempPathFactory) -> float:
+    folder = tmp_path_factory.mktemp("measured") / "run"
+    process = subprocess.Popen(_run(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment())
+
+    first = _wait_for(folder, process)
+    last = _wait_for(folder / "manifest.sig", process)
+
+    assert process.wait() == 0
+    return last - first
+
+
+def _moments() -> list[float]:
+    return np.random.default_rng(SEED).uniform(0.0, 1.0, KILLS).round(4).tolist()
+
+
+def _cases() -> list[object]:
+    late, early = 1, 0  # which of the twenty the default suite takes
+    return [
+        pytest.param(moment, marks=() if number in (early, late) else pytest.mark.campaign)
+        for number, moment in enumerate(_moments())
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", _cases())
+def test_a_killed_run_resumes_without_losing_spend(
+    moment: float, seconds_between_first_and_last_write: float, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(_run(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment())
+    _wait_for(folder, process)
+    time.sleep(moment * seconds_between_first_and_last_write)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    spent_before = _spent(folder)
+
+    is_finished = (folder / "manifest.sig").exists()
+    resumed = subprocess.run(_command("resume", str(folder), "--json"), capture_output=True, env=_environment())
+
+    assert resumed.returncode == (2 if is_finished else 0), resumed.stderr.decode()[-2000:]
+    assert verify(folder).findings == ()
+    summary = json.loads((folder / "result.json").read_text())
+    assert summary["rounds_completed"] + summary["rounds_lost"] == ROUNDS
+    assert summary["rounds_lost"] <= 1
+    for name, events in _spent(folder).items():
+        assert spent_before.get(name, set()) <= events  # whatever left stays booked
+    for register in folder.glob("state/sites/*/register.sqlite"):
+        _assert_nothing_twice(register)
+
+
+def _spent(folder: Path) -> dict[str, set[bytes]]:
+    """Return what each site had released; what was only reserved may be given back after a restart."""
+    spent: dict[str, set[bytes]] = {}
+    for path in folder.glob("state/sites/*/ledger.sqlite"):
+        copy = path.with_name("copy-for-test.sqlite")
+        with sqlite3.connect(path) as original, sqlite3.connect(copy) as target:
+            try:
+                original.backup(target)
+            except sqlite3.DatabaseError:  # killed before the first row was there
+                continue
+        original.close()
+        target.close()
+        try:
+            kept = read_ledger(copy).reservations.values()
+        except Exception:
+            continue
+        finally:
+            for leftover in path.parent.glob("copy-for-test.sqlite*"):
+                leftover.unlink()
+        spent[path.parent.name] = {one.event for one in kept if one.status not in ("reserved", "cancelled")}
+    return spent
+
+
+def _assert_nothing_twice(register: Path) -> None:
+    with sqlite3.connect(f"file:{register}?mode=ro", uri=True) as connection:
+        windows = connection.execute("SELECT round, attempt, persons FROM windows").fetchall()
+        answers = connection.execute("SELECT round, stage FROM answers").fetchall()
+    connection.close()
+    people = [set(np.frombuffer(row[2], dtype="<u8").tolist()) for row in windows]
+    assert len({(row[0], row[1]) for row in windows}) == len(windows)
+    assert sum(map(len, people)) == len(set().union(*people)) if people else True  # no person in two windows
+    once = [(number, stage) for number, stage in answers if stage in ("R3b", "R4")]
+    assert len(once) == len(set(once))

@@ -1,0 +1,214 @@
+"""A whole study through every room: what it leaves, and what it must never do."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from secure_frl.errors import BudgetExhausted, InvalidParameter, StudyStopped
+from secure_frl.evidence.verify import verify
+from secure_frl.federation import simulation
+from secure_frl.federation.results import RoundReport
+from secure_frl.federation.run_folder import RunOptions, next_free_folder
+from secure_frl.records.journal import read_journal
+from secure_frl.records.ledger import read_ledger
+from secure_frl.study import Study
+
+pytestmark = pytest.mark.slow
+Tiny = Callable[..., Study]
+
+# The keys that the study's users rely on; the list is the contract, not a copy of the code.
+PROMISED = {
+    "gap_recovered",
+    "return",
+    "epsilon_spent",
+    "delta",
+    "unit",
+    "relation",
+    "rounds_completed",
+    "episodes",
+    "honest_shares_assumed",
+    "epsilon_if_one_more_colludes",
+    "survivors_min",
+    "protection",
+    "noise",
+    "seconds",
+}
+
+
+def test_a_finished_run_verifies_offline(finished_run: Path) -> None:
+    outcome = verify(finished_run)
+
+    assert outcome.findings == ()
+    assert outcome.holds
+    assert outcome.epsilon_recomputed == outcome.epsilon_claimed
+    assert outcome.rounds == 2
+
+
+def test_a_finished_run_has_the_promised_summary(finished_run: Path) -> None:
+    summary = json.loads((finished_run / "result.json").read_text())
+
+    assert set(summary) >= PROMISED
+    assert summary["epsilon_spent"] <= 4.0
+    assert summary["unit"] == "patient"
+    assert summary["honest_shares_assumed"] == 2
+    assert summary["rounds_completed"] == 2
+    assert summary["episodes"] == 2 * 3 * 24
+    assert summary["epsilon_if_one_more_colludes"] > summary["epsilon_spent"]
+
+
+def test_every_party_has_its_own_folder_key_and_books(finished_run: Path) -> None:
+    homes = [finished_run / "state" / "sites" / name for name in ("site-01", "site-02", "site-03")]
+    keys = [home / "identity.key" for home in (*homes, finished_run / "state" / "coordinator")]
+
+    assert all((home / name).is_file() for home in homes for name in ("ledger.sqlite", "register.sqlite"))
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+    assert len({key.read_bytes() for key in keys}) == 4
+
+
+def test_no_database_leaves_a_log_file_behind(finished_run: Path) -> None:
+    assert [path.name for path in finished_run.rglob("*-wal")] == []
+    assert [path.name for path in finished_run.rglob("*-shm")] == []
+
+
+def test_each_holder_books_one_event_a_round(finished_run: Path) -> None:
+    ledgers = [*finished_run.glob("state/sites/*/ledger.sqlite"), finished_run / "state/coordinator/ledger.sqlite"]
+
+    booked = {path.parent.name: len(read_ledger(path).events()) for path in ledgers}
+
+    assert booked == {"site-01": 2, "site-02": 2, "site-03": 2, "coordinator": 2}
+
+
+def test_optimiser_steps_equal_events_on_file(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
+
+    steps = []
+    real = IntegerNoiseOptimizer.add_noise
+    monkeypatch.setattr(IntegerNoiseOptimizer, "add_noise", lambda self: steps.append(1) or real(self))
+
+    simulation.run(tiny(), tmp_path / "run")
+
+    events = sum(len(read_ledger(path).events()) for path in (tmp_path / "run").glob("state/sites/*/ledger.sqlite"))
+    assert len(steps) == events == 6
+
+
+def test_the_seed_never_governs_privacy_noise(tiny: Tiny, finished_run: Path, tmp_path: Path) -> None:
+    again = simulation.run(tiny(), tmp_path / "again")
+
+    first = json.loads((finished_run / "result.json").read_text())
+    assert first["seed"] == again.seed
+    assert first["policy_hash"] != again.policy_hash
+
+
+def test_a_rehearsal_repeats_itself_and_is_marked(tiny: Tiny, tmp_path: Path) -> None:
+    rehearse = RunOptions(rehearse=True)
+
+    first = simulation.run(tiny(), tmp_path / "one", rehearse)
+    second = simulation.run(tiny(), tmp_path / "two", rehearse)
+
+    assert first.policy_hash == second.policy_hash
+    assert first.rehearsal
+    assert not verify(tmp_path / "one").holds
+    assert verify(tmp_path / "one", allow_rehearsal=True).holds
+
+
+def test_a_run_never_overwrites_a_folder(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+
+    with pytest.raises(InvalidParameter, match="resume"):
+        simulation.run(tiny(), tmp_path / "tiny")
+
+    assert next_free_folder(tmp_path, "tiny") == tmp_path / "tiny-2"
+
+
+def test_a_finished_run_is_not_resumed(copied_run: Path) -> None:
+    with pytest.raises(InvalidParameter, match="finished"):
+        simulation.resume(copied_run)
+
+
+def test_a_second_study_on_the_same_people_is_refused_before_anything_is_sampled(tiny: Tiny, tmp_path: Path) -> None:
+    shared = RunOptions(state=tmp_path / "state")
+    study = tiny({"data.dataset_id": "ward-a"})
+    simulation.run(study, tmp_path / "first", shared)
+    register = tmp_path / "state/sites/site-01/register.sqlite"
+    before = register.stat().st_size
+
+    with pytest.raises(BudgetExhausted):
+        simulation.run(study, tmp_path / "second", shared)
+
+    assert read_journal(tmp_path / "second/journal.sqlite").rounds == []
+    assert len(read_ledger(tmp_path / "state/sites/site-01/ledger.sqlite").events()) == 2
+    assert register.stat().st_size == before  # no window was opened
+
+
+def test_a_study_whose_sums_never_come_stops_and_can_be_resumed(tiny: Tiny, tmp_path: Path) -> None:
+    # 3 sites, all of which a sum needs: one lost after its masked input leaves 2 answers of t = 3
+    study = tiny({"sites.simulate_drop": {"before_masked": 0, "after_masked": 1}, "training.rounds": 5})
+    reports: list[RoundReport] = []
+
+    class Watcher:
+        def round_ended(self, report: RoundReport) -> None:
+            reports.append(report)
+
+    with pytest.raises(StudyStopped):
+        simulation.run(study, tmp_path / "run", watch=lambda rounds: Watcher())
+
+    assert [report.outcome for report in reports] == ["lost", "lost", "lost"]
+    state = read_journal(tmp_path / "run/journal.sqlite")
+    assert [one.outcome for one in state.rounds] == ["lost"] * 3
+    # what was released stays spent, though nothing came of it
+    spent = read_ledger(tmp_path / "run/state/sites/site-01/ledger.sqlite")
+    assert {kept.status for kept in spent.reservations.values()} <= {"unknown", "aborted"}
+    assert len(spent.events()) == 3
+    assert verify(tmp_path / "run").unfinished
+
+
+def test_sums_hold_exactly_when_sites_are_lost_before_and_after_their_input(tmp_path: Path) -> None:
+    from secure_frl.federation.site import StudySite
+    from secure_frl.masking.coordinator_states import MaskedSum
+    from secure_frl.study import load_study
+
+    shipped = Path(__file__).parents[3] / "examples/icu_sepsis/study.toml"
+    study = load_study(
+        shipped,
+        {
+            "sites.simulate_drop": {"before_masked": 2, "after_masked": 2},
+            "training.rounds": 2,
+            "training.episodes_per_site": 20,
+        },
+    )
+    sent: dict[tuple[int, int], list[int]] = {}
+    sums: dict[int, tuple[tuple[int, ...], list[int]]] = {}
+    contribute, outcome = StudySite.contribute, MaskedSum.outcome
+
+    def recorded_contribute(self: StudySite, context: object) -> object:
+        vector = contribute(self, context)  # type: ignore[arg-type]
+        sent[context.round, self._parts.me] = vector.words.tolist()  # type: ignore[attr-defined]
+        return vector
+
+    def recorded_outcome(self: MaskedSum) -> object:
+        total = outcome(self)
+        sums[self._view.context.round] = (total.contributors, total.integers.tolist())
+        return total
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StudySite, "contribute", recorded_contribute)
+        patch.setattr(MaskedSum, "outcome", recorded_outcome)
+        result = simulation.run(study, tmp_path / "run")
+
+    assert result.rounds_completed == 2
+    assert result.survivors_min == 8
+    for number, (contributors, integers) in sums.items():
+        assert len(contributors) == 8
+        columns = zip(*(sent[number, site][2:-2] for site in contributors), strict=True)
+        assert integers == [_centred(sum(column)) for column in columns]
+
+
+def _centred(value: int, bits: int = 20) -> int:
+    # 20 bits: the width that 20 episodes a site need; a wrong one makes the comparison fail
+    half = 1 << (bits - 1)
+    return (value + half) % (1 << bits) - half
