@@ -16,10 +16,10 @@ from typing import Any
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter
 from secure_frl.privacy.events import DISTRIBUTED, FRESH, LOCAL, UNSAFE_NONE, GaussianSumEvent, decode_event
+from secure_frl.privacy.noise import DRAW_TOTAL_VARIATION
 
 ACCOUNTANT = "PLD"
 PLD_GRID = 1e-3  # dp-accounting, pessimistic rounding
-_DRAW_TOTAL_VARIATION = 2.0**-110  # of one noise draw: the sampler's stated bound
 _DISCRETE_VARIANCE = 4.0  # a discrete Gaussian of variance v post-processes a continuous one of variance v - 4
 _SMALLEST_SIGMA = 0.02  # below it epsilon is above 1,000
 _LARGEST_EPSILON = 100.0  # above it e^eps draws' errors use up any delta: no epsilon is stated
@@ -219,7 +219,7 @@ def _stated_epsilon(releases: tuple[_Release, ...], delta: float) -> float:
     if first > _LARGEST_EPSILON:
         return math.inf
     # One more than the first epsilon stands for the final one in e^eps; whether it was enough is checked.
-    lowered -= (1 + math.exp(first + 1)) * sum(release.draws for release in releases) * _DRAW_TOTAL_VARIATION
+    lowered -= (1 + math.exp(first + 1)) * sum(release.draws for release in releases) * DRAW_TOTAL_VARIATION
     stated = _pld_epsilon(mechanisms, lowered) if lowered > 0 else math.inf
     return stated if stated <= first + 1 else math.inf
 

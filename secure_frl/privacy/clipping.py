@@ -31,16 +31,17 @@ class ClippedSum:
     dropped: int = field(repr=False)  # units that contributed zero: depends on data, stays at the site
 
 
-def sum_by_unit(gradients: NDArray[np.float64], unit_of_row: NDArray[np.int64], total: NDArray[np.float64]) -> None:
-    """Add each row to its unit's row of `total`, in the order of the rows.
+def sum_by_unit(gradients: NDArray[np.float64], unit_of_row: NDArray[np.int64], units: int) -> NDArray[np.float64]:
+    """Return float64 [units, P]: each row added to its unit's, in the order of the rows.
 
-    gradients: float64 [rows, P]. unit_of_row: int64 [rows]. total: float64 [units, P], changed in place.
+    gradients: float64 [rows, P]; returned as it is when row i is unit i. unit_of_row: int64 [rows].
     """
-    if unit_of_row.size == total.shape[0] and bool((np.diff(unit_of_row) == 1).all()):
-        total += gradients
-        return
+    if np.array_equal(unit_of_row, np.arange(units)):
+        return gradients  # most people have one trajectory; large arrays are not touched without need
+    total = np.zeros((units, gradients.shape[1]), dtype=np.float64)
     for row, unit in enumerate(unit_of_row):
         total[unit] += gradients[row]
+    return total
 
 
 def clip_units(gradients: NDArray[np.float64], blocks: Sequence[Block]) -> tuple[NDArray[np.float64], int]:

@@ -15,6 +15,7 @@ from functools import lru_cache
 import msgspec
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt
+from secure_frl.privacy.noise import LARGEST_DEVIATION
 from secure_frl.privacy.sensitivity import ROUNDING_BETA, rounded_shift
 from secure_frl.privacy.unit import ADD_OR_REMOVE_ONE, check_unit
 from secure_frl.secure_sum import Block, SumConstants
@@ -118,8 +119,8 @@ def _rules(event: GaussianSumEvent) -> tuple[tuple[str, bool, str], ...]:
         ),
         (
             "integer_noise_scale",
-            event.integer_noise_scale >= 64 if private else event.integer_noise_scale == 0,
-            "S >= 64",
+            64 <= event.integer_noise_scale <= LARGEST_DEVIATION if private else event.integer_noise_scale == 0,
+            "S from 64 to 8192, 0 without noise",
         ),
         ("rounding_beta", 0 < event.rounding_beta <= 1e-9, "in (0, 1e-9]"),
         ("scale", event.scale > 0, "scale > 0"),
@@ -180,7 +181,7 @@ def sum_event(
     register_root_before: str = "",
     register_root_after: str = "",
 ) -> GaussianSumEvent:
-    """Return the event of one noised sum under a charter's constants.
+    """Return the event of one noised sum under a charter's constants; each argument is the field of that name.
 
     Raises InvalidParameter when the constants contradict each other.
     """

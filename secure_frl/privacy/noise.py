@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from secure_frl.errors import InvalidParameter
 from secure_frl.secure_sum import RandomSource
 
-LARGEST_DEVIATION = 65_536  # the table has 26.6 entries a unit of deviation, 16 bytes each
-DRAW_TOTAL_VARIATION = 2.0**-110  # of one draw, deviations up to 8,192; enters delta with the number of draws
+LARGEST_DEVIATION = 8192  # the table has 26.6 entries a unit of deviation, each off by less than 2^-128
+DRAW_TOTAL_VARIATION = 2.0**-110  # of one draw, up to that deviation; enters delta with the number of draws
 _TAIL_DEVIATIONS = 13.3  # both tails beyond it weigh less than 2^-126
 _FRACTION_BITS = 200  # of the weights; their summed error is below 2^-140 of the total
 
@@ -36,7 +36,7 @@ class NoiseTable:
 def noise_table(deviation: int) -> NoiseTable:
     """Return the table for P(X = k) proportional to exp(-k^2 / (2 deviation^2)); integer arithmetic only.
 
-    Raises InvalidParameter for a deviation outside 1..65,536.
+    Raises InvalidParameter for a deviation outside 1..8,192.
     Source: weights by w[k+1] = w[k] r^(2k+1), r = exp(-1 / (2 deviation^2)), in 200-bit fixed point.
     """
     if not 1 <= deviation <= LARGEST_DEVIATION:
@@ -71,8 +71,8 @@ def noise_table(deviation: int) -> NoiseTable:
 def discrete_gaussian(deviation: int, count: int, random: RandomSource) -> NDArray[np.int64]:
     """Draw `count` independent discrete Gaussians of the given deviation.
 
-    Each draw is within total variation 2^-110 of the exact distribution, for deviations up to 8,192.
-    Raises InvalidParameter for a deviation outside 1..65,536 or a negative count.
+    Each draw is within total variation 2^-110 of the exact distribution.
+    Raises InvalidParameter for a deviation outside 1..8,192 or a negative count.
     """
     if count < 0:
         raise InvalidParameter(f"expected count >= 0, got {count}. Pass the length of the message.")

@@ -66,7 +66,8 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         self._unit = unit
         self._random = random
         self._vector = np.zeros(self._length, dtype=np.float64)
-        self._pending: NDArray[np.float64] | None = None
+        self._pending: list[NDArray[np.float64]] | None = None  # one a backward pass of the open chunk
+        self._units = 0
         self._dropped = 0
         self._is_spent = False
 
@@ -74,7 +75,8 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         """Begin a chunk of `units` units. Raises UnexpectedState while another is open."""
         if self._pending is not None or self._is_spent:
             raise UnexpectedState("expected no open chunk before add_noise, got one. Clip it first.")
-        self._pending = np.zeros((units, self._length), dtype=np.float64)
+        self._units = units
+        self._pending = []
 
     def collect(self, unit_of_row: NDArray[np.int64]) -> None:
         """Take the gradients of one backward pass and add them to their units.
@@ -84,13 +86,16 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         """
         if self._pending is None:
             raise UnexpectedState("expected an open chunk, got none. Call expect with its units first.")
-        sum_by_unit(self._module.take(unit_of_row.size), unit_of_row, self._pending)
+        self._pending.append(sum_by_unit(self._module.take(unit_of_row.size), unit_of_row, self._units))
 
     def clip_and_accumulate(self) -> None:
         """Clip the units of the open chunk and add them to the window's sum, in float64."""
         if self._pending is None:
             raise UnexpectedState("expected an open chunk, got none. Call expect and collect first.")
-        vector, dropped = clip_units(self._pending, self._constants.blocks)
+        gradients = self._pending[0] if self._pending else np.zeros((self._units, self._length))
+        for part in self._pending[1:]:
+            gradients = gradients + part
+        vector, dropped = clip_units(gradients, self._constants.blocks)
         self._vector += vector
         self._dropped += dropped
         self._pending = None

@@ -50,9 +50,9 @@ def test_a_gradient_of_zero_stays_zero() -> None:
 
 
 def test_rows_of_one_unit_are_added_before_they_are_clipped() -> None:
-    total = np.zeros((2, 4))
+    rows = np.array([[1.0, 0, 0, 0], [2.0, 0, 0, 0], [0, 5.0, 0, 0]])
 
-    sum_by_unit(np.array([[1.0, 0, 0, 0], [2.0, 0, 0, 0], [0, 5.0, 0, 0]]), np.array([0, 0, 1]), total)
+    total = sum_by_unit(rows, np.array([0, 0, 1]), 2)
 
     assert total.tolist() == [[3.0, 0, 0, 0], [0, 5.0, 0, 0]]
 

@@ -1,5 +1,7 @@
 """What a policy and its losses must be: each violation is shown, then refused with its cure."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch import nn
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
+from secure_frl.learning.objectives.reinforce import Reinforce
+from secure_frl.learning.policies import table_policy
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.module_check import check_losses, check_module
 
@@ -77,6 +81,20 @@ class Running:
 def test_a_table_with_a_bool_mask_and_losses_of_its_own_trajectory_pass() -> None:
     check_module(Table())
     check_losses(Table(), fair, probe(), SEGMENTS)
+
+
+def test_the_shipped_objective_couples_nobody() -> None:
+    admissible = np.zeros((STATES + 1, ACTIONS), dtype=np.bool_)
+    admissible[:, :2] = True
+    policy, layout = table_policy(admissible, STATES, "private")
+    objective = Reinforce(discount=1.0, gae_lambda=0.5, critic="private")
+    public = {"critic": np.linspace(0.1, 0.7, STATES + 1)}
+
+    def losses(policy: nn.Module, batch: Trajectories) -> torch.Tensor:
+        return objective.losses(policy, batch, objective.targets(policy, public, batch))
+
+    allowed = dataclasses.replace(probe(), actions=probe().actions % 2)
+    check_losses(policy, losses, allowed, layout.segments)
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,8 @@ def test_a_delta_just_below_one_in_the_declared_units_passes() -> None:
 
 
 def test_a_sum_beyond_the_ring_is_refused() -> None:
-    with pytest.raises(BitBudget, match="modulus_bits=33"):
-        make_plan(altered("privacy", integer_noise_scale=65_536, target_epsilon=8.0))
+    with pytest.raises(BitBudget, match="modulus_bits=34"):
+        make_plan(shipped(training__episodes_per_site=40_000, privacy__integer_noise_scale=8192, privacy__delta=1e-7))
     with pytest.raises(BitBudget, match="modulus_bits=25"):
         make_plan(altered("protection", modulus_bits=25))
 
