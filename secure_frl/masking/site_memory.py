@@ -38,10 +38,10 @@ class SiteParty:
     terms: SumTerms
     me: SiteId
     signing_key: Ed25519PrivateKey = field(repr=False)
-    register: StageRegister
-    random: RandomSource
-    clock: Callable[[], float]
-    host: RoundHost
+    register: StageRegister = field(repr=False)
+    random: RandomSource = field(repr=False)
+    clock: Callable[[], float] = field(repr=False)
+    host: RoundHost = field(repr=False)  # holds data: nothing of it belongs in a repr
     masks: MaskAdder
     config_hash: bytes
 

@@ -134,13 +134,13 @@ def next_model(model: bytes, total: Sum) -> bytes:
 class Federation:
     """n sites and a coordinator under one charter. `wire` sees and may change every frame."""
 
-    def __init__(self, n: int, seed: int = 1, **changes: Any) -> None:
+    def __init__(self, n: int, seed: int = 1, charter: bytes = b"charter", **changes: Any) -> None:
         self.n, self.seed = n, seed
         self.constants = constants_for(n, **changes)
         self.keys = [Ed25519PrivateKey.from_private_bytes(bytes([1 + i]) * 32) for i in range(n)]
         self.coordinator_key = Ed25519PrivateKey.from_private_bytes(bytes([200]) * 32)
         self.terms = SumTerms(
-            session=session_id(b"charter"),
+            session=session_id(charter),
             constants=self.constants,
             site_public_keys=tuple(key.public_key().public_bytes_raw() for key in self.keys),
             coordinator_public_key=self.coordinator_key.public_key().public_bytes_raw(),

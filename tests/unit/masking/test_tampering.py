@@ -1,0 +1,241 @@
+"""Frames changed on the way, repeated, reflected, or moved to another round: refused by name, and the round goes on."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from secure_frl.errors import PeerError, SecureFrlError
+from secure_frl.masking.coordinator_epoch import EpochOpening
+from secure_frl.masking.refusals import read_refusal
+from secure_frl.masking.site_memory import EpochOpen
+from secure_frl.wire.envelope import HEADER_BYTES, Address, read_header, seal_frame
+from secure_frl.wire.messages import (
+    Announcement,
+    Confirmation,
+    Confirmations,
+    Inbox,
+    MessageType,
+    PublishedSum,
+    ReturnedShares,
+    Survivors,
+    encode_body,
+)
+
+NAMED = {"MalformedMessage", "UnexpectedMessage", "BadSignature", "AlreadyAnswered", "RoundRefused", "EpochRefused"}
+
+
+def positions(frame: bytes) -> list[int]:
+    """Every field of the header, then samples of body and trailer; the last byte always."""
+    fields = [0, 3, 4, 5, 7, 8, 39, 40, 47, 48, 55, 56, 63, 64, 71, 72, 79, 80, 111, 112, 119, 120, 151]
+    rest = list(range(HEADER_BYTES, len(frame), max(1, (len(frame) - HEADER_BYTES) // 7)))
+    return [*fields, *rest, len(frame) - 1]
+
+
+def flipped(frame: bytes, position: int) -> bytes:
+    changed = bytearray(frame)
+    changed[position] ^= 1 << (position % 8)
+    return bytes(changed)
+
+
+def refusal_code(parties, site, request, reply):
+    assert read_header(reply).type == MessageType.REFUSAL
+    return read_refusal(reply, parties.terms.site_public_keys[site], hashlib.sha256(request).digest())
+
+
+def tampered_exchange(parties, machine, seen):
+    """One stage in which every frame is first delivered in many changed forms, then as it is."""
+    for site, request in list(machine.requests()):
+        protocol = parties.sites[site]
+        for position in positions(request) if site == 0 else [60]:
+            before = protocol.state_name
+            bad = flipped(request, position)
+            code = refusal_code(parties, site, bad, protocol.handle(bad))
+            assert code in NAMED, (position, code)
+            assert protocol.state_name == before
+        reply = protocol.handle(request)
+        for position in positions(reply) if site == 0 else []:
+            with pytest.raises(PeerError):
+                machine.receive(site, flipped(reply, position))
+            seen.add(machine._letters._excluded.pop(site))  # the test lets the site in again
+            assert site not in machine.refusals
+        machine.receive(site, reply)
+
+
+@pytest.mark.parametrize("with_model", [False, True])
+def test_every_changed_frame_is_refused_and_the_round_still_gives_the_exact_sum(federation, with_model):
+    parties, seen = federation(3), set()
+    opening = EpochOpening(parties.terms, parties.coordinator_key, parties.random, lambda: parties.now, 1, 1, 1_003_600)
+    for _ in range(2):
+        tampered_exchange(parties, opening, seen)
+        opening.close_stage()
+    models = dict.fromkeys(range(3), b"first model") if with_model else {}
+    machine = parties.begin(opening.outcome(), models=models)
+    for _ in range(4):
+        tampered_exchange(parties, machine, seen)
+        machine.close_stage()
+
+    assert machine.outcome().integers.tolist() == parties.plain_sum(range(3)).tolist()
+    assert seen <= {"MalformedMessage", "UnexpectedMessage", "BadSignature"}
+    assert "BadSignature" in seen
+
+
+def recorded(federation, rounds=2, seed=1):
+    parties = federation(3, seed=seed)
+    epoch, model = parties.open(), b"first model"
+    for number in range(1, rounds + 1):
+        machine = parties.begin(epoch, number)
+        parties.drive(machine)
+        parties.publish(machine, model)
+        model = parties.hosts[0].model
+    return parties, epoch
+
+
+def test_frames_of_an_earlier_round_epoch_or_session_are_refused(federation):
+    parties, _ = recorded(federation)
+    old = [frame for direction, site, frame in parties.frames if direction == "down" and site == 0]
+    parties.open(epoch=2, first_round=3)
+    other = federation(3, charter=b"another charter")  # the same people, keys and random bytes
+    other.open()
+
+    for frame in old:
+        again = refusal_code(parties, 0, frame, parties.sites[0].handle(frame))
+        assert again in {"AlreadyAnswered", "UnexpectedMessage", "EpochRefused"}
+        assert refusal_code(other, 0, frame, other.sites[0].handle(frame)) == "UnexpectedMessage"
+    assert isinstance(parties.sites[0]._state, EpochOpen)
+
+
+def test_replies_of_another_site_stage_round_or_attempt_are_refused(federation):
+    parties, epoch = recorded(federation, rounds=1)
+    old = [frame for direction, _, frame in parties.frames if direction == "up"]
+    machine = parties.begin(epoch, 2, tag=hashlib.sha256(b"").digest())
+    list(machine.requests())
+
+    for frame in old:
+        for site in (0, 1):
+            with pytest.raises(PeerError):
+                machine.receive(site, frame)
+            machine._letters._excluded.pop(site)
+
+
+def test_a_reflected_frame_is_refused_on_both_sides(federation):
+    parties = federation(3)
+    machine = parties.begin(parties.open())
+    for site, request in list(machine.requests()):
+        with pytest.raises(PeerError):
+            machine.receive(site, request)
+        machine._letters._excluded.pop(site)
+        reply = parties.sites[site].handle(request)
+        assert refusal_code(parties, site, reply, parties.sites[site].handle(reply)) == "UnexpectedMessage"
+        machine.receive(site, reply)
+
+
+def test_a_request_for_another_site_is_refused(federation):
+    parties = federation(3)
+    machine = parties.begin(parties.open())
+    requests = dict(machine.requests())
+
+    assert refusal_code(parties, 0, requests[1], parties.sites[0].handle(requests[1])) == "UnexpectedMessage"
+
+
+def test_an_identical_request_gets_identical_bytes_and_another_one_is_refused(federation):
+    parties = federation(5)
+    machine = parties.begin(parties.open())
+    for _ in range(2):
+        parties.exchange(machine)
+        machine.close_stage()
+    state = machine._state
+    requests = dict(machine.requests())
+    first = parties.sites[0].handle(requests[0])
+    other = state.view.seal(0, MessageType.R3A, state.ctx2, Survivors((0, 1, 2, 3), bytes(64)))
+
+    assert parties.sites[0].handle(requests[0]) == first
+    assert refusal_code(parties, 0, other, parties.sites[0].handle(other)) == "AlreadyAnswered"
+    assert parties.registers[0].trail.count("record R3b") == 1
+
+
+# --- an insider with valid keys -------------------------------------------------------------------------------------
+
+ID = st.integers(0, 12)
+B32, B64 = st.binary(min_size=32, max_size=32), st.binary(min_size=64, max_size=64)
+BODIES = {
+    MessageType.R1P: st.just(Inbox((), ())),
+    MessageType.R3A: st.builds(Survivors, st.lists(ID, max_size=8).map(tuple), B64),
+    MessageType.R3C: st.builds(
+        Confirmations, st.lists(st.builds(Confirmation, ID, ID, B32, B32), max_size=8).map(tuple)
+    ),
+    MessageType.R5: st.builds(PublishedSum, st.lists(ID, max_size=8).map(tuple), st.binary(max_size=90), B32, B32, B64),
+}
+RAW = st.binary(max_size=200) | st.just(b"\x91" * 1000) | st.just(encode_body(Inbox((), ())))
+
+
+@pytest.mark.parametrize("kind", list(BODIES), ids=lambda kind: kind.name)
+def test_whatever_the_coordinator_seals_a_site_refuses_it_by_name(federation, kind):
+    parties = federation(3)
+    machine = parties.begin(parties.open())
+    before = {MessageType.R1P: 1, MessageType.R3A: 2, MessageType.R3C: 3, MessageType.R5: 4}[kind]
+    for _ in range(before):
+        parties.exchange(machine)
+        machine.close_stage()
+    site, view, start = parties.sites[0], machine._view, parties.sites[0]._state
+    salt = view.ctx1 if kind in (MessageType.R1P, MessageType.R5) else start.ctx2
+    fresh = view.fresh if kind is MessageType.R5 else view.fresh_of[0]
+
+    @given(plain=RAW | BODIES[kind].map(encode_body))
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    def insider(plain):
+        site._state = start
+        parties.registers[0].rows = parties.registers[0].rows[:before]
+        request = seal_frame(view.address(0, fresh), kind, plain, view.link(0, kind, salt, fresh))
+        code = refusal_code(parties, 0, request, site.handle(request))
+        assert code != "SiteFailed", parties.logs[0][-1]
+
+    insider()
+
+
+@pytest.mark.parametrize("kind", ["R1", "R3B", "R4", "R5_REPLY"])
+def test_whatever_a_peer_seals_the_coordinator_names_the_peer(federation, kind):
+    parties = federation(3)
+    machine = parties.begin(parties.open())
+    before = {"R1": 0, "R3B": 2, "R4": 3, "R5_REPLY": 4}[kind]
+    for _ in range(before):
+        parties.exchange(machine)
+        machine.close_stage()
+    if kind == "R5_REPLY":
+        machine.publish(bytes(32))
+    view, message = machine._view, MessageType[kind]
+    salt = view.ctx1 if kind in ("R1", "R5_REPLY") else machine._state.ctx2
+    fresh = view.fresh_of.get(0, b"\x07" * 32)
+    address = Address(parties.terms.session, 1, 1, 0, 0, 2**64 - 1, fresh)
+    empty = Announcement((), bytes(32), bytes(32), bytes(32), bytes(32))
+    shaped = BODIES[MessageType.R3C] | st.just(ReturnedShares((), ())) | st.just(empty)
+
+    @given(plain=RAW | shaped.map(encode_body))
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    def insider(plain):
+        frame = seal_frame(address, message, plain, view.link(0, message, salt, fresh))
+        with pytest.raises(PeerError):
+            machine.receive(0, frame)
+        machine._letters._excluded.pop(0)
+
+    insider()
+
+
+def test_no_bytes_crash_a_site_or_the_coordinator(federation):
+    parties = federation(3)
+    machine = parties.begin(parties.open())
+    genuine = dict(machine.requests())[0]
+
+    @given(st.binary(max_size=400), st.booleans())
+    @settings(max_examples=300, deadline=None)
+    def anybody(data, with_header):
+        frame = genuine[:HEADER_BYTES] + data if with_header else data
+        assert refusal_code(parties, 0, frame, parties.sites[0].handle(frame)) in NAMED
+        with pytest.raises(SecureFrlError):
+            machine.receive(0, frame)
+        machine._letters._excluded.pop(0)
+
+    anybody()
