@@ -18,7 +18,7 @@ from secure_frl.errors import BudgetExhausted, InvalidParameter
 from secure_frl.privacy.events import DISTRIBUTED, FRESH, LOCAL, UNSAFE_NONE, GaussianSumEvent, decode_event
 from secure_frl.privacy.noise import DRAW_TOTAL_VARIATION
 
-ACCOUNTANT = "PLD"
+ACCOUNTANT = "PLD"  # its name in every statement
 PLD_GRID = 1e-3  # dp-accounting, pessimistic rounding
 _DISCRETE_VARIANCE = 4.0  # a discrete Gaussian of variance v post-processes a continuous one of variance v - 4
 _SMALLEST_SIGMA = 0.02  # below it epsilon is above 1,000

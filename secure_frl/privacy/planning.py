@@ -7,7 +7,7 @@ guard of a ledger, which computes from events, agrees with the plan. What cannot
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from secure_frl.encoding import ring
 from secure_frl.encoding.lanes import LANE_WORDS
@@ -16,6 +16,7 @@ from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, admissible_
 from secure_frl.learning.layout import Layout, table_layout
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import DISTRIBUTED, LOCAL, PRODUCTION, UNSAFE_NONE, GaussianSumEvent, sum_event
+from secure_frl.privacy.plan import Plan
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.secure_sum import Block, SumConstants
 from secure_frl.study import Study, survival_mistakes
@@ -31,46 +32,6 @@ _FRAME_BYTES = 1024  # headers, signatures, lists of a round
 _EPISODE_S = 35e-6  # roll out and clip one trajectory of ICU-Sepsis, one core, two values a step
 _PEER_S = 70e-6
 _MASK_WORD_S = 0.6e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Constants for the charter, and what they promise. An epsilon is None where no finite one may be stated."""
-
-    constants: SumConstants
-    unit: str
-    relation: str
-    target_epsilon: float
-    delta: float
-    rounds: int
-    max_rounds_per_person: int
-    max_sites_per_person: int
-    declared_batch: int  # units a site and round
-    declared_units: int  # over all rounds and sites
-    epsilon_by_round: tuple[float | None, ...]  # spent by one person after each round
-    epsilon_if_one_more_colludes: float | None
-    epsilon_if_one_more_site: float | None  # a person at M + 1 sites of a round
-    epsilon_household_of_2: float | None
-    epsilon_household_of_4: float | None
-    noise_norm: float  # L2 of the noise in the mean of one round, in clips a unit
-    upload_bytes: int  # a site and round
-    download_bytes: int
-    round_seconds: float  # all sites on one core, an estimate
-
-    @property
-    def epsilon(self) -> float | None:
-        """Return what one person has spent when every round is done."""
-        return self.epsilon_by_round[-1]
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Return what a reader must know before signing; empty when nothing stands out."""
-        found = []
-        if self.constants.noise == UNSAFE_NONE:
-            found.append("noise = unsafe-none: nobody is protected, and no epsilon is stated")
-        if self.noise_norm > 1:
-            found.append(f"the noise is {self.noise_norm:.2f} clips long: the mean gradient drowns in it")
-        return tuple(found)
 
 
 def make_plan(study: Study) -> Plan:

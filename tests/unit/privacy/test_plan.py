@@ -1,0 +1,76 @@
+"""A plan's figures and words."""
+
+import dataclasses
+import json
+
+from secure_frl.privacy.plan import Plan
+from secure_frl.secure_sum import Block, SumConstants
+
+PLAN = Plan(
+    constants=SumConstants(
+        sites=10,
+        threshold=6,
+        max_colluders=1,
+        min_survivors=8,
+        honest_shares=7,
+        profile="cross_silo",
+        neighbours=9,
+        protection="masking",
+        length=100,
+        modulus_bits=26,
+        scale=2266.0,
+        bound=3_000_000,
+        noise_bound=27_000,
+        blocks=(Block("policy", 0, 100, 0.4, 1.0),),
+        noise="distributed",
+        noise_multiplier=1.1956,
+        integer_noise_scale=1024,
+    ),
+    unit="patient",
+    relation="add_or_remove_one",
+    target_epsilon=4.0,
+    delta=1e-6,
+    rounds=2,
+    max_rounds_per_person=1,
+    max_sites_per_person=1,
+    declared_batch=1334,
+    declared_units=26_680,
+    epsilon_by_round=(3.9, 3.9),
+    epsilon_if_one_more_colludes=4.36,
+    epsilon_if_one_more_site=8.9,
+    epsilon_household_of_2=8.9,
+    epsilon_household_of_4=None,
+    noise_norm=0.005,
+    upload_bytes=17_718,
+    download_bytes=17_718,
+    round_seconds=0.5,
+)
+
+
+def test_the_figures_are_json_under_the_names_of_the_design() -> None:
+    plain = json.loads(json.dumps(PLAN.plain(), allow_nan=False))
+
+    assert plain["epsilon"] == 3.9
+    assert plain["epsilon_by_round"] == [3.9, 3.9]
+    assert plain["epsilon_household_of_4"] is None
+    assert (plain["noise_multiplier"], plain["noise_norm"], plain["honest_shares_assumed"]) == (1.1956, 0.005, 7)
+    assert (plain["upload_bytes"], plain["round_seconds"]) == (17_718, 0.5)
+    assert plain["blocks"] == [{"name": "policy", "start": 0, "stop": 100, "clip_norm": 0.4, "noise_share": 1.0}]
+
+
+def test_an_epsilon_is_never_shown_without_its_terms() -> None:
+    rows = {name: (value, note) for name, value, note in PLAN.explained()}
+
+    value, note = rows["epsilon"]
+    assert value == "3.9"
+    for term in ("delta 1e-06", "patient", "add or remove one", "PLD", "1 round(s)", "1 site(s)", "7 honest shares"):
+        assert term in note
+    assert rows["household"][0] == "8.9 / not stated"
+
+
+def test_a_plan_that_hides_nothing_has_no_warning_and_a_bad_one_says_why() -> None:
+    unsafe = dataclasses.replace(PLAN.constants, noise="unsafe-none", noise_multiplier=0.0)
+
+    assert PLAN.warnings == ()
+    assert "drowns" in dataclasses.replace(PLAN, noise_norm=1.5).warnings[0]
+    assert "nobody is protected" in dataclasses.replace(PLAN, constants=unsafe).warnings[0]
