@@ -110,7 +110,7 @@ class Plan:
             (
                 "sum",
                 f"{constants.length} values of {constants.modulus_bits} bits",
-                f"{constants.sites} sites, {constants.min_survivors} survivors or more, threshold {constants.threshold}",
+                f"{constants.sites} sites, {constants.min_survivors} survivors or more, t = {constants.threshold}",
             ),
             ("upload", f"{self.upload_bytes:,} bytes", "a site and round, estimated"),
             ("download", f"{self.download_bytes:,} bytes", "a site and round, estimated"),
