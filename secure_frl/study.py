@@ -98,7 +98,7 @@ class GlobalStep(_Section):
     """The step that whoever may read the sum applies to it."""
 
     optimiser: Literal["sgd"] = Field(default="sgd", description="'sgd'")
-    step_size: Positive = Field(default=3000.0, description="applied to the mean clipped gradient")
+    step_size: Positive = Field(default=5000.0, description="applied to the mean clipped gradient")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="at least 0, below 1")
     schedule: Literal["constant", "linear"] = Field(default="linear", description="'linear' grows with the round")
 
@@ -117,10 +117,10 @@ class TrainingSection(_Section):
     objective: Literal["reinforce"] = Field(default="reinforce", description="'reinforce'")
     aggregation: Literal["fedsgd"] = Field(default="fedsgd", description="'fedsgd': one aggregated step a round")
     local_steps: Literal[1] = Field(default=1, description="1: one aggregated step a round")
-    rounds: int = Field(default=15, ge=1, le=10_000, description="rounds that are announced")
-    episodes_per_site: int = Field(default=1334, ge=1, le=1_000_000, description="a round; a public constant")
+    rounds: int = Field(default=10, ge=1, le=10_000, description="rounds that are announced")
+    episodes_per_site: int = Field(default=2001, ge=1, le=1_000_000, description="a round; a public constant")
     discount: float = Field(default=1.0, gt=0, le=1, description="above 0, at most 1")
-    gae_lambda: float = Field(default=0.5, ge=0, le=1, description="0 to 1")
+    gae_lambda: float = Field(default=0.2, ge=0, le=1, description="0 to 1")
     global_: GlobalStep = Field(default=GlobalStep(), alias="global")
     local: LocalStep = LocalStep()
     personalise: Literal["none"] = Field(default="none", description="'none'")
@@ -137,7 +137,7 @@ class PrivacySection(_Section):
         default="distributed", description="'distributed' or 'local'; 'unsafe-none' for reference runs only"
     )
     clip_norm: Positive = Field(default=0.4, description="L2 bound of one unit's policy block")
-    critic_clip_norm: Positive = Field(default=1.0, description="L2 bound of one unit's critic block")
+    critic_clip_norm: Positive = Field(default=0.7, description="L2 bound of one unit's critic block")
     critic_noise_share: Share = Field(default=0.15, description="the critic's part of the budget, between 0 and 1")
     sampling_rate: float = Field(default=1.0, ge=1, le=1, description="1.0: every unit of the window")
     max_rounds_per_person: int = Field(default=1, ge=1, le=1000, description="a person is charged so many times")
@@ -161,7 +161,7 @@ class ProtectionSection(_Section):
 class OutputSection(_Section):
     """What leaves at the end."""
 
-    sharpen: Positive = Field(default=1.0, description="logits times this at release, fixed beforehand")
+    sharpen: Positive = Field(default=3.0, description="logits times this at release, fixed beforehand")
     keep_policies: Literal["last", "all"] = Field(default="last", description="'last' or 'all'")
     release: list[Literal["policy"]] = Field(
         default=["policy"], min_length=1, max_length=1, description="['policy']: each name would be an event"

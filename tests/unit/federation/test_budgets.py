@@ -1,0 +1,95 @@
+"""A site's own ledger refuses, whatever the coordinator does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from secure_frl.errors import BudgetExhausted
+from secure_frl.federation import simulation
+from secure_frl.federation.budgets import lifetime_budget
+from secure_frl.federation.run_folder import RunOptions
+from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Addressed
+from secure_frl.study import Study
+from secure_frl.wire.envelope import read_header
+from secure_frl.wire.messages import MessageType
+
+pytestmark = pytest.mark.slow
+Tiny = Callable[..., Study]
+
+
+def _no_check(study: Study, session: bytes) -> Callable[[Budget, Sequence[bytes], bytes], None]:
+    """Stand for a coordinator whose operator took every check of budgets out of its program."""
+    return lambda lifetime, recorded, candidate: None
+
+
+def test_a_coordinator_that_skips_every_check_meets_each_sites_refusal(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = RunOptions(state=tmp_path / "state")
+    study = tiny({"data.dataset_id": "ward-a"})
+    simulation.run(study, tmp_path / "first", shared)
+    replies: list[int] = []
+    exchange = simulation.InProcessCarrier.exchange
+
+    def watched(self: object, requests: Iterable[Addressed], deadline_s: float) -> Iterable[Addressed]:
+        for site, reply in exchange(self, requests, deadline_s):  # type: ignore[arg-type]
+            replies.append(read_header(reply).type)
+            yield site, reply
+
+    monkeypatch.setattr(simulation, "study_guard", _no_check)  # the coordinator's ledger only: sites use enrolment's
+    monkeypatch.setattr(simulation.InProcessCarrier, "exchange", watched)
+
+    with pytest.raises(BudgetExhausted, match="3 of 3 sites"):
+        simulation.run(study, tmp_path / "second", shared)
+
+    epoch = {MessageType.E0_REPLY, MessageType.E1_REPLY}
+    assert [kind for kind in replies if kind not in epoch] == [MessageType.REFUSAL] * 3
+    assert len(read_ledger(tmp_path / "state/sites/site-02/ledger.sqlite").events()) == 2
+
+
+def test_the_same_coordinator_gets_its_sum_when_the_sites_checks_are_out_too(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from secure_frl.federation import enrolment
+
+    shared = RunOptions(state=tmp_path / "state")
+    study = tiny({"data.dataset_id": "ward-a"})
+    simulation.run(study, tmp_path / "first", shared)
+    monkeypatch.setattr(simulation, "study_guard", _no_check)
+    monkeypatch.setattr(enrolment, "study_guard", _no_check)  # the control: the defence is gone
+
+    result = simulation.run(study, tmp_path / "second", shared)
+
+    assert result.rounds_completed == 2
+
+
+def test_a_later_study_cannot_raise_the_lifetime_budget(tiny: Tiny, tmp_path: Path) -> None:
+    shared = RunOptions(state=tmp_path / "state")
+    simulation.run(tiny({"data.dataset_id": "ward-a"}), tmp_path / "first", shared)
+    greedy = tiny({"data.dataset_id": "ward-a", "privacy.target_epsilon": 50.0})
+
+    with pytest.raises(BudgetExhausted, match="<= 4"):
+        simulation.run(greedy, tmp_path / "second", shared)
+
+
+def test_a_smaller_first_study_leaves_nothing_for_a_second(tiny: Tiny) -> None:
+    first = lifetime_budget(tiny({"privacy.target_epsilon": 1.0}))
+
+    assert first == Budget(1.0, 1e-3)
+
+
+def test_a_run_without_noise_states_no_epsilon_and_spoils_no_budget(tiny: Tiny, tmp_path: Path) -> None:
+    plain = simulation.run(tiny({"privacy.noise": "unsafe-none"}), tmp_path / "plain")
+
+    assert plain.plain()["epsilon_spent"] is None
+    assert plain.unsafe == ("privacy.noise = unsafe-none",)
+
+    shared = RunOptions(state=tmp_path / "state")
+    simulation.run(tiny({"data.dataset_id": "ward-a"}), tmp_path / "first", shared)
+    with pytest.raises(BudgetExhausted):
+        simulation.run(tiny({"data.dataset_id": "ward-a", "privacy.noise": "unsafe-none"}), tmp_path / "second", shared)
