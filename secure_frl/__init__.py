@@ -11,14 +11,14 @@ from typing import Any
 _PUBLIC = {
     "Study": "secure_frl.study",
     "load_study": "secure_frl.study",
-    "plan": "secure_frl.privacy.planning",
+    "make_plan": "secure_frl.privacy.planning",
     "run": "secure_frl.federation.simulation",
     "resume": "secure_frl.federation.simulation",
     "verify": "secure_frl.evidence.verify",
     "load_policy": "secure_frl.federation.policy_files",
 }
 
-__all__ = ["Study", "load_policy", "load_study", "plan", "resume", "run", "verify"]
+__all__ = ["Study", "load_policy", "load_study", "make_plan", "resume", "run", "verify"]
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the public name stands for

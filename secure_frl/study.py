@@ -332,9 +332,7 @@ def _explain(path: str, location: tuple[str, ...], found: Mapping[str, Any]) -> 
     if found["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
-        cure = (
-            f"did you mean {near[0]!r}?" if near else "take it out, or see the keys in examples/icu_sepsis/study.toml"
-        )
+        cure = f"write {near[0]} instead" if near else "take it out"
         expected = f"one of the keys {', '.join(sorted(known))}"
         return f"{path}: expected {expected}; found the unknown key {location[-1]!r}. To mend it: {cure}."
     message = str(found["msg"]).removeprefix("Input should be ")

@@ -100,6 +100,11 @@ class Coordinator:
                     f"{consecutive_lost} rounds in a row were lost ({outcome.reason}). "
                     "Bring sites back, then `secure-frl resume`."
                 )
+        if not self._state.round:
+            raise StudyStopped(
+                f"expected a sum in at least one of {self._parts.study.training.rounds} rounds, but all were lost. "
+                "Begin a new study when enough sites are back; what was released stays spent."
+            )
 
     # --- one round ---------------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class StudySite:
         self._window: _Window | None = None
         self._is_shut = False
         self._trainer = Trainer(parts.study, constants)
-        self._trainer.check_before_joining(self._state, parts.patients.probe(), parts.random)
+        self._trainer.check_before_joining(self._state, parts.patients.probe())
         self._protocol = SiteProtocol(
             terms=parts.terms,
             me=parts.me,

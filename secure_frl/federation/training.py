@@ -15,8 +15,8 @@ from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, admissible_
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.policies import table_policy
 from secure_frl.learning.trajectories import Trajectories, check_before_joining, usable_units
-from secure_frl.privacy.module_check import check_module
-from secure_frl.privacy.update import Losses, PrivateUpdate, clipped_sum, private_update
+from secure_frl.privacy.module_check import check_losses
+from secure_frl.privacy.update import Losses, PrivateUpdate, private_update
 from secure_frl.secure_sum import RandomSource, SumConstants
 from secure_frl.study import Study
 
@@ -27,33 +27,23 @@ class Trainer:
     """A site's policy, objective and clipping for one study; holds no data between windows."""
 
     def __init__(self, study: Study, constants: SumConstants) -> None:
-        """Build and check the module. Raises InvalidParameter for one that couples units, before the site joins."""
+        """Build the policy and its objective; `check_before_joining` says whether they may be used."""
         self._study = study
         self._constants = constants
         self._admissible = admissible_actions()
         self._policy, self._layout = table_policy(self._admissible, LIVE_STATES, study.policy.critic)
         self._objective = Reinforce(study.training.discount, study.training.gae_lambda, study.policy.critic)
-        check_module(self._policy)
 
-    def check_before_joining(self, state: TrainingState, probe: Trajectories, random: RandomSource) -> None:
-        """Send a few trajectories through the whole path but for noise; what is wrong is said now, at this site only.
+    def check_before_joining(self, state: TrainingState, probe: Trajectories) -> None:
+        """Check data, module and losses on a probe; what is wrong is said now, at this site only.
 
-        Raises DataRefused for data that may not join, InvalidParameter for a loss or module that couples units.
+        Raises DataRefused for data that may not join, InvalidParameter for a module or loss that couples units.
         """
         training, privacy = self._study.training, self._study.privacy
         check_before_joining(probe, training.episodes_per_site, privacy.max_rounds_per_person)
         few = probe.select(np.arange(min(probe.count, _PROBE_EPISODES), dtype=np.int64))
         self._policy.load_free(state.logits, self._layout)
-        clipped_sum(
-            self._policy,
-            self._losses(state),
-            few,
-            unit=privacy.unit,
-            usable=np.ones(few.count, dtype=np.bool_),
-            segments=self._layout.segments,
-            constants=self._constants,
-            random=random,
-        )
+        check_losses(self._policy, self._losses(state), few, self._layout.segments)
 
     def action_probabilities(self, state: TrainingState) -> NDArray[np.float64]:
         """Return how the policy of this state acts, float64 [states, actions]."""

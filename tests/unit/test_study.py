@@ -1,0 +1,131 @@
+"""Reading a study: every mistake at once, with where, what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from secure_frl.errors import StudyRefused
+from secure_frl.study import Study, default_threshold, load_study, parse_study, survival_mistakes
+
+SHIPPED = Path(__file__).parents[2] / "examples" / "icu_sepsis" / "study.toml"
+LEAST = {"study": {"schema": 1, "name": "least"}}
+
+
+def _mistakes(raw: object) -> list[str]:
+    with pytest.raises(StudyRefused) as refused:
+        parse_study(raw)  # type: ignore[arg-type]
+    return [line for line in str(refused.value).splitlines() if line.startswith("  - ")]
+
+
+def test_the_shipped_study_reads_and_names_every_key_at_its_default() -> None:
+    shipped = load_study(SHIPPED)
+
+    assert shipped.declared_units == 200_100
+    assert shipped.threshold == 6
+    assert shipped.plain() == Study.model_validate({"study": {"schema": 1, "name": "icu-sepsis"}}).plain()
+
+
+def test_no_default_has_unsafe_in_it() -> None:
+    assert "unsafe" not in json.dumps(parse_study(LEAST).plain())
+    assert parse_study(LEAST).unsafe_choices == ()
+
+
+def test_canonical_bytes_do_not_depend_on_the_order_of_keys() -> None:
+    one = parse_study({**LEAST, "privacy": {"delta": 1e-6, "noise": "local"}})
+    other = parse_study({"privacy": {"noise": "local", "delta": 1e-6}, **LEAST})
+
+    assert one.canonical() == other.canonical()
+    assert one.canonical() != parse_study(LEAST).canonical()
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    lines = _mistakes(
+        {
+            "study": {"schema": 2, "name": "Bad Name"},
+            "sites": {"count": 2},
+            "privacy": {"delta": float("nan"), "clipnorm": 1.0, "target_epsilon": float("inf")},
+            "training": {"rounds": "ten"},
+            "nonsense": {},
+        }
+    )
+
+    assert {line[4 : line.index(":")] for line in lines} == {
+        "study.schema",
+        "study.name",
+        "sites.count",
+        "privacy.delta",
+        "privacy.clipnorm",
+        "privacy.target_epsilon",
+        "training.rounds",
+        "nonsense",
+    }
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    (line,) = _mistakes({**LEAST, "privacy": {"clipnorm": 1.0}})
+
+    assert "unknown key 'clipnorm'" in line
+    assert "write clip_norm instead" in line
+
+
+def test_a_mistake_in_one_key_does_not_hide_one_between_others() -> None:
+    lines = _mistakes({**LEAST, "privacy": {"delta": 1e-5}, "data": {"max_steps": 0}})
+
+    assert len(lines) == 2
+    assert any("below 1 / 200100 declared units" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("sites", "word"),
+    [
+        ({"count": 10, "min_survivors": 5}, "min_survivors = 5"),
+        ({"count": 10, "max_colluders": 9}, "threshold"),
+        ({"count": 5, "min_survivors": 8}, "at most sites = 5"),
+        ({"count": 3, "min_survivors": 3, "max_colluders": 2}, "honest shares"),
+    ],
+)
+def test_survivors_and_colluders_that_do_not_fit_are_refused(sites: dict[str, int], word: str) -> None:
+    lines = _mistakes({**LEAST, "sites": sites, "privacy": {"delta": 1e-9}})
+
+    assert any(word in line for line in lines)
+
+
+@pytest.mark.parametrize("delta", [1 / 200_100, 1e-5, 0.01])
+def test_a_delta_of_one_unit_or_more_is_refused(delta: float) -> None:
+    assert any("privacy.delta" in line for line in _mistakes({**LEAST, "privacy": {"delta": delta}}))
+
+
+# n, c -> floor((n + c) / 2) + 1, from the protocol's table (secure_aggregation.md, section 2)
+@pytest.mark.parametrize(("sites", "colluders", "threshold"), [(10, 1, 6), (3, 1, 3), (16, 5, 11), (64, 21, 43)])
+def test_the_default_threshold_is_the_least_that_lets_one_sum_open(sites: int, colluders: int, threshold: int) -> None:
+    assert default_threshold(sites, colluders) == threshold
+    assert survival_mistakes(sites, threshold, colluders, max(threshold, colluders + 2)) == ()
+    assert survival_mistakes(sites, threshold - 1, colluders, max(threshold, colluders + 2)) != ()
+
+
+@pytest.mark.parametrize("content", [b"[study\n", b"\xff\xfe", b"a = 1\na = 2\n"])
+def test_a_file_that_is_not_toml_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_bytes(content)
+
+    with pytest.raises(StudyRefused, match=r"study\.toml: expected TOML"):
+        load_study(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(StudyRefused, match="cannot be read"):
+        load_study(tmp_path / "none.toml")
+
+
+def test_what_this_version_cannot_carry_out_is_refused() -> None:
+    for section, key, value in (
+        ("protection", "method", "ckks"),
+        ("training", "objective", "ppo"),
+        ("training", "local_steps", 4),
+        ("privacy", "sampling_rate", 0.5),
+        ("data", "source", "steps"),
+    ):
+        assert len(_mistakes({**LEAST, section: {key: value}})) == 1
