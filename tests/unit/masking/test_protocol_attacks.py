@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from secure_frl.encoding.lanes import from_ring_sum, to_ring_vector
-from secure_frl.errors import PeerError, RoundAborted, SecureFrlError
+from secure_frl.errors import DealerCheated, PeerError, RoundAborted, SecureFrlError
 from secure_frl.masking import contexts, coordinator_requests, coordinator_states, prg, site_attempt, site_states
 from secure_frl.masking.coordinator_memory import AskingConfirmations, AskingShares
 from secure_frl.masking.keys import KeyPair, pair_key, self_key
@@ -23,6 +23,7 @@ from secure_frl.masking.unmasking import unmask_
 from secure_frl.wire import envelope
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
 from secure_frl.wire.messages import (
+    Confirmation,
     Confirmations,
     Inbox,
     MessageType,
@@ -268,6 +269,30 @@ def test_two_halves_with_different_sets_get_no_shares(federation):
     assert all("record R4" not in register.trail for register in parties.registers)
 
 
+def test_forged_confirmations_count_for_nothing(federation):
+    parties = federation(5)
+    machine = up_to_survivors(parties)
+    state, site = machine._state, 0
+    parties.sites[site].handle(name_survivors(state, site, [0, 1, 2, 3]))
+    digest = contexts.survivors_hash(state.ctx2, (0, 1, 2, 3))
+    items = [Confirmation(other, site, digest, bytes(32)) for other in (1, 2, 3)]
+    request = pass_mail(state, site, items)
+
+    assert refusal(parties, site, request, parties.sites[site].handle(request)) == "TooFewConfirmations"
+    assert "record R4" not in parties.registers[site].trail
+
+
+def test_one_confirmation_repeated_counts_once(federation):
+    parties = federation(5)
+    machine = up_to_survivors(parties)
+    state, items = machine._state, []
+    for site in (0, 1):
+        items += items_of(state, site, parties.sites[site].handle(name_survivors(state, site, [0, 1, 2, 3])))
+    request = pass_mail(state, 0, [item for item in items if item.sender == 1] * 4)
+
+    assert refusal(parties, 0, request, parties.sites[0].handle(request)) == "TooFewConfirmations"
+
+
 # --- the coordinator's own constants ---------------------------------------------------------------------------------
 
 
@@ -491,10 +516,25 @@ def test_a_dealer_whose_seed_contradicts_its_commitment_aborts_the_round(federat
     keys = machine._state.members[2]
     machine._state.members[2] = type(keys)(keys.public_key, b"\x01" * 32, keys.own_commitment, keys.dealt)
 
-    with pytest.raises(RoundAborted, match="site 2"):
+    with pytest.raises(DealerCheated, match="site 2"):
         machine.close_stage()
     with pytest.raises(SecureFrlError):
         machine.outcome()
+
+
+def test_a_dealer_whose_key_shares_rebuild_another_key_aborts_the_round(federation):
+    parties = federation(5)
+    machine = parties.begin(parties.open())
+    for lost in ((), (2,), ()):
+        parties.exchange(machine, lost)
+        machine.close_stage()
+    parties.exchange(machine)
+    keys = machine._state.members[2]
+    other = KeyPair.from_secret(b"\x09" * 32).public
+    machine._state.members[2] = type(keys)(other, keys.seed_commitment, keys.own_commitment, keys.dealt)
+
+    with pytest.raises(DealerCheated, match="site 2"):
+        machine.close_stage()
 
 
 @pytest.mark.parametrize(
@@ -580,6 +620,32 @@ def test_a_survivor_set_is_confirmed_only_inside_the_charter(federation, survivo
     request = name_survivors(machine._state, 0, survivors)
 
     assert refusal(parties, 0, request, parties.sites[0].handle(request)) == code
+
+
+def test_fewer_survivors_than_min_survivors_are_refused_where_only_that_rule_stands_in_the_way(federation):
+    parties = federation(10, noise="local")  # t = 6, min_survivors = 8: seven would satisfy every other bound
+    machine = up_to_survivors(parties)
+    request = name_survivors(machine._state, 0, [0, 1, 2, 3, 4, 5, 6])
+
+    assert refusal(parties, 0, request, parties.sites[0].handle(request)) == "SurvivorsRefused"
+    assert "min_survivors" not in parties.logs[0][-1][1]
+    assert "at least 8 survivors" in parties.logs[0][-1][1]
+
+
+def test_a_refused_survivor_set_drops_what_the_attempt_left_in_memory(federation):
+    parties = federation(5)
+    machine = parties.begin(parties.open())
+    parties.exchange(machine)
+    machine.close_stage()
+    before = dict(machine.requests())[0]
+    parties.exchange(machine)
+    machine.close_stage()
+    parties.sites[0].handle(name_survivors(machine._state, 0, [0, 1, 2]))
+
+    assert parties.sites[0].state_name == "Departed"
+    assert parties.sites[0]._sent == {}
+    assert refusal(parties, 0, before, parties.sites[0].handle(before)) == "AlreadyAnswered"
+    assert parties.hosts[0].closed == ["unknown"]
 
 
 def test_a_survivor_list_without_the_coordinator_signature_is_refused(federation):

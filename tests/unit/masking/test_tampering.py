@@ -58,8 +58,10 @@ def tampered_exchange(parties, machine, seen):
             assert protocol.state_name == before
         reply = protocol.handle(request)
         for position in positions(reply) if site == 0 else []:
-            with pytest.raises(PeerError):
+            with pytest.raises(PeerError) as caught:
                 machine.receive(site, flipped(reply, position))
+            if 8 <= position < 80:  # session, epoch, round, attempt, sender, receiver
+                assert type(caught.value).__name__ == "UnexpectedMessage"
             seen.add(machine._letters._excluded.pop(site))  # the test lets the site in again
             assert site not in machine.refusals
         machine.receive(site, reply)
