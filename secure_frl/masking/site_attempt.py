@@ -331,7 +331,7 @@ def confirming_sites(party: SiteParty, state: SetConfirmed, body: Confirmations)
     confirmed = {me}
     for item in body.items:
         sender = SiteId(item.sender)
-        if item.receiver != me or sender not in allowed or sender in confirmed:
+        if item.receiver != me or sender not in allowed:
             continue
         key = confirm_key(attempt.view.channels.key(sender), state.ctx2, sender, me)
         if not is_confirmed(key, item.survivors_hash, item.mac):

@@ -18,10 +18,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import AlreadyAnswered, BudgetExhausted, ModelMissing, PeerError
 from secure_frl.masking.contexts import model_tag, session_id
+from secure_frl.masking.coordinator_memory import AskingConfirmations
+from secure_frl.masking.coordinator_requests import requests_of
 from secure_frl.masking.coordinator_states import CoordinatorEpoch, EpochOpening, MaskedSum
+from secure_frl.masking.refusals import read_refusal
 from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import Block, RingVector, RoundContext, SiteId, Sum, SumConstants, SumTerms
+from secure_frl.wire.envelope import read_header
+from secure_frl.wire.messages import MessageType
 
 STAGES = ("R1", "R2", "R3b", "R4", "closed")
 SIZES = {3: (3, 1, 3), 5: (4, 2, 4), 10: (6, 1, 8)}  # n -> t, c, min_survivors: the design's table
@@ -224,6 +229,25 @@ class Federation:
         machine.publish(model_tag(next_model(model, machine.outcome())))
         self.exchange(machine)
         machine.close_stage()
+
+    def refusal(self, site: int, request: bytes, reply: bytes) -> str | None:
+        """The name in a refusal of this request; None for a real answer."""
+        if read_header(reply).type != MessageType.REFUSAL:
+            return None
+        return read_refusal(reply, self.terms.site_public_keys[site], hashlib.sha256(request).digest())
+
+    def up_to_survivors(self) -> MaskedSum:
+        """A round in which all masked inputs are in and R3a has not left."""
+        machine = self.begin(self.open())
+        for _ in range(2):
+            self.exchange(machine)
+            machine.close_stage()
+        return machine
+
+    def name_survivors(self, state: AskingConfirmations, site: int, survivors: Iterable[int]) -> bytes:
+        """R3a to one site over a set of the coordinator's choice, correctly signed and sealed."""
+        named = replace(state, survivors=tuple(survivors))
+        return dict(requests_of(named, [SiteId(site)]))[SiteId(site)]
 
     def plain_sum(self, sites: Iterable[int]) -> np.ndarray:
         return self.values[sorted(sites)].sum(axis=0)

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from secure_frl.encoding.lanes import from_ring_sum, to_ring_vector
-from secure_frl.errors import DealerCheated, PeerError, RoundAborted, SecureFrlError
-from secure_frl.masking import contexts, coordinator_requests, coordinator_states, prg, site_attempt, site_states
-from secure_frl.masking.coordinator_memory import AskingConfirmations, AskingShares
+from secure_frl.errors import PeerError, RoundAborted
+from secure_frl.masking import contexts, coordinator_states, prg, site_attempt, site_states
+from secure_frl.masking.coordinator_memory import AskingShares
 from secure_frl.masking.keys import KeyPair, pair_key, self_key
-from secure_frl.masking.refusals import read_refusal
 from secure_frl.masking.secret_sharing import combine, decode_share
 from secure_frl.masking.site_memory import InputSent
 from secure_frl.masking.unmasking import unmask_
@@ -25,28 +24,10 @@ from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
 from secure_frl.wire.messages import (
     Confirmation,
     Confirmations,
-    Inbox,
     MessageType,
-    PublishedSum,
     ReturnedShares,
-    Survivors,
     decode_body,
-    encode_body,
 )
-
-
-def refusal(parties, site, request, reply):
-    if read_header(reply).type != MessageType.REFUSAL:
-        return None
-    return read_refusal(reply, parties.terms.site_public_keys[site], hashlib.sha256(request).digest())
-
-
-def up_to_survivors(parties):
-    machine = parties.begin(parties.open())
-    for _ in range(2):
-        parties.exchange(machine)
-        machine.close_stage()
-    return machine
 
 
 def masked_input(parties, site):
@@ -54,17 +35,6 @@ def masked_input(parties, site):
         if (direction, who) == ("up", site) and read_header(frame).type == MessageType.R2:
             return np.frombuffer(frame[HEADER_BYTES:-TAG_BYTES], "<u4").astype(np.uint32)
     raise AssertionError("no masked input")
-
-
-def name_survivors(state, site, survivors):
-    named = replace_survivors(state, survivors)
-    return dict(coordinator_requests.requests_of(named, [site]))[site]
-
-
-def replace_survivors(state, survivors):
-    return AskingConfirmations(
-        state.view, state.ctx2, state.members, tuple(survivors), state.accumulator, {s: [] for s in survivors}, set()
-    )
 
 
 def items_of(state, site, frame):
@@ -88,15 +58,15 @@ def shares_of(state, site, frame):
 
 def ask_twice_for_the_victim(parties, victim):
     """Return the victim's words if the coordinator can get both its secrets, else the refusals."""
-    machine = up_to_survivors(parties)
+    machine = parties.up_to_survivors()
     state, everybody = machine._state, list(range(parties.n))
     seed_shares, key_shares, codes = {}, {}, set()
     for survivors in (everybody, [site for site in everybody if site != victim]):
         items, holders = [], []
         for site in survivors:
-            request = name_survivors(state, site, survivors)
+            request = parties.name_survivors(state, site, survivors)
             reply = parties.sites[site].handle(request)
-            code = refusal(parties, site, request, reply)
+            code = parties.refusal(site, request, reply)
             if code:
                 codes.add(code)
                 continue
@@ -147,7 +117,7 @@ def test_control_sites_that_confirm_twice_give_a_victim_away(federation, monkeyp
 @pytest.mark.parametrize("when", ["after R3b", "after R4"])
 def test_a_site_that_restarts_cannot_answer_for_another_set(federation, when):
     parties = federation(5)
-    machine = up_to_survivors(parties)
+    machine = parties.up_to_survivors()
     state = machine._state
     parties.exchange(machine)
     if when == "after R4":
@@ -155,8 +125,8 @@ def test_a_site_that_restarts_cannot_answer_for_another_set(federation, when):
         parties.exchange(machine)
     parties.restart(0)
 
-    request = name_survivors(state, 0, [0, 1, 2, 3])
-    assert refusal(parties, 0, request, parties.sites[0].handle(request)) == "AlreadyAnswered"
+    request = parties.name_survivors(state, 0, [0, 1, 2, 3])
+    assert parties.refusal(0, request, parties.sites[0].handle(request)) == "AlreadyAnswered"
     with pytest.raises(RoundAborted):  # nor may the same round begin again in a new epoch
         parties.open(epoch=2, first_round=1)
     assert parties.logs[0][-1][0] == "EpochRefused"
@@ -164,7 +134,7 @@ def test_a_site_that_restarts_cannot_answer_for_another_set(federation, when):
 
 def test_control_a_site_without_its_register_answers_the_round_again(federation):
     parties = federation(5)
-    machine = up_to_survivors(parties)
+    machine = parties.up_to_survivors()
     parties.exchange(machine)
     for site in range(5):
         parties.registers[site].rows.clear()
@@ -184,7 +154,7 @@ def name_several_sets(parties):
 
     Returns (integers of the seven others' sum, or None; refusal codes). The charter promises eight or more.
     """
-    machine = up_to_survivors(parties)
+    machine = parties.up_to_survivors()
     state = machine._state
     told = {
         0: {1, 2},
@@ -200,7 +170,7 @@ def name_several_sets(parties):
     }
     items, codes = [], set()
     for site, missing in told.items():
-        reply = parties.sites[site].handle(name_survivors(state, site, sorted(set(range(10)) - missing)))
+        reply = parties.sites[site].handle(parties.name_survivors(state, site, sorted(set(range(10)) - missing)))
         items += items_of(state, site, reply)
     survivors = tuple(range(3, 10))
     shares = AskingShares(
@@ -210,7 +180,7 @@ def name_several_sets(parties):
     for site in told:
         request = pass_mail(state, site, items)
         reply = parties.sites[site].handle(request)
-        code = refusal(parties, site, request, reply)
+        code = parties.refusal(site, request, reply)
         if code:
             codes.add(code)
             continue
@@ -252,18 +222,18 @@ def test_control_without_the_confirmation_check_a_sum_of_too_few_opens(federatio
 
 def test_two_halves_with_different_sets_get_no_shares(federation):
     parties = federation(10)
-    machine = up_to_survivors(parties)
+    machine = parties.up_to_survivors()
     state, items, codes = machine._state, [], set()
     for site in range(10):
         survivors = sorted(set(range(10)) - ({9} if site < 5 else {0} if site != 0 else set()))
-        request = name_survivors(state, site, survivors)
+        request = parties.name_survivors(state, site, survivors)
         reply = parties.sites[site].handle(request)
-        if refusal(parties, site, request, reply) is None:
+        if parties.refusal(site, request, reply) is None:
             items += items_of(state, site, reply)
     for site in range(1, 9):  # each half is shown only its own half's confirmations
         half = [item for item in items if (item.sender < 5) == (site < 5)]
         request = pass_mail(state, site, half)
-        codes.add(refusal(parties, site, request, parties.sites[site].handle(request)))
+        codes.add(parties.refusal(site, request, parties.sites[site].handle(request)))
 
     assert codes == {"TooFewConfirmations"}
     assert all("record R4" not in register.trail for register in parties.registers)
@@ -271,26 +241,26 @@ def test_two_halves_with_different_sets_get_no_shares(federation):
 
 def test_forged_confirmations_count_for_nothing(federation):
     parties = federation(5)
-    machine = up_to_survivors(parties)
+    machine = parties.up_to_survivors()
     state, site = machine._state, 0
-    parties.sites[site].handle(name_survivors(state, site, [0, 1, 2, 3]))
+    parties.sites[site].handle(parties.name_survivors(state, site, [0, 1, 2, 3]))
     digest = contexts.survivors_hash(state.ctx2, (0, 1, 2, 3))
     items = [Confirmation(other, site, digest, bytes(32)) for other in (1, 2, 3)]
     request = pass_mail(state, site, items)
 
-    assert refusal(parties, site, request, parties.sites[site].handle(request)) == "TooFewConfirmations"
+    assert parties.refusal(site, request, parties.sites[site].handle(request)) == "TooFewConfirmations"
     assert "record R4" not in parties.registers[site].trail
 
 
 def test_one_confirmation_repeated_counts_once(federation):
     parties = federation(5)
-    machine = up_to_survivors(parties)
+    machine = parties.up_to_survivors()
     state, items = machine._state, []
     for site in (0, 1):
-        items += items_of(state, site, parties.sites[site].handle(name_survivors(state, site, [0, 1, 2, 3])))
+        items += items_of(state, site, parties.sites[site].handle(parties.name_survivors(state, site, [0, 1, 2, 3])))
     request = pass_mail(state, 0, [item for item in items if item.sender == 1] * 4)
 
-    assert refusal(parties, 0, request, parties.sites[0].handle(request)) == "TooFewConfirmations"
+    assert parties.refusal(0, request, parties.sites[0].handle(request)) == "TooFewConfirmations"
 
 
 # --- the coordinator's own constants ---------------------------------------------------------------------------------
@@ -350,311 +320,6 @@ def test_sites_that_believe_another_model_make_the_sum_garbage_that_lanes_catch(
     parties.exchange(machine)
 
     assert parties.errors == {3: ["BadSignature"]}  # its link key differs as well: its input is not even taken
-
-
-# --- published sums --------------------------------------------------------------------------------------------------
-
-
-def publish_changed(parties, change):
-    machine = parties.begin(parties.open())
-    parties.drive(machine)
-    summed = machine._state
-    body, codes = {}, {}
-    body["survivors"], body["total"] = summed.survivors, summed.total_bytes
-    body["tag"], body["transcript"] = b"\x01" * 32, summed.transcript_hash
-    change(parties, body, summed)
-    signed = envelope.signed_bytes(
-        "R5", summed.view.ctx1, list(body["survivors"]), hashlib.sha256(body["total"]).digest(), body["tag"],
-        body["transcript"],
-    )  # fmt: skip
-    sealed = PublishedSum(
-        body["survivors"], body["total"], body["tag"], body["transcript"], parties.coordinator_key.sign(signed)
-    )
-    for site in range(parties.n):
-        view = summed.view
-        key = view.link(site, MessageType.R5, view.ctx1, view.fresh)
-        request = envelope.seal_frame(view.address(site, view.fresh), MessageType.R5, encode_body(sealed), key)
-        codes[site] = refusal(parties, site, request, parties.sites[site].handle(request))
-    return set(codes.values())
-
-
-def retranscribe(parties, body, summed):
-    state = parties.sites[0]._state
-    digest = contexts.survivors_hash(state.ctx2, body["survivors"])
-    body["transcript"] = contexts.transcript_hash(state.ctx2, digest, hashlib.sha256(body["total"]).digest())
-
-
-def add_to(index, amount):
-    def change(parties, body, summed):
-        words = np.frombuffer(body["total"], "<i4").copy()
-        words[index] += amount
-        body["total"] = words.tobytes()
-        retranscribe(parties, body, summed)
-
-    return change
-
-
-def drop_survivor(parties, body, summed):
-    body["survivors"] = body["survivors"][1:]
-    retranscribe(parties, body, summed)
-
-
-def cut_short(parties, body, summed):
-    body["total"] = body["total"][:-4]
-    retranscribe(parties, body, summed)
-
-
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        (lambda parties, body, summed: None, "ModelDoesNotFollow"),
-        (add_to(0, 1), "LaneMismatch"),
-        (add_to(1, 1), "LaneMismatch"),
-        (add_to(-2, 1), "LaneMismatch"),
-        (add_to(-1, -1), "LaneMismatch"),
-        (add_to(5, 20_000), "SumOutOfRange"),
-        (add_to(5, 2**24), "MalformedMessage"),
-        (cut_short, "MalformedMessage"),
-        (drop_survivor, "SurvivorsRefused"),
-        (lambda parties, body, summed: body.update(transcript=b"\x02" * 32), "SurvivorsRefused"),
-    ],
-)
-def test_a_published_sum_that_cannot_be_is_refused_by_every_site(federation, change, code):
-    parties = federation(5)
-
-    assert publish_changed(parties, change) == {code}
-    assert {site.state_name for site in parties.sites} == {"EpochOpen"}
-    assert all(register.rows[-1][2] == "closed" for register in parties.registers)
-
-
-# --- peers that cheat ------------------------------------------------------------------------------------------------
-
-
-def spoil(parties, site, mutate):
-    """Let one site send a changed body, sealed with its own valid key."""
-
-    def wire(direction, who, frame):
-        header = read_header(frame)
-        if direction == "up" and who == site and header.type != MessageType.REFUSAL:
-            return mutate(header, frame) or frame
-        return frame
-
-    parties.wire = wire
-
-
-def resealed(view, site, header, salt, frame, change):
-    plain = view.unseal(site, header, salt, frame)
-    body = change(plain)
-    address = envelope.Address(
-        header.session, header.epoch, header.round, header.attempt, header.sender, header.receiver, header.fresh
-    )
-    key = view.link(site, MessageType(header.type), salt, header.fresh)
-    return envelope.seal_frame(address, header.type, body, key)
-
-
-def test_a_dealer_whose_shares_do_not_open_is_named_and_the_complaining_site_counts_as_lost(federation):
-    parties = federation(5)
-    machine = parties.begin(parties.open())
-    view = machine._view
-
-    def mutate(header, frame):
-        if header.type != MessageType.R1:
-            return None
-
-        def change(plain):
-            body = decode_body(site_attempt.RoundKeys, plain)
-            first = body.dealt[0]
-            bad = type(first)(first.site, first.commitment_s, first.commitment_b, bytes(144))
-            return encode_body(
-                type(body)(body.public_key, body.seed_commitment, body.own_commitment, (bad, *body.dealt[1:]))
-            )
-
-        return resealed(view, 4, header, view.ctx1, frame, change)
-
-    spoil(parties, 4, mutate)
-    total = parties.drive(machine)
-
-    assert machine.complaints == {0: (4,)}
-    assert machine.excluded == {0: "BadShare"}
-    assert total.contributors == (1, 2, 3, 4)
-    assert total.integers.tolist() == parties.plain_sum([1, 2, 3, 4]).tolist()
-    assert "release" not in parties.registers[0].trail  # its update has not left
-    assert parties.hosts[0].closed[0] == "aborted"
-
-
-def test_a_holder_that_returns_other_shares_is_out_and_the_sum_is_exact(federation):
-    parties = federation(10)
-    machine = parties.begin(parties.open())
-    view = machine._view
-
-    def mutate(header, frame):
-        if header.type != MessageType.R4:
-            return None
-        salt = machine._state.ctx2
-
-        def change(plain):
-            body = decode_body(ReturnedShares, plain)
-            first = body.of_seeds[0]
-            return encode_body(ReturnedShares((type(first)(first.site, bytes(64)), *body.of_seeds[1:]), body.of_keys))
-
-        return resealed(view, 3, header, salt, frame, change)
-
-    spoil(parties, 3, mutate)
-    total = parties.drive(machine)
-
-    assert machine.excluded == {3: "HolderCheated"}
-    assert total.integers.tolist() == parties.plain_sum(range(10)).tolist()
-
-
-def test_a_dealer_whose_seed_contradicts_its_commitment_aborts_the_round(federation):
-    parties = federation(5)
-    machine = parties.begin(parties.open())
-    for _ in range(3):
-        parties.exchange(machine)
-        machine.close_stage()
-    parties.exchange(machine)
-    keys = machine._state.members[2]
-    machine._state.members[2] = type(keys)(keys.public_key, b"\x01" * 32, keys.own_commitment, keys.dealt)
-
-    with pytest.raises(DealerCheated, match="site 2"):
-        machine.close_stage()
-    with pytest.raises(SecureFrlError):
-        machine.outcome()
-
-
-def test_a_dealer_whose_key_shares_rebuild_another_key_aborts_the_round(federation):
-    parties = federation(5)
-    machine = parties.begin(parties.open())
-    for lost in ((), (2,), ()):
-        parties.exchange(machine, lost)
-        machine.close_stage()
-    parties.exchange(machine)
-    keys = machine._state.members[2]
-    other = KeyPair.from_secret(b"\x09" * 32).public
-    machine._state.members[2] = type(keys)(other, keys.seed_commitment, keys.own_commitment, keys.dealt)
-
-    with pytest.raises(DealerCheated, match="site 2"):
-        machine.close_stage()
-
-
-@pytest.mark.parametrize(
-    "public", [bytes(32), b"\x01" + bytes(31), "copy"], ids=["zero point", "order one", "another site's key"]
-)
-def test_a_low_order_or_copied_mask_key_puts_its_sender_out_and_the_others_go_on(federation, public):
-    parties = federation(5)
-    machine = parties.begin(parties.open())
-    view = machine._view
-
-    def mutate(header, frame):
-        if header.type != MessageType.R1:
-            return None
-
-        def change(plain):
-            body = decode_body(site_attempt.RoundKeys, plain)
-            key = machine._state.members[0].public_key if public == "copy" else public
-            return encode_body(type(body)(key, body.seed_commitment, body.own_commitment, body.dealt))
-
-        return resealed(view, 4, header, view.ctx1, frame, change)
-
-    spoil(parties, 4, mutate)
-    total = parties.drive(machine)
-
-    assert machine.excluded == {4: "KeyRefused"}
-    assert total.integers.tolist() == parties.plain_sum(range(4)).tolist()
-
-
-@pytest.mark.parametrize(
-    "fault", ["low order", "equal", "own entry", "missing item", "fewer members", "foreign member"]
-)
-def test_a_site_refuses_a_member_list_that_the_coordinator_has_changed(federation, fault):
-    parties = federation(5)
-    machine = parties.begin(parties.open())
-    parties.exchange(machine)
-    machine.close_stage()
-    state = machine._state
-    request = dict(coordinator_requests.requests_of(state, [0]))[0]
-    view = state.view
-    fresh = view.fresh_of[0]
-    body = decode_body(Inbox, envelope.unseal_frame(request, view.link(0, MessageType.R1P, view.ctx1, fresh)))
-    members, dealt = list(body.members), list(body.dealt)
-    kind = type(members[0])
-    if fault == "low order":
-        members[1] = kind(1, bytes(32), members[1].seed_commitment)
-    elif fault == "equal":
-        members[1] = kind(1, members[2].public_key, members[1].seed_commitment)
-    elif fault == "own entry":
-        members[0] = kind(0, KeyPair.from_secret(b"\x09" * 32).public, members[0].seed_commitment)
-    elif fault == "missing item":
-        dealt = dealt[1:]
-    elif fault == "fewer members":
-        members, dealt = members[:3], dealt[:2]
-    else:
-        members.append(kind(9, KeyPair.from_secret(b"\x09" * 32).public, bytes(32)))
-    changed = view.seal(0, MessageType.R1P, view.ctx1, Inbox(tuple(members), tuple(dealt)))
-
-    code = refusal(parties, 0, changed, reply := parties.sites[0].handle(changed))
-
-    if fault in ("low order",):
-        # the dealer's key is inside the share key, so its shares do not open: the dealer is named before
-        assert read_header(reply).type == MessageType.BAD_SHARE
-    else:
-        assert code == {"equal": "KeyRefused"}.get(fault, "RosterRefused")
-    assert parties.sites[0].state_name == "Departed"
-    assert "record R2" not in parties.registers[0].trail
-
-
-@pytest.mark.parametrize(
-    ("survivors", "code"),
-    [
-        ([0, 1, 2], "SurvivorsRefused"),  # fewer than min_survivors = 4
-        ([1, 2, 3, 4], "SurvivorsRefused"),  # without this site
-        ([0, 1, 2, 3, 9], "SurvivorsRefused"),  # not a member
-        ([1, 0, 2, 3, 4], "SurvivorsRefused"),  # not ascending
-        ([0, 1, 2, 3, 3], "SurvivorsRefused"),
-        ([0, 1, 2, 3], None),
-    ],
-)
-def test_a_survivor_set_is_confirmed_only_inside_the_charter(federation, survivors, code):
-    parties = federation(5)
-    machine = up_to_survivors(parties)
-    request = name_survivors(machine._state, 0, survivors)
-
-    assert refusal(parties, 0, request, parties.sites[0].handle(request)) == code
-
-
-def test_fewer_survivors_than_min_survivors_are_refused_where_only_that_rule_stands_in_the_way(federation):
-    parties = federation(10, noise="local")  # t = 6, min_survivors = 8: seven would satisfy every other bound
-    machine = up_to_survivors(parties)
-    request = name_survivors(machine._state, 0, [0, 1, 2, 3, 4, 5, 6])
-
-    assert refusal(parties, 0, request, parties.sites[0].handle(request)) == "SurvivorsRefused"
-    assert "min_survivors" not in parties.logs[0][-1][1]
-    assert "at least 8 survivors" in parties.logs[0][-1][1]
-
-
-def test_a_refused_survivor_set_drops_what_the_attempt_left_in_memory(federation):
-    parties = federation(5)
-    machine = parties.begin(parties.open())
-    parties.exchange(machine)
-    machine.close_stage()
-    before = dict(machine.requests())[0]
-    parties.exchange(machine)
-    machine.close_stage()
-    parties.sites[0].handle(name_survivors(machine._state, 0, [0, 1, 2]))
-
-    assert parties.sites[0].state_name == "Departed"
-    assert parties.sites[0]._sent == {}
-    assert refusal(parties, 0, before, parties.sites[0].handle(before)) == "AlreadyAnswered"
-    assert parties.hosts[0].closed == ["unknown"]
-
-
-def test_a_survivor_list_without_the_coordinator_signature_is_refused(federation):
-    parties = federation(5)
-    machine = up_to_survivors(parties)
-    state = machine._state
-    request = state.view.seal(0, MessageType.R3A, state.ctx2, Survivors((0, 1, 2, 3, 4), bytes(64)))
-
-    assert refusal(parties, 0, request, parties.sites[0].handle(request)) == "BadSignature"
 
 
 # --- the control of the capture test ---------------------------------------------------------------------------------

@@ -233,9 +233,9 @@ def test_a_refusal_is_bound_to_its_request_and_its_site(federation):
     parties = federation(3)
     machine = parties.begin(parties.open())
     requests = dict(machine.requests())
-    of_another = parties.sites[0].handle(b"another request")
+    of_another = parties.sites[0].handle(requests[0][:-1] + bytes([requests[0][-1] ^ 1]))  # same header
 
-    with pytest.raises(Exception, match="expected"):
+    with pytest.raises(Exception, match="refusal of our request"):
         machine.receive(0, of_another)
     with pytest.raises(Exception, match="expected a frame"):
         machine.receive(1, parties.sites[2].handle(requests[1]))

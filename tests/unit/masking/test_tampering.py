@@ -55,6 +55,8 @@ def tampered_exchange(parties, machine, seen):
             bad = flipped(request, position)
             code = refusal_code(parties, site, bad, protocol.handle(bad))
             assert code in NAMED, (position, code)
+            if read_header(request).type > MessageType.R0 and (40 <= position < 64 or 80 <= position < 112):
+                assert code in {"UnexpectedMessage", "AlreadyAnswered"}  # epoch, round, attempt, fresh
             assert protocol.state_name == before
         reply = protocol.handle(request)
         for position in positions(reply) if site == 0 else []:
