@@ -87,9 +87,16 @@ def join_attempt(
     view = state.view if isinstance(state, EpochOpen) else state.attempt.view
     check_announcement(party, view, header, body)
     check_model(party, view, header, body, sealed)
-    end_attempt(state, party.host)
+    try:
+        end_attempt(state, party.host)
+        return deal_update(party, view, header, body)
+    except Exception as error:  # a host may fail in any way: whatever it was, the attempt is over and nothing has left
+        return EpochOpen(view), give_up(party, header, error)
+
+
+def deal_update(party: SiteParty, view: EpochView, header: Header, body: Announcement) -> Answer:
+    """Start the round at this site: let the host make the update, deal shares, answer with R1."""
     view.channels.advance_to(header.round)
-    cohort = tuple(SiteId(site) for site in body.cohort)
     context = RoundContext(
         session=party.terms.session,
         epoch_hash=view.epoch_hash,
@@ -98,23 +105,25 @@ def join_attempt(
         round=header.round,
         attempt=header.attempt,
         policy_tag=body.model_tag,
-        cohort=cohort,
+        cohort=tuple(SiteId(site) for site in body.cohort),
     )
-    try:
-        words = checked_vector(party, context)
-        attempt, joined, keys = open_attempt(party, view, context, body.fresh, words)
-        reply = seal_frame(
-            attempt.address(party.me), MessageType.R1, encode_body(keys), attempt.link(MessageType.R1, attempt.ctx1)
-        )
-        record(party, attempt, "R1", reply)
-    except BudgetExhausted as error:
-        party.register.record(header.round, header.attempt, "closed", hashlib.sha256(b"").digest())
-        party.host.close("aborted")
-        return EpochOpen(view), error
-    except Exception as error:  # a host may fail in any way: whatever it was, the attempt is over and nothing has left
-        party.host.close("aborted")
-        return EpochOpen(view), error
+    words = checked_vector(party, context)
+    attempt, joined, keys = open_attempt(party, view, context, body.fresh, words)
+    link = attempt.link(MessageType.R1, attempt.ctx1)
+    reply = seal_frame(attempt.address(party.me), MessageType.R1, encode_body(keys), link)
+    record(party, attempt, "R1", reply)
     return joined, reply
+
+
+def give_up(party: SiteParty, header: Header, error: Exception) -> Exception:
+    """Return what to refuse with, after the host has heard of it; an exhausted budget closes the round here."""
+    try:
+        if isinstance(error, BudgetExhausted):
+            party.register.record(header.round, header.attempt, "closed", hashlib.sha256(b"").digest())
+        party.host.close("aborted")
+    except Exception as second:  # the same edge as above: a failing host or disk must not bring the old attempt back
+        return second
+    return error
 
 
 def check_announcement(party: SiteParty, view: EpochView, header: Header, body: Announcement) -> None:

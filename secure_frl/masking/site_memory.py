@@ -164,18 +164,15 @@ AttemptState = SharesSent | InputSent | SetConfirmed | SumAwaited | Departed
 Answer = tuple[SiteState, bytes | Exception]  # the next state, with a reply or what is refused
 
 
-def leave(state: SiteState, host: RoundHost) -> SiteState:
-    """Return the state after an attempt has failed: its secrets dropped, the host told."""
+def left(state: SiteState) -> tuple[SiteState, str]:
+    """Return the state after an attempt has failed, its secrets dropped, with the outcome to tell the host, or none."""
     if isinstance(state, SharesSent):
-        host.close("aborted")
-        return Departed(state.attempt)
+        return Departed(state.attempt), "aborted"
     if isinstance(state, InputSent):
-        host.close("unknown")  # the masked input has left; whether it was summed is not known here
-        return Departed(state.attempt)
+        return Departed(state.attempt), "unknown"  # the masked input has left; whether it was summed is not known here
     if isinstance(state, SetConfirmed):
-        host.close("unknown")
-        return SumAwaited(state.attempt, state.ctx2, state.survivors)
-    return state
+        return SumAwaited(state.attempt, state.ctx2, state.survivors), "unknown"
+    return state, ""
 
 
 def end_attempt(state: SiteState, host: RoundHost) -> None:

@@ -34,7 +34,7 @@ from secure_frl.masking.site_memory import (
     SiteState,
     SumAwaited,
     WithoutEpoch,
-    leave,
+    left,
 )
 from secure_frl.masking.site_sum import take_sum
 from secure_frl.secure_sum import COORDINATOR_ID, RandomSource, RoundHost, SiteId, StageRegister, SumTerms
@@ -223,12 +223,12 @@ class SiteProtocol:
         """End what a refused, authenticated message ends: nothing before R1, the attempt from R1' on."""
         if message_type in (T.E0, T.E1, T.R0):
             return
+        self._state, outcome = left(state)  # first, so that nothing the host does can keep the attempt alive
         if message_type is T.R5 and isinstance(state, _ATTEMPTS):
-            leave(state, self._party.host)
             self._state = EpochOpen(state.attempt.view)
-        else:
-            self._state = leave(state, self._party.host)
         self._sent.clear()
+        if outcome:
+            self._party.host.close(outcome)
 
     def _forget_replies(self, message_type: MessageType) -> None:
         """Drop the answers of an older epoch or attempt when a new one begins, or when this one is left."""

@@ -9,7 +9,7 @@ import pytest
 
 from secure_frl.errors import DataRefused, InvalidParameter
 from secure_frl.masking.refusals import CODES, REFUSAL_BYTES, read_refusal
-from secure_frl.masking.site_memory import leave
+from secure_frl.masking.site_memory import left
 from secure_frl.masking.site_states import TABLE, SiteProtocol
 from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import COORDINATOR_ID, SiteId
@@ -74,7 +74,7 @@ def bring_to(parties, requests, state):
     site = parties.sites[0]
     if state == "Departed":
         bring_to(parties, requests, "InputSent")
-        site._state = leave(site._state, parties.hosts[0])
+        site._state, _ = left(site._state)
         site._sent.clear()
     else:
         for name in REACHED_BY[state]:
@@ -203,6 +203,39 @@ def test_a_failing_host_tells_nothing_but_that_the_site_failed(federation, failu
     assert not any(b"4711" in frame for _, _, frame in parties.frames)
     assert parties.logs[1][-1][0] == type(failure).__name__
     assert parties.hosts[1].closed == ["aborted"]
+
+
+def test_a_host_that_fails_at_every_call_brings_no_old_attempt_back(federation):
+    parties = federation(3)
+    epoch = parties.open()
+    machine = parties.begin(epoch)
+    parties.exchange(machine)
+    machine.close_stage()
+    old = dict(machine.requests())[0]
+
+    def failing(outcome):
+        raise OSError("no room on the disk")
+
+    parties.hosts[0].close = failing
+    parties.exchange(parties.begin(epoch, 1, 1))
+
+    assert parties.sites[0].state_name == "EpochOpen"
+    assert parties.refusal(0, old, parties.sites[0].handle(old)) is not None
+    assert "release" not in parties.registers[0].trail
+
+
+def test_a_host_that_cannot_close_does_not_keep_a_refused_attempt_alive(federation):
+    parties = federation(3)
+    machine = parties.up_to_survivors()
+
+    def failing(outcome):
+        raise OSError("no room on the disk")
+
+    parties.hosts[0].close = failing
+    request = parties.name_survivors(machine._state, 0, [0, 1])
+
+    assert parties.refusal(0, request, parties.sites[0].handle(request)) == "SiteFailed"
+    assert parties.sites[0].state_name == "Departed"
 
 
 def test_an_exhausted_budget_is_named_and_closes_the_round_at_this_site(federation):
