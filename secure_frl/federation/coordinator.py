@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.errors import BudgetExhausted, PeerError, RoundAborted, StudyStopped
@@ -19,9 +20,10 @@ from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.windows import window_event
 from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.coordinator_states import CoordinatorEpoch, EpochOpening, MaskedSum
+from secure_frl.records.chain import Receipt
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
-from secure_frl.secure_sum import Carrier, RandomSource, SecureSum, SiteId, SumTerms
+from secure_frl.secure_sum import Addressed, Carrier, RandomSource, SecureSum, SiteId, SumTerms
 from secure_frl.study import Study
 
 MAX_CONSECUTIVE_LOST = 3  # then the study stops (exit 6): more rounds would only spend people for nothing
@@ -110,17 +112,21 @@ class Coordinator:
 
     def _round(self, number: int) -> RoundOutcome:
         parts = self._parts
-        epoch = self._open_epoch_if_needed(number)
-        cohort = epoch.members
         event = window_event(parts.study, parts.terms, parts.dataset_id, number, 0, parts.random)
-        receipt = parts.ledger.reserve(event.canonical())  # BudgetExhausted: before anything is asked of a site
+        receipt = parts.ledger.reserve(event.canonical())  # BudgetExhausted: before anything is sent to a site
+        try:
+            epoch = self._open_epoch_if_needed(number)
+        except StudyStopped:
+            parts.ledger.cancel(receipt, "no epoch could be opened")
+            raise
+        cohort = epoch.members
         parts.journal.begin_round(number, 0, [parts.names[site] for site in cohort])
         parts.ledger.release(receipt)  # sites release on their own; the claim is booked before the first of them can
         content = self._state.to_bytes()
         models = {site: None if site in self._up_to_date else content for site in cohort}
         machine = MaskedSum(parts.terms, epoch, number, 0, cohort, model_tag(content), models, parts.random)
         try:
-            self._drive(machine)
+            self._drive(machine, parts.study.sites.deadline_s.train)
             total = machine.outcome()
         except RoundAborted as error:
             return self._lose(machine, epoch, number, receipt, error)
@@ -137,19 +143,21 @@ class Coordinator:
         parts.journal.sum_round(survivors, next_tag, next_content, details)
         parts.ledger.commit(receipt, "summed")
         machine.publish(next_tag)
-        self._drive(machine)
+        self._drive(machine, parts.study.sites.deadline_s.stage)
         self._up_to_date = frozenset(machine.followers)
         self._state = following
+        self._leave_epoch_if_broken(machine)
         return RoundOutcome(number, 0, epoch.epoch, True, "", total.contributors, following, shown)
 
     def _lose(
-        self, machine: MaskedSum, epoch: CoordinatorEpoch, number: int, receipt: object, error: RoundAborted
+        self, machine: MaskedSum, epoch: CoordinatorEpoch, number: int, receipt: Receipt, error: RoundAborted
     ) -> RoundOutcome:
         parts = self._parts
         reason = type(error).__name__
         exhausted = [site for site, code in machine.excluded.items() if code == BudgetExhausted.__name__]
         parts.journal.lose_round(reason, {"excluded": self._excluded(machine)})
-        parts.ledger.commit(receipt, "aborted")  # type: ignore[arg-type]  # a Receipt; see _round
+        parts.ledger.commit(receipt, "aborted")
+        self._leave_epoch_if_broken(machine)
         self._parts.log.warning("round %d is lost: %s", number, error)
         if len(parts.names) - len(exhausted) < parts.terms.constants.min_survivors:
             raise BudgetExhausted(
@@ -158,20 +166,18 @@ class Coordinator:
             )
         return RoundOutcome(number, 0, epoch.epoch, False, reason, (), self._state, {})
 
-    def _drive(self, machine: SecureSum | EpochOpening) -> None:
-        """Carry one machine through its stages."""
-        deadlines = self._parts.study.sites.deadline_s
-        is_first = True
-        while requests := list(machine.requests()):
-            for site, reply in self._parts.carrier.exchange(requests, deadlines.train if is_first else deadlines.stage):
+    def _drive(self, machine: SecureSum | EpochOpening, first_deadline_s: float) -> None:
+        """Carry one machine through its stages; a request is made when the carrier takes it, never n at once."""
+        deadline_s = first_deadline_s
+        while (requests := _unless_empty(machine.requests())) is not None:
+            for site, reply in self._parts.carrier.exchange(requests, deadline_s):
                 try:
                     machine.receive(site, reply)
                 except PeerError as error:  # this site is out, the others go on
-                    self._parts.log.warning(
-                        "site %s is out: %s: %s", self._parts.names[site], type(error).__name__, error
-                    )
+                    name = self._parts.names[site]
+                    self._parts.log.warning("%s is out: %s: %s", name, type(error).__name__, error)
             machine.close_stage()
-            is_first = False
+            deadline_s = self._parts.study.sites.deadline_s.stage
 
     # --- epochs ------------------------------------------------------------------------------------------------------
 
@@ -191,7 +197,7 @@ class Coordinator:
             expiry_s=parts.clock() + EPOCH_LIFE_S,
         )
         try:
-            self._drive(opening)
+            self._drive(opening, parts.study.sites.deadline_s.stage)
             self._epoch = opening.outcome()
         except RoundAborted as error:
             raise StudyStopped(
@@ -201,8 +207,19 @@ class Coordinator:
         self._epoch_first_round = number
         return self._epoch
 
+    def _leave_epoch_if_broken(self, machine: MaskedSum) -> None:
+        """Open a new epoch at the next round when a site is outside this one, or restarted and lost its keys."""
+        refused = {code for code in machine.refusals.values() if code != BudgetExhausted.__name__}
+        if refused or (self._epoch is not None and len(self._epoch.members) < len(self._parts.names)):
+            self._epoch = None
+
     def _everybody(self) -> frozenset[SiteId]:
         return frozenset(SiteId(site) for site in range(len(self._parts.names)))
 
     def _excluded(self, machine: MaskedSum) -> dict[str, str]:
         return {self._parts.names[site]: code for site, code in sorted(machine.excluded.items())}
+
+
+def _unless_empty(requests: Iterator[Addressed]) -> Iterator[Addressed] | None:
+    first = next(requests, None)
+    return None if first is None else chain((first,), requests)
