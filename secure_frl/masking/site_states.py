@@ -226,6 +226,7 @@ class SiteProtocol:
         self._state, outcome = left(state)  # first, so that nothing the host does can keep the attempt alive
         if message_type is T.R5 and isinstance(state, _ATTEMPTS):
             self._state = EpochOpen(state.attempt.view)
+            outcome = outcome or "unknown"  # R4 has left: what others made of the sum is not known here
         self._sent.clear()
         if outcome:
             self._party.host.close(outcome)

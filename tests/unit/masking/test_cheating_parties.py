@@ -95,6 +95,7 @@ def test_a_published_sum_that_cannot_be_is_refused_by_every_site(federation, cha
     assert publish_changed(parties, change) == {code}
     assert {site.state_name for site in parties.sites} == {"EpochOpen"}
     assert all(register.rows[-1][2] == "closed" for register in parties.registers)
+    assert [host.closed for host in parties.hosts] == [["unknown"]] * 5  # each host hears that its round is over
 
 
 # --- peers that cheat ------------------------------------------------------------------------------------------------
