@@ -27,7 +27,7 @@ from secure_frl.secure_sum import Addressed, Carrier, RandomSource, SecureSum, S
 from secure_frl.study import Study
 
 MAX_CONSECUTIVE_LOST = 3  # then the study stops (exit 6): more rounds would only spend people for nothing
-EPOCH_LIFE_S = 24 * 3600.0  # channel keys live at most a day
+EPOCH_LIFE_S = 23 * 3600.0  # channel keys live at most a day; an hour is left for clocks that differ
 
 
 @dataclass(frozen=True, slots=True)
