@@ -30,9 +30,9 @@ def run_command(
 
     def command() -> int:
         loaded = read_study(study, epsilon, seed, protection, set_key)
-        from secure_frl.federation.run_folder import RunOptions, next_free_folder  # after the study is known to be good
+        from secure_frl.federation.run_folder import RunOptions, next_free_path  # after the study is known to be good
 
-        folder = out if out is not None else next_free_folder(Path("runs"), loaded.study.name)
+        folder = out if out is not None else next_free_path(Path("runs"), loaded.study.name)
         options = RunOptions(rehearse=rehearse, state=state, capture=capture)
         return show_run(folder, as_json, study=loaded, source=study, options=options)
 

@@ -99,8 +99,8 @@ class RunFolder:
         return self.state / "consortium"
 
 
-def next_free_folder(parent: Path, name: str) -> Path:
-    """Return parent/name, or parent/name-2 and so on: a run never overwrites a folder."""
+def next_free_path(parent: Path, name: str) -> Path:
+    """Return parent/name, or parent/name-2 and so on: a run never overwrites a folder, nor a capture."""
     candidate, number = parent / name, 1
     while candidate.exists():
         number += 1
@@ -112,14 +112,22 @@ def begin(root: Path, study: Study, options: RunOptions, source: Path | None) ->
     """Make a run folder with its study and options.
 
     source: the study file as people wrote it, kept beside the effective study.
-    Raises InvalidParameter when the folder exists, or when a shared state lies inside it or lacks a data set's name.
+    Raises InvalidParameter when the folder or the capture exists, or when a shared state lies inside the folder,
+    lacks a data set's name, or is asked for by a rehearsal.
     """
     if root.exists():
         raise InvalidParameter(
             f"expected a new folder, but {root} exists. "
             f"To go on with that run use `secure-frl resume {root}`, else choose another --out."
         )
+    if options.capture is not None and options.capture.exists():
+        raise InvalidParameter(f"expected a new capture file, but {options.capture} exists. Choose another --capture.")
     if options.state is not None:
+        if options.rehearse:
+            raise InvalidParameter(
+                "a rehearsal's noise follows from a seed, so it may not touch books that studies share. "
+                "Leave --state out, or rehearse without it."
+            )
         if options.state.resolve().is_relative_to(root.resolve()):
             raise InvalidParameter(
                 f"expected a shared state outside {root}, got {options.state}. Choose another --state."

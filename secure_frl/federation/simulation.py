@@ -146,7 +146,9 @@ def _coordinator(
     ledger.settle_unfinished(terms.session)
     drop = study.sites.simulate_drop
     schedule = DropSchedule(study.study.seed, study.sites.count, drop.before_masked, drop.after_masked)
-    capture = CaptureWriter(options.capture) if options.capture is not None else None
+    capture = None
+    if options.capture is not None:  # a resumed run writes a second file beside the first
+        capture = CaptureWriter(run_folder.next_free_path(options.capture.parent, options.capture.name))
     carrier = InProcessCarrier(sites, schedule, capture)
     stack.callback(carrier.close)
     rule = optimiser_rule(study, terms.constants)

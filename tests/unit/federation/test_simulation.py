@@ -14,7 +14,7 @@ from secure_frl.errors import BudgetExhausted, InvalidParameter, StudyStopped
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.federation.results import RoundReport
-from secure_frl.federation.run_folder import RunOptions, next_free_folder
+from secure_frl.federation.run_folder import RunOptions, next_free_path
 from secure_frl.records.journal import read_journal
 from secure_frl.records.ledger import read_ledger
 from secure_frl.study import Study
@@ -156,7 +156,33 @@ def test_a_run_never_overwrites_a_folder(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InvalidParameter, match="resume"):
         simulation.run(tiny(), tmp_path / "tiny")
 
-    assert next_free_folder(tmp_path, "tiny") == tmp_path / "tiny-2"
+    assert next_free_path(tmp_path, "tiny") == tmp_path / "tiny-2"
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides", "word"),
+    [
+        (RunOptions(state=Path("shared")), {}, "dataset_id is empty"),
+        (RunOptions(state=Path("shared"), rehearse=True), {"data.dataset_id": "ward-a"}, "rehearsal"),
+        (RunOptions(state=Path("run") / "state"), {"data.dataset_id": "ward-a"}, "outside"),
+        (RunOptions(capture=Path("existing")), {}, "capture"),
+    ],
+)
+def test_options_that_would_mix_runs_are_refused_before_anything_is_written(
+    options: RunOptions,
+    overrides: dict[str, str],
+    word: str,
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("existing").touch()
+
+    with pytest.raises(InvalidParameter, match=word):
+        simulation.run(tiny(overrides), Path("run"), options)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["existing"]
 
 
 def test_a_finished_run_is_not_resumed(copied_run: Path) -> None:
