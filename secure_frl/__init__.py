@@ -10,7 +10,7 @@ from typing import Any
 
 _PUBLIC = {
     "Study": "secure_frl.study",
-    "load_study": "secure_frl.study",
+    "load_study": "secure_frl.study_file",
     "make_plan": "secure_frl.privacy.planning",
     "run": "secure_frl.federation.simulation",
     "resume": "secure_frl.federation.simulation",

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from secure_frl.study import Study, load_study
+from secure_frl.study import Study
+from secure_frl.study_file import load_study
 
 TINY = Path(__file__).parent / "studies" / "tiny.toml"
 LONGEST_TEST_S = 20.0  # a slower one belongs to the campaigns

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.study import Study, load_study
+from secure_frl.study import Study
+from secure_frl.study_file import load_study
 
 StudyPath = Annotated[Path, typer.Argument(help="A study file, for instance examples/icu_sepsis/study.toml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]

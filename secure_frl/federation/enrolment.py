@@ -29,7 +29,8 @@ from secure_frl.randomness import rehearsal_source, system_source
 from secure_frl.records.ledger import Ledger
 from secure_frl.records.register import Register
 from secure_frl.secure_sum import RandomSource, SiteId, SumTerms
-from secure_frl.study import Study, parse_study
+from secure_frl.study import Study
+from secure_frl.study_file import parse_study
 
 _KEY_YEARS = 1  # a simulated key's life; nothing outlives its run by intent
 
@@ -114,7 +115,7 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
         noted_head=register.noted_head(),
     )
     ledger.settle_unfinished(enrolled.terms.session)
-    register.note_head(ledger.head())
+    register.follow(ledger.head)
     parts = SiteParts(
         me=site,
         name=name,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secure_frl.errors import InvalidParameter, StudyRefused
-from secure_frl.study import Study, parse_study
+from secure_frl.study import Study
+from secure_frl.study_file import parse_study
 
 OPTIONS_FORMAT = "secure_frl/run/v1"
 

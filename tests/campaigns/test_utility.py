@@ -15,7 +15,7 @@ import pytest
 
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
-from secure_frl.study import load_study
+from secure_frl.study_file import load_study
 
 pytestmark = pytest.mark.campaign
 

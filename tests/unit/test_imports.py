@@ -12,7 +12,7 @@ _LIGHT = """
 import sys
 import secure_frl.cli.main
 assert 'torch' not in sys.modules, 'the command line loads torch'
-from secure_frl.study import load_study
+from secure_frl.study_file import load_study
 from secure_frl.privacy.planning import make_plan
 make_plan(load_study(__import__('pathlib').Path(sys.argv[1])))
 assert 'torch' not in sys.modules and 'opacus' not in sys.modules, 'planning loads torch'

@@ -53,7 +53,7 @@ def test_every_command_of_the_readme_has_help(command: str) -> None:
 
 def test_the_readme_numbers_follow_from_the_plan() -> None:
     from secure_frl.privacy.planning import make_plan
-    from secure_frl.study import load_study
+    from secure_frl.study_file import load_study
 
     plan = make_plan(load_study(ROOT / "examples" / "icu_sepsis" / "study.toml"))
     text = (ROOT / "README.md").read_text()

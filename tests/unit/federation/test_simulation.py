@@ -232,7 +232,7 @@ def test_a_study_whose_sums_never_come_stops_and_can_be_resumed(tiny: Tiny, tmp_
 def test_sums_hold_exactly_when_sites_are_lost_before_and_after_their_input(tmp_path: Path) -> None:
     from secure_frl.federation.site import StudySite
     from secure_frl.masking.coordinator_states import MaskedSum
-    from secure_frl.study import load_study
+    from secure_frl.study_file import load_study
 
     shipped = Path(__file__).parents[3] / "examples/icu_sepsis/study.toml"
     study = load_study(
@@ -277,7 +277,7 @@ def _centred(value: int, bits: int = 20) -> int:
 
 
 def test_a_small_study_learns_at_epsilon_4(tmp_path: Path) -> None:
-    from secure_frl.study import load_study
+    from secure_frl.study_file import load_study
 
     shipped = Path(__file__).parents[3] / "examples/icu_sepsis/study.toml"
     study = load_study(

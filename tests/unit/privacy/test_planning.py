@@ -11,7 +11,8 @@ import pytest
 from secure_frl.errors import BitBudget, CharterRefused
 from secure_frl.privacy.accountant import Budget, guard
 from secure_frl.privacy.planning import make_plan, planned_event
-from secure_frl.study import Study, parse_study
+from secure_frl.study import Study
+from secure_frl.study_file import parse_study
 
 SHIPPED: dict[str, Any] = {  # the figures of examples/icu_sepsis/study.toml that this room reads
     "study": {"schema": 1, "name": "icu-sepsis"},
