@@ -14,11 +14,11 @@ from secure_frl.privacy.planning import make_plan, planned_event
 from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 
-SHIPPED: dict[str, Any] = {  # the figures of examples/icu_sepsis/study.toml that this room reads
+SHIPPED: dict[str, Any] = {  # the shipped study with the rounds and clips of the design, whose figures are known
     "study": {"schema": 1, "name": "icu-sepsis"},
     "sites": {"count": 10, "min_survivors": 8, "max_colluders": 1},
-    "training": {"rounds": 10, "episodes_per_site": 2001},
-    "privacy": {"target_epsilon": 4.0, "delta": 1e-6},
+    "training": {"rounds": 15, "episodes_per_site": 1334},
+    "privacy": {"target_epsilon": 4.0, "delta": 1e-6, "critic_clip_norm": 1.0},
 }
 
 
@@ -39,15 +39,15 @@ def test_the_shipped_study_gets_the_constants_of_the_design() -> None:
 
     assert (constants.threshold, constants.honest_shares, constants.neighbours) == (6, 7, 9)
     assert constants.length == 2001 + 713 + 713
-    assert (constants.integer_noise_scale, constants.modulus_bits) == (1024, 27)
+    assert (constants.integer_noise_scale, constants.modulus_bits) == (1024, 26)
     # sigma 1.194 for the ideal Gaussian (privacy.md, section 6), and the price of integers above it.
     assert 1.194 < constants.noise_multiplier < 1.194 * 1.003
     assert constants.scale == pytest.approx(1024 * 7**0.5 / constants.noise_multiplier)
-    assert constants.bound == pytest.approx(constants.scale * 2001, abs=2)
-    assert 10 * constants.bound + constants.noise_bound < 2**26
+    assert constants.bound == pytest.approx(constants.scale * 1334, abs=2)
+    assert 10 * constants.bound + constants.noise_bound < 2**25
     assert [(b.name, b.clip_norm, b.noise_share) for b in constants.blocks] == [
         ("policy", 0.4, 0.85),
-        ("critic", 0.7, 0.15),
+        ("critic", 1.0, 0.15),
     ]
     assert plan.declared_units == 200_100
 
@@ -57,7 +57,7 @@ def test_the_promise_is_just_below_the_target_and_equal_in_every_round() -> None
 
     assert plan.epsilon is not None
     assert 3.999 < plan.epsilon <= 4.0
-    assert len(plan.epsilon_by_round) == 10
+    assert len(plan.epsilon_by_round) == 15
     assert set(plan.epsilon_by_round) == {plan.epsilon}
 
 
