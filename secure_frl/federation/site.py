@@ -119,7 +119,7 @@ class StudySite:
         )
         receipt = parts.ledger.reserve(event.canonical())
         self._window = _Window(receipt)
-        parts.register.note_head(parts.ledger.head())
+        parts.register.follow(parts.ledger.head)
         trajectories = parts.patients.collect(self._trainer.action_probabilities(self._state), context)
         admitted = parts.register.admit(
             parts.terms.session,
@@ -139,7 +139,7 @@ class StudySite:
             raise LocalProtocolError("expected an open window that is not released yet. Report this; nothing was sent.")
         self._parts.ledger.release(self._window.receipt)
         self._window.is_released = True
-        self._parts.register.note_head(self._parts.ledger.head())
+        self._parts.register.follow(self._parts.ledger.head)
 
     def next_tag(self, total: Sum) -> bytes:
         """Run the optimiser on the published sum."""
@@ -158,7 +158,7 @@ class StudySite:
             self._parts.ledger.commit(window.receipt, outcome)
         else:
             self._parts.ledger.cancel(window.receipt, "the round ended before release")
-        self._parts.register.note_head(self._parts.ledger.head())
+        self._parts.register.follow(self._parts.ledger.head)
 
     # --- the end of a run --------------------------------------------------------------------------------------------
 

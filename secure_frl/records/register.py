@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import secrets
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -178,7 +179,16 @@ class Register:
 
     def note_head(self, receipt: Receipt) -> None:
         """Note how far the ledger is; synced. Raises StaleLedger for a head before the one that was noted."""
+        self.follow(lambda: receipt)
+
+    def follow(self, head: Callable[[], Receipt]) -> None:
+        """Note the head that `head` returns; synced. Raises StaleLedger for one before the one that was noted.
+
+        head: reads the ledger. It is called while nobody else can note a head: two studies on one data set write in
+        turn, and a head read before the other's note would look like a rollback.
+        """
         with database.transaction(self._connection, self._path):
+            receipt = head()
             found = self._connection.execute(
                 "SELECT sequence, head FROM heads WHERE ledger = ?", (receipt.ledger,)
             ).fetchone()

@@ -268,6 +268,24 @@ def test_a_head_that_does_not_go_on_from_the_noted_one_is_refused(register: Regi
         register.note_head(stale)
 
 
+def test_a_head_is_read_while_no_other_study_can_note_one(register: Register, tmp_path: Path) -> None:
+    """Two studies on one data set: a head read before the other's note would be taken for a rollback."""
+    last = Receipt("aa", 4, bytes([4]) * 32)
+
+    def head() -> Receipt:
+        other = sqlite3.connect(tmp_path / "register.sqlite", timeout=0, isolation_level=None)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.close()
+        return last
+
+    register.follow(head)
+
+    assert register.noted_head() == last
+    with pytest.raises(StaleLedger):
+        register.follow(lambda: Receipt("aa", 3, bytes(32)))
+
+
 def test_a_register_from_the_future_is_refused(tmp_path: Path) -> None:
     Register.open(tmp_path / "r.sqlite").close_cleanly()
     with sqlite3.connect(tmp_path / "r.sqlite") as connection:
