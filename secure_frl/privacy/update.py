@@ -123,8 +123,9 @@ def _walk(
     optimizer: IntegerNoiseOptimizer,
 ) -> None:
     steps = trajectories.steps
-    # The last step that exists, gaps or not: nothing of an episode may be cut off by its padding.
-    lengths = np.where(steps.any(axis=1), steps.shape[1] - np.argmax(steps[:, ::-1], axis=1), 1).astype(np.int64)
+    # The last step that exists, gaps or not: nothing of an episode may be cut off by its padding. Written without
+    # argmax, which raises on an array of no columns: a window in which nobody has a step is answered like any other.
+    lengths = np.max(steps * np.arange(1, steps.shape[1] + 1), axis=1, initial=1).astype(np.int64)
     for chunk in chunks_of(lengths, units, usable):
         optimizer.expect(chunk.units)
         for start in range(0, chunk.rows.size, CHUNK_UNITS):

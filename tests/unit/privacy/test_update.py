@@ -248,6 +248,25 @@ def test_an_empty_window_gives_noise_alone() -> None:
 # --- noise ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("people", [0, 3])
+def test_a_window_in_which_nobody_has_a_step_gives_noise_alone(people: int) -> None:
+    """Padded to the longest episode, such a window has no columns at all: no reason to answer otherwise."""
+    whole = window(people)
+    nothing = dataclasses.replace(
+        whole,
+        observations=whole.observations[:, :0],
+        actions=whole.actions[:, :0],
+        allowed=None,
+        rewards=whole.rewards[:, :0],
+        log_behaviour=None,
+        steps=whole.steps[:, :0],
+    )
+
+    for usable in (np.zeros(people, dtype=np.bool_), np.ones(people, dtype=np.bool_)):
+        assert not message(nothing, usable=usable).vector.any()
+        assert update(nothing, usable=usable).integers.shape == update(window(4)).integers.shape
+
+
 def test_integers_without_noise_are_the_scaled_message_rounded() -> None:
     mixed = window(30)
 
