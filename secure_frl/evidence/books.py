@@ -147,7 +147,7 @@ def check_survivors(
 def recompute_epsilon(books: list[Book], charter: Charter, delta: float, notes: Notes) -> float | None:
     """Return the greatest epsilon over all holders for this charter; also hold each ledger to its lifetime budget.
 
-    None when the study runs without noise: no epsilon may be stated.
+    None when no epsilon may be stated: without noise, or with noise shares that reach the coordinator without masks.
     """
     from secure_frl.privacy import accountant
 
@@ -163,7 +163,7 @@ def recompute_epsilon(books: list[Book], charter: Charter, delta: float, notes: 
                     f"spends epsilon {spent:.6g} at delta {budget.delta:g}, its lifetime budget is {budget.epsilon:g}. "
                     "Stop every study on this data set.",
                 )
-    return None if charter.constants.noise == "unsafe-none" or not math.isfinite(greatest) else greatest
+    return greatest if accountant.covers_every_reader(charter.constants) and math.isfinite(greatest) else None
 
 
 def _charter_figures(charter: Charter) -> dict[str, object]:

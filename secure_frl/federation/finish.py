@@ -29,7 +29,12 @@ from secure_frl.records.ledger_state import replay
 
 
 def epsilon_of(ledger: Ledger, enrolled: Enrolled) -> float:
-    """Return what this study has spent so far at one holder, attempts that died after release included."""
+    """Return what this study has spent so far at one holder, attempts that died after release included.
+
+    Infinity when no epsilon may be stated.
+    """
+    if not accountant.covers_every_reader(enrolled.terms.constants):
+        return math.inf
     events = [decode_event(event) for event in ledger.events(enrolled.terms.session)]
     return accountant.epsilon(events, enrolled.study.privacy.delta)
 
@@ -112,6 +117,8 @@ def _summary(
     summed = [record for record in records if record.outcome == "summed"]
     shown = evaluate_state(study)(state)
     spent = max(accountant.epsilon(events, study.privacy.delta) for events in exported.values())
+    if not accountant.covers_every_reader(constants):
+        spent = math.inf
     events = [event for held in exported.values() for event in held]
     one_more_colludes = one_more_site = math.inf
     if events and math.isfinite(spent):

@@ -17,6 +17,7 @@ from typing import Any
 from secure_frl.errors import BudgetExhausted, InvalidParameter
 from secure_frl.privacy.events import DISTRIBUTED, FRESH, LOCAL, UNSAFE_NONE, GaussianSumEvent, decode_event
 from secure_frl.privacy.noise import DRAW_TOTAL_VARIATION
+from secure_frl.secure_sum import SumConstants
 
 ACCOUNTANT = "PLD"  # its name in every statement
 PLD_GRID = 1e-3  # dp-accounting, pessimistic rounding
@@ -85,6 +86,16 @@ def epsilon_of_household(event: GaussianSumEvent, people: int) -> float:
     if people < 1:
         raise InvalidParameter(f"expected people >= 1, got {people}. Pass the size of a household.")
     return _epsilon(_repeated(event), event.delta, people=people)
+
+
+def covers_every_reader(constants: SumConstants) -> bool:
+    """Return whether an epsilon may be stated: no party reads a message with less noise than the claim counts on.
+
+    Not without noise, and not when single noise shares reach the coordinator without masks.
+    """
+    return constants.noise == LOCAL or (
+        constants.noise == DISTRIBUTED and not constants.protection.startswith("unsafe")
+    )
 
 
 def effective_sigma(event: GaussianSumEvent) -> float:

@@ -47,6 +47,8 @@ class Plan:
         found = []
         if self.constants.noise == UNSAFE_NONE:
             found.append("noise = unsafe-none: nobody is protected, and no epsilon is stated")
+        elif self.constants.protection.startswith("unsafe"):
+            found.append(f"protection = {self.constants.protection}: the coordinator reads every single update")
         if self.noise_norm > 1:
             found.append(f"the noise is {self.noise_norm:.2f} clips long: the mean gradient drowns in it")
         return tuple(found)

@@ -46,6 +46,11 @@ def make_plan(study: Study) -> Plan:
     spread = math.sqrt(sites) if constants.noise == LOCAL else 1.0
     peers = constants.neighbours
     words = length + LANE_WORDS
+    may_state = accountant.covers_every_reader(constants)
+
+    def stated(value: float) -> float | None:
+        return value if may_state and math.isfinite(value) else None
+
     return Plan(
         constants=constants,
         unit=privacy.unit,
@@ -57,11 +62,11 @@ def make_plan(study: Study) -> Plan:
         max_sites_per_person=privacy.max_sites_per_person,
         declared_batch=batch,
         declared_units=training.rounds * sites * batch,
-        epsilon_by_round=_epsilon_by_round(event, training.rounds),
-        epsilon_if_one_more_colludes=_stated(accountant.epsilon_if_fewer_shares(event, event.honest_shares - 1)),
-        epsilon_if_one_more_site=_stated(accountant.epsilon_if_more_sites(event, event.max_sites_per_person + 1)),
-        epsilon_household_of_2=_stated(accountant.epsilon_of_household(event, 2)),
-        epsilon_household_of_4=_stated(accountant.epsilon_of_household(event, 4)),
+        epsilon_by_round=tuple(map(stated, _epsilon_by_round(event, training.rounds))),
+        epsilon_if_one_more_colludes=stated(accountant.epsilon_if_fewer_shares(event, event.honest_shares - 1)),
+        epsilon_if_one_more_site=stated(accountant.epsilon_if_more_sites(event, event.max_sites_per_person + 1)),
+        epsilon_household_of_2=stated(accountant.epsilon_of_household(event, 2)),
+        epsilon_household_of_4=stated(accountant.epsilon_of_household(event, 4)),
         noise_norm=constants.noise_multiplier * spread * math.sqrt(length) / (sites * batch),
         upload_bytes=_WORD_BYTES * words + _PEER_BYTES * peers + _FRAME_BYTES,
         download_bytes=_WORD_BYTES * words + _PEER_BYTES * peers + _FRAME_BYTES,
@@ -203,15 +208,11 @@ def _solve(study: Study, length: int, blocks: tuple[Block, ...]) -> float:
     )
 
 
-def _epsilon_by_round(event: GaussianSumEvent, rounds: int) -> tuple[float | None, ...]:
+def _epsilon_by_round(event: GaussianSumEvent, rounds: int) -> tuple[float, ...]:
     """Return what one person has spent after each round, were he in as many of them as R allows."""
     entered = [min(number, event.max_rounds_per_person) for number in range(1, rounds + 1)]
     spent = {
-        count: _stated(accountant.epsilon([replace(event, window=f"planned {n}") for n in range(count)], event.delta))
+        count: accountant.epsilon([replace(event, window=f"planned {n}") for n in range(count)], event.delta)
         for count in sorted(set(entered))
     }
     return tuple(spent[count] for count in entered)
-
-
-def _stated(value: float) -> float | None:
-    return value if math.isfinite(value) else None

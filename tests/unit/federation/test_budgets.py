@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from secure_frl.errors import BudgetExhausted
+from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.federation.budgets import lifetime_budget
+from secure_frl.federation.coordinator import Coordinator, RoundOutcome
 from secure_frl.federation.run_folder import RunOptions
 from secure_frl.records.ledger import read_ledger
 from secure_frl.records.ledger_state import Budget
@@ -93,3 +95,45 @@ def test_a_run_without_noise_states_no_epsilon_and_spoils_no_budget(tiny: Tiny, 
     simulation.run(tiny({"data.dataset_id": "ward-a"}), tmp_path / "first", shared)
     with pytest.raises(BudgetExhausted):
         simulation.run(tiny({"data.dataset_id": "ward-a", "privacy.noise": "unsafe-none"}), tmp_path / "second", shared)
+
+
+def test_a_site_releases_no_more_often_than_its_charter_announces_rounds(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More windows would take more people than the units that delta was judged by."""
+
+    def one_too_many(self: Coordinator) -> Iterator[RoundOutcome]:
+        for number in (1, 2, 3):
+            yield self._round(number)
+
+    monkeypatch.setattr(Coordinator, "rounds", one_too_many)
+    monkeypatch.setattr(simulation, "study_guard", _no_check)
+
+    with pytest.raises(BudgetExhausted, match="3 of 3 sites"):
+        simulation.run(tiny(), tmp_path / "run")
+
+    assert len(read_ledger(tmp_path / "run/state/sites/site-01/ledger.sqlite").events()) == 2
+
+
+@pytest.mark.parametrize("choice", [{"privacy.noise": "unsafe-none"}, {"protection.method": "unsafe-plain"}])
+def test_a_control_never_meets_the_people_of_a_named_data_set(
+    choice: dict[str, str], tiny: Tiny, tmp_path: Path
+) -> None:
+    control = tiny({"data.dataset_id": "ward-a"} | choice)
+
+    with pytest.raises(BudgetExhausted, match="unsafe"):
+        simulation.run(control, tmp_path / "run", RunOptions(state=tmp_path / "state"))
+
+    book = read_ledger(tmp_path / "state/sites/site-01/ledger.sqlite")
+    assert book.events() == ()
+    assert book.budget == Budget(4.0, 1e-3)  # the control did not leave the data set without a limit
+
+
+def test_noise_shares_without_masks_state_no_epsilon(tiny: Tiny, tmp_path: Path) -> None:
+    """The coordinator reads each update with one share of the noise, so epsilon for h shares would be false."""
+    shares = simulation.run(tiny({"protection.method": "unsafe-plain"}), tmp_path / "shares")
+    whole = simulation.run(tiny({"protection.method": "unsafe-plain", "privacy.noise": "local"}), tmp_path / "whole")
+
+    assert shares.plain()["epsilon_spent"] is None
+    assert verify(tmp_path / "shares").findings == ()
+    assert 3.9 < whole.epsilon_spent <= 4.0
