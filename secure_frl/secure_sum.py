@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 SiteId = NewType("SiteId", int)  # position 0..N-1 in the charter's roster
 COORDINATOR_ID = 2**64 - 1
+Words = NDArray[np.uint32 | np.uint64]  # of one type in a sum: uint32 up to 32 bits, uint64 up to 64
 Addressed = tuple[SiteId, bytes]
 
 
@@ -59,7 +60,7 @@ class SumConstants:
     neighbours: int  # k = n - 1
     protection: str  # masking | unsafe-plain
     length: int  # P, values without lanes (D in the protocol)
-    modulus_bits: int  # w <= 32 today
+    modulus_bits: int  # w <= 64: words are uint32 up to 32, uint64 beyond
     scale: float  # kappa under differential privacy
     bound: int  # B: each value of one site is in [-B, B] before noise
     noise_bound: int  # tau: the summed noise is inside it except with probability 2^-40 a round; 0 without noise
@@ -103,7 +104,7 @@ class RoundContext:
 class RingVector:
     """Lanes and P values modulo 2**modulus_bits; value = centred(word) / scale."""
 
-    words: NDArray[np.uint32]  # [P + 4]
+    words: Words  # [P + 4]
     modulus_bits: int
     scale: float
 

@@ -145,7 +145,9 @@ class ProtectionSection(_Section):
     )
     profile: Literal["cross_silo"] = Field(default="cross_silo", description="'cross_silo': the complete graph")
     threshold: int = Field(default=0, ge=0, le=100, description="0 = floor((n + c) / 2) + 1")
-    modulus_bits: int = Field(default=0, ge=0, le=32, description="0 = the smallest that holds the sum")
+    modulus_bits: int = Field(
+        default=0, ge=0, le=64, description="0 = the smallest that holds the sum; above 32 doubles the bytes"
+    )
     stewards: list[str] = Field(default=[], max_length=0, description="empty: used by the ckks methods only")
     epoch_rounds: int = Field(default=64, ge=1, le=64, description="rounds that share channel keys, at most 64")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secure_frl.encoding import ring
 from secure_frl.errors import InvalidParameter, LaneMismatch
-from secure_frl.secure_sum import RingVector, SumConstants
+from secure_frl.secure_sum import RingVector, SumConstants, Words
 
 LANE_WORDS = 4
 _FRONT = 2  # count, zero
@@ -54,16 +54,17 @@ def to_ring_vector(integers: NDArray[np.int64], constants: SumConstants) -> Ring
     return RingVector(words, constants.modulus_bits, constants.scale)
 
 
-def from_ring_sum(words: NDArray[np.uint32], constants: SumConstants, survivors: int) -> NDArray[np.int64]:
+def from_ring_sum(words: Words, constants: SumConstants, survivors: int) -> NDArray[np.int64]:
     """Return int64 [P]: the sum of `survivors` vectors, centred, lanes checked and removed.
 
-    words: uint32 [P + 4], the masks already taken off; they are reduced modulo 2^w here.
+    words: of the ring's type [P + 4], the masks already taken off; they are reduced modulo 2^w here.
     Raises InvalidParameter for another length or dtype, LaneMismatch, and SumOutOfRange for a value that the
     charter's sites could not have summed to.
     """
-    if words.shape != (constants.length + LANE_WORDS,) or words.dtype != np.uint32:
+    expected = ring.word_type(constants.modulus_bits)
+    if words.shape != (constants.length + LANE_WORDS,) or words.dtype != expected:
         raise InvalidParameter(
-            f"expected uint32 [{constants.length + LANE_WORDS}], got {words.dtype} {words.shape}. "
+            f"expected {expected} [{constants.length + LANE_WORDS}], got {words.dtype} {words.shape}. "
             "Pass the summed words with their lanes."
         )
     summed = ring.centred(words, constants.modulus_bits)

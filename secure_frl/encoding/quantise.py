@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from secure_frl.errors import InvalidParameter
 from secure_frl.secure_sum import RandomSource
 
+LARGEST_BOUND = 1 << 52  # beyond it float64 has no step of one half, so nothing is left to round
 _DITHER_BITS = 53  # every multiple of 2^-53 in [0, 1) is a float64, so a dither is drawn without rounding
 
 
@@ -43,7 +44,7 @@ def quantise(vector: NDArray[np.float64], scale: float, bound: int, random: Rand
         )
     if not (math.isfinite(scale) and scale > 0):
         raise InvalidParameter(f"expected scale > 0, finite, got scale={scale}. Take it from the charter's constants.")
-    if not 1 <= bound < 2**52:
+    if not 1 <= bound < LARGEST_BOUND:
         raise InvalidParameter(f"expected 1 <= bound < 2^52, got bound={bound}. Take it from the charter's constants.")
     if not bool(np.isfinite(vector).all()):
         raise InvalidParameter(

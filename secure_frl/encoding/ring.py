@@ -1,6 +1,7 @@
 """Integers to words modulo 2^w and back, and the smallest w that no honest sum overflows.
 
-Words are uint32, so w <= 32 in this version; arithmetic runs modulo 2^32 and is reduced to w bits here.
+Words are uint32 up to w = 32 and uint64 up to w = 64, which doubles every upload; arithmetic runs modulo the word and
+is reduced to w bits here. A sum that needs more than 64 bits is refused.
 Source of the width rule: secure_aggregation.md, section 4 (bit budget).
 """
 
@@ -12,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import BitBudget, InvalidParameter, SumOutOfRange
+from secure_frl.secure_sum import Words
 
-WIDEST_BITS = 32  # uint32 words; a wider ring doubles every upload
+WIDEST_BITS = 64
+_NARROW = np.dtype("<u4")  # little-endian, as on the wire
+_WIDE = np.dtype("<u8")
 _TAIL_BITS = 40  # the summed noise leaves its bound with probability <= 2^-40 a round
 
 
@@ -32,7 +36,7 @@ def noise_bound(deviation: float, sites: int, length: int) -> int:
 def width_for(*, sites: int, bound: int, noise_bound: int, weight: int) -> int:
     """Return the smallest w with sites*bound + noise_bound < 2^(w-1) and sites*weight < 2^(w-1).
 
-    Raises BitBudget when w would be above 32.
+    Raises BitBudget when w would be above 64.
     """
     largest = max(sites * bound + noise_bound, sites * weight)
     width = max(2, largest.bit_length() + 1)
@@ -44,12 +48,23 @@ def width_for(*, sites: int, bound: int, noise_bound: int, weight: int) -> int:
     return width
 
 
-def to_words(integers: NDArray[np.int64], modulus_bits: int) -> NDArray[np.uint32]:
-    """Return `integers` modulo 2^modulus_bits as uint32 words.
-
-    Raises InvalidParameter for a width outside 2..32, or a value outside [-2^(w-1), 2^(w-1)), which would wrap.
-    """
+def word_type(modulus_bits: int) -> np.dtype[np.uint32 | np.uint64]:
+    """Return what holds a word: uint32 for w <= 32, uint64 for w <= 64. Raises InvalidParameter outside 2..64."""
     _check_width(modulus_bits)
+    return _NARROW if modulus_bits <= _NARROW.itemsize * 8 else _WIDE
+
+
+def reduce_(words: Words, modulus_bits: int) -> None:
+    """Reduce words modulo 2^modulus_bits in place."""
+    words &= words.dtype.type((1 << modulus_bits) - 1)
+
+
+def to_words(integers: NDArray[np.int64], modulus_bits: int) -> Words:
+    """Return `integers` modulo 2^modulus_bits as words of `word_type`.
+
+    Raises InvalidParameter for a width outside 2..64, or a value outside [-2^(w-1), 2^(w-1)), which would wrap.
+    """
+    kind = word_type(modulus_bits)
     half = 1 << (modulus_bits - 1)
     if integers.dtype != np.int64:
         raise InvalidParameter(f"expected int64 integers, got {integers.dtype}. Quantise before entering the ring.")
@@ -59,15 +74,17 @@ def to_words(integers: NDArray[np.int64], modulus_bits: int) -> NDArray[np.uint3
             f"expected values in [-2^{modulus_bits - 1}, 2^{modulus_bits - 1}), got one outside. "
             "Use the modulus_bits that the plan derived."
         )
-    return (integers & ((1 << modulus_bits) - 1)).astype(np.uint32)
+    words = integers.astype(kind)  # modulo the word: two's complement
+    reduce_(words, modulus_bits)
+    return words
 
 
-def centred(words: NDArray[np.uint32], modulus_bits: int) -> NDArray[np.int64]:
+def centred(words: Words, modulus_bits: int) -> NDArray[np.int64]:
     """Return the representative of each word in [-2^(w-1), 2^(w-1)), after reducing it modulo 2^w."""
     _check_width(modulus_bits)
-    modulus = 1 << modulus_bits
-    values = words.astype(np.int64) & (modulus - 1)
-    result: NDArray[np.int64] = np.where(values >= modulus >> 1, values - modulus, values)
+    spare = np.uint64(64 - modulus_bits)
+    shifted = words.astype(np.uint64) << spare  # the sign bit of w bits becomes that of 64; higher bits fall off
+    result: NDArray[np.int64] = shifted.view(np.int64) >> np.int64(spare)
     return result
 
 

@@ -14,7 +14,7 @@ from secure_frl.secure_sum import SiteId, SumConstants
 from secure_frl.wire.hashing import Field, labelled_hash
 from secure_frl.wire.messages import Member
 
-WIDEST_RING_BITS = 32  # uint32 words today; 64 bits cost exactly twice
+WIDEST_RING_BITS = 64
 MOST_EPOCH_ROUNDS = 64
 LONGEST_EPOCH_S = 24 * 3600
 MASKING = "masking"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from secure_frl.masking.coordinator_epoch import CoordinatorEpoch
 from secure_frl.masking.keys import link_key
 from secure_frl.masking.prg import MaskAdder
-from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Sum, SumTerms
+from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Sum, SumTerms, Words
 from secure_frl.wire.envelope import Address, Header, seal_frame, unseal_frame
 from secure_frl.wire.messages import Body, Confirmation, MessageType, RoundKeys, encode_body
 
@@ -71,7 +71,7 @@ class AskingInputs:
     view: AttemptView
     ctx2: bytes
     members: dict[SiteId, RoundKeys]  # U2, ascending
-    accumulator: NDArray[np.uint32] = field(repr=False)
+    accumulator: Words = field(repr=False)
     added: set[SiteId]
     complaints: dict[SiteId, tuple[SiteId, ...]]
 
@@ -84,7 +84,7 @@ class AskingConfirmations:
     ctx2: bytes
     members: dict[SiteId, RoundKeys]
     survivors: tuple[SiteId, ...]
-    accumulator: NDArray[np.uint32] = field(repr=False)
+    accumulator: Words = field(repr=False)
     mail: dict[SiteId, list[Confirmation]]  # receiver -> items
     confirmed: set[SiteId]
 
@@ -97,7 +97,7 @@ class AskingShares:
     ctx2: bytes
     members: dict[SiteId, RoundKeys]
     survivors: tuple[SiteId, ...]
-    accumulator: NDArray[np.uint32] = field(repr=False)
+    accumulator: Words = field(repr=False)
     mail: dict[SiteId, list[Confirmation]]
     seed_shares: SharesOf = field(repr=False)
     key_shares: SharesOf = field(repr=False)

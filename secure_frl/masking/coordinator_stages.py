@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 
 from secure_frl.encoding.lanes import from_ring_sum
-from secure_frl.encoding.ring import centred
+from secure_frl.encoding.ring import centred, word_type
 from secure_frl.errors import (
     BadShare,
     HolderCheated,
@@ -82,7 +82,7 @@ def close_keys(state: AskingKeys) -> AskingInputs:
         raise TooFewSurvivors(f"{fault}. This round gives nothing; go on with the next one.")
     digest = contexts.members_hash(member_list(members))
     ctx2 = contexts.mask_context(view.ctx1, view.context.policy_tag, view.context.config_hash, digest)
-    accumulator = np.zeros(constants.length + LANE_WORDS, np.uint32)
+    accumulator = np.zeros(constants.length + LANE_WORDS, word_type(constants.modulus_bits))
     return AskingInputs(view, ctx2, members, accumulator, set(), {})
 
 
@@ -99,9 +99,9 @@ def take_input(state: AskingInputs, site: SiteId, header: Header, frame: bytes) 
     view = state.view
     body = cut(frame, header, TAG_BYTES)
     verify_mac(frame, view.link(site, MessageType.R2, state.ctx2, header.fresh))
-    words = np.frombuffer(body, "<u4")
     width = view.terms.constants.modulus_bits
-    if width < 32 and int(words.max()) >> width:
+    words = np.frombuffer(body, word_type(width))
+    if width < 8 * words.itemsize and int(words.max()) >> width:
         raise MalformedMessage(f"expected words below 2^{width} from site {site}, got a larger one. Leave it out.")
     np.add(state.accumulator, words, out=state.accumulator)
     state.added.add(site)
@@ -202,7 +202,8 @@ def close_shares(state: AskingShares) -> Summed:
     constants, survivors = state.view.terms.constants, state.survivors
     unmask_(state)
     integers = from_ring_sum(state.accumulator, constants, len(survivors))
-    total_bytes = centred(state.accumulator, constants.modulus_bits).astype("<i4").tobytes()
+    width = constants.modulus_bits
+    total_bytes = centred(state.accumulator, width).astype(f"<i{word_type(width).itemsize}").tobytes()
     sum_digest = hashlib.sha256(total_bytes).digest()
     transcript = contexts.transcript_hash(state.ctx2, contexts.survivors_hash(state.ctx2, survivors), sum_digest)
     return Summed(state.view, survivors, Sum(integers, constants.scale, survivors), total_bytes, transcript)

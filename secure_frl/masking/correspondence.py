@@ -85,7 +85,7 @@ class Correspondence:
         """
         constants = self._terms.constants
         header = read_header(frame)
-        check_length(header.type, len(frame), constants.sites, constants.length)
+        check_length(header.type, len(frame), constants.sites, constants.length, constants.modulus_bits)
         parties = (header.session, header.sender, header.receiver, header.key_id)
         if parties != (self._terms.session, site, COORDINATOR_ID, EMPTY_32):
             raise UnexpectedMessage(f"expected a frame of this session by site {site}, got another. Drop it.")

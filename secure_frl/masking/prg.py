@@ -1,4 +1,4 @@
-"""Keys to mask words: AES-256-CTR over zeros, read as little-endian words, added into an accumulator.
+"""Keys to mask words: AES-256-CTR over zeros, read as little-endian words of 32 or 64 bits, added into an accumulator.
 
 One buffer of zeros and one of keystream are reused, so a mask costs no allocation; streams are cut only at multiples
 of 16 bytes. Which masks a sum has is the charter's word (`protection` is inside the config hash): no message
@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numpy.typing import NDArray
 
+from secure_frl.encoding.ring import word_type
 from secure_frl.errors import CharterRefused
 from secure_frl.masking.contexts import MASKING, UNSAFE_PLAIN
-from secure_frl.secure_sum import SumConstants
+from secure_frl.secure_sum import SumConstants, Words
 
 _CHUNK_BYTES = 1 << 22  # 512 KiB or more keeps the cost of a chunk below 5 % of its keystream
 _BLOCK_BYTES = 16
@@ -25,7 +25,7 @@ _BLOCK_BYTES = 16
 class MaskAdder(Protocol):
     """Puts masks on an accumulator, or takes them off."""
 
-    def add_(self, accumulator: NDArray[np.uint32], key: bytes, sign: int) -> None:
+    def add_(self, accumulator: Words, key: bytes, sign: int) -> None:
         """Add (sign +1) or subtract (-1) one mask in place. key: 32 bytes, of one mask only."""
         ...
 
@@ -35,21 +35,22 @@ class PairwiseMasks:
 
     __slots__ = ("_buffer", "_keystream", "_zeros")
 
-    def __init__(self, words: int) -> None:
-        """words: length of the vectors to come; one adder serves one thread."""
-        size = min(_CHUNK_BYTES, -(-4 * words // _BLOCK_BYTES) * _BLOCK_BYTES)
+    def __init__(self, words: int, modulus_bits: int = 32) -> None:
+        """words: length of the vectors to come; modulus_bits: of their ring. One adder serves one thread."""
+        kind = word_type(modulus_bits)
+        size = min(_CHUNK_BYTES, -(-kind.itemsize * words // _BLOCK_BYTES) * _BLOCK_BYTES)
         self._zeros = memoryview(bytes(size))
         self._buffer = bytearray(size + _BLOCK_BYTES - 1)  # update_into wants one block to spare
-        self._keystream = np.frombuffer(self._buffer, "<u4", count=size // 4)
+        self._keystream = np.frombuffer(self._buffer, kind, count=size // kind.itemsize)
 
-    def add_(self, accumulator: NDArray[np.uint32], key: bytes, sign: int) -> None:
-        """Add or subtract the mask of `key` in place, modulo 2^32."""
+    def add_(self, accumulator: Words, key: bytes, sign: int) -> None:
+        """Add or subtract the mask of `key` in place, modulo the word."""
         encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(_BLOCK_BYTES))).encryptor()
         operation = np.add if sign > 0 else np.subtract
-        step = len(self._zeros) // 4
+        size, step = self._keystream.itemsize, len(self._keystream)
         for start in range(0, len(accumulator), step):
             part = accumulator[start : start + step]
-            blocks = -(-4 * len(part) // _BLOCK_BYTES)
+            blocks = -(-size * len(part) // _BLOCK_BYTES)
             encryptor.update_into(self._zeros[: blocks * _BLOCK_BYTES], self._buffer)
             operation(part, self._keystream[: len(part)], out=part)
 
@@ -57,14 +58,14 @@ class PairwiseMasks:
 class UnsafePlain:
     """The control of the attack tests: the same protocol with the mask words left out. Hides nothing from anybody."""
 
-    def add_(self, accumulator: NDArray[np.uint32], key: bytes, sign: int) -> None:
+    def add_(self, accumulator: Words, key: bytes, sign: int) -> None:
         """Leave the accumulator as it is."""
 
 
 def mask_adder(constants: SumConstants) -> MaskAdder:
     """Return what the charter's `protection` asks for. Raises CharterRefused for an unknown word."""
     if constants.protection == MASKING:
-        return PairwiseMasks(constants.length + 4)
+        return PairwiseMasks(constants.length + 4, constants.modulus_bits)
     if constants.protection == UNSAFE_PLAIN:
         return UnsafePlain()
     raise CharterRefused(

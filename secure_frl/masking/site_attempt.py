@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
-from numpy.typing import NDArray
-
+from secure_frl.encoding.ring import reduce_, word_type
 from secure_frl.errors import (
     AlreadyAnswered,
     BadShare,
@@ -54,7 +52,7 @@ from secure_frl.masking.site_memory import (
     end_attempt,
 )
 from secure_frl.masking.site_shares import deal, open_dealt
-from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId
+from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Words
 from secure_frl.wire.envelope import Header, mac_frame, seal_frame, unseal
 from secure_frl.wire.messages import (
     LANE_WORDS,
@@ -163,21 +161,21 @@ def check_model(party: SiteParty, view: EpochView, header: Header, body: Announc
         raise RoundRefused("expected the tag of the policy that this site holds, got another. Send that policy.")
 
 
-def checked_vector(party: SiteParty, context: RoundContext) -> NDArray[np.uint32]:
-    """Return the host's vector, uint32 [P + 4]. Raises LocalProtocolError unless it has the charter's form."""
+def checked_vector(party: SiteParty, context: RoundContext) -> Words:
+    """Return the host's vector [P + 4]. Raises LocalProtocolError unless it has the charter's form."""
     constants = party.terms.constants
     vector = party.host.contribute(context)
     words = vector.words
-    expected = (constants.length + LANE_WORDS,)
-    if words.shape != expected or words.dtype != np.uint32 or vector.modulus_bits != constants.modulus_bits:
+    expected, kind = (constants.length + LANE_WORDS,), word_type(constants.modulus_bits)
+    if words.shape != expected or words.dtype != kind or vector.modulus_bits != constants.modulus_bits:
         raise LocalProtocolError(
-            f"expected uint32 {expected} mod 2^{constants.modulus_bits}, got another. Fix the host."
+            f"expected {kind} {expected} mod 2^{constants.modulus_bits}, got another. Fix the host."
         )
     return words
 
 
 def open_attempt(
-    party: SiteParty, view: EpochView, context: RoundContext, fresh_coordinator: bytes, words: NDArray[np.uint32]
+    party: SiteParty, view: EpochView, context: RoundContext, fresh_coordinator: bytes, words: Words
 ) -> tuple[Attempt, SharesSent, RoundKeys]:
     """Draw the attempt's secrets and deal them."""
     ctx1 = contexts.attempt_context(context.session, view.epoch_hash, context.round, context.attempt, context.cohort)
@@ -219,7 +217,7 @@ def send_input(party: SiteParty, state: SharesSent, header: Header, body: Inbox)
         return complain(party, attempt, ctx2, bad)
     masked = mask(party, state, ctx2, [m for m in body.members if m.site != party.me])
     link = attempt.link(MessageType.R2, ctx2)
-    reply = mac_frame(attempt.address(party.me), MessageType.R2, masked.astype("<u4").data.cast("B"), link)
+    reply = mac_frame(attempt.address(party.me), MessageType.R2, masked.data.cast("B"), link)
     record(party, attempt, "R2", reply)
     party.host.release()  # synced: the next bytes that leave are made from data
     sites = tuple(SiteId(site) for site in members)
@@ -244,14 +242,14 @@ def check_members(party: SiteParty, state: SharesSent, body: Inbox) -> None:
     check_distinct([m.public_key for m in body.members] + list(state.attempt.view.public_keys))
 
 
-def mask(party: SiteParty, state: SharesSent, ctx2: bytes, others: list[Member]) -> NDArray[np.uint32]:
+def mask(party: SiteParty, state: SharesSent, ctx2: bytes, others: list[Member]) -> Words:
     """Return the masked input: words + self mask + pair masks, which cancel in the sum, modulo 2^w."""
     masked = state.words.copy()
     party.masks.add_(masked, self_key(state.seed, ctx2, party.me), +1)
     for other in others:
         key = pair_key(state.keys, other.public_key, ctx2, party.me, other.site)
         party.masks.add_(masked, key, +1 if party.me < other.site else -1)
-    masked &= np.uint32((1 << party.terms.constants.modulus_bits) - 1)
+    reduce_(masked, party.terms.constants.modulus_bits)
     return masked
 
 

@@ -24,6 +24,7 @@ from secure_frl.secure_sum import (
     SiteId,
     StageRegister,
     SumTerms,
+    Words,
 )
 from secure_frl.wire.envelope import Address
 from secure_frl.wire.messages import MessageType
@@ -116,7 +117,7 @@ class SharesSent:
     seed: bytes = field(repr=False)
     seed_commitment: bytes
     own_share: NDArray[np.uint32] = field(repr=False)
-    words: NDArray[np.uint32] = field(repr=False)
+    words: Words = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

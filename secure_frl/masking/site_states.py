@@ -135,7 +135,8 @@ class SiteProtocol:
     def _answer(self, frame: bytes) -> bytes | Exception:
         terms, state = self._party.terms, self._state
         header = read_header(frame)
-        check_length(header.type, len(frame), terms.constants.sites, terms.constants.length)
+        constants = terms.constants
+        check_length(header.type, len(frame), constants.sites, constants.length, constants.modulus_bits)
         message_type = MessageType(header.type)
         digest = hashlib.sha256(frame).digest()
         sent = self._sent.get(message_type)
@@ -200,12 +201,13 @@ class SiteProtocol:
             raise UnexpectedMessage(f"expected a request, got {message_type.name}. Drop it.")
         is_open_ended = message_type is T.R0
         body = cut(frame, header, spec.trailer_bytes, open_ended=is_open_ended)
-        if len(body) > spec.size_limit(self._party.terms.constants.sites, self._party.terms.constants.length):
+        constants = self._party.terms.constants
+        if len(body) > spec.size_limit(constants.sites, constants.length, constants.modulus_bits):
             raise MalformedMessage(f"expected a smaller body for {spec.name}, got {len(body)} bytes. Drop it.")
         if spec.protection.startswith("signed"):
             verify_frame(frame, body, self._party.terms.coordinator_public_key)
             sealed = frame[HEADER_BYTES + len(body) + spec.trailer_bytes :]
-            if len(sealed) > greatest_model_bytes(self._party.terms.constants.length):
+            if len(sealed) > greatest_model_bytes(constants.length):
                 raise MalformedMessage(f"expected a smaller model, got {len(sealed)} bytes. Drop it.")
             return decode_body(body_type, body), (sealed,) if is_open_ended else ()
         return decode_body(body_type, unseal_frame(frame, self._link(message_type))), ()

@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 
 from secure_frl.encoding.lanes import from_ring_sum
+from secure_frl.encoding.ring import to_words, word_type
 from secure_frl.errors import MalformedMessage, ModelDoesNotFollow, SurvivorsRefused
 from secure_frl.masking import contexts
 from secure_frl.masking.site_memory import Answer, AttemptState, EpochOpen, InputSent, SiteParty, SumAwaited
@@ -62,11 +63,12 @@ def check_sum(party: SiteParty, state: AttemptState, body: PublishedSum) -> Sum:
 
 def read_sum(data: bytes, survivors: tuple[SiteId, ...], constants: SumConstants) -> Sum:
     """Decode a published sum. Raises MalformedMessage, LaneMismatch, SumOutOfRange."""
-    if len(data) != vector_bytes(constants.length):
-        raise MalformedMessage(f"expected a sum of {vector_bytes(constants.length)} bytes, got {len(data)}. Drop it.")
-    centred = np.frombuffer(data, "<i4").astype(np.int64)
-    half = 1 << (constants.modulus_bits - 1)
+    width = constants.modulus_bits
+    size = vector_bytes(constants.length, width)
+    if len(data) != size:
+        raise MalformedMessage(f"expected a sum of {size} bytes, got {len(data)}. Drop it.")
+    centred = np.frombuffer(data, f"<i{word_type(width).itemsize}").astype(np.int64)
+    half = 1 << (width - 1)
     if int(centred.min()) < -half or int(centred.max()) >= half:
-        raise MalformedMessage(f"expected words centred modulo 2^{constants.modulus_bits}, got one outside. Drop it.")
-    words = (centred & ((1 << constants.modulus_bits) - 1)).astype(np.uint32)
-    return Sum(from_ring_sum(words, constants, len(survivors)), constants.scale, survivors)
+        raise MalformedMessage(f"expected words centred modulo 2^{width}, got one outside. Drop it.")
+    return Sum(from_ring_sum(to_words(centred, width), constants, len(survivors)), constants.scale, survivors)

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 
 from secure_frl.encoding import ring
-from secure_frl.encoding.lanes import LANE_WORDS
+from secure_frl.encoding.quantise import LARGEST_BOUND
 from secure_frl.errors import BitBudget, CharterRefused
 from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, admissible_actions
 from secure_frl.learning.layout import Layout, table_layout
@@ -20,18 +20,18 @@ from secure_frl.privacy.plan import Plan
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.secure_sum import Block, SumConstants
 from secure_frl.study import Study, survival_mistakes
+from secure_frl.wire.messages import vector_bytes
 
 LOCAL_NOISE_SCALE = 4096  # S under local noise: one site's deviation is the whole noise, so its grid is finer
 PLAIN_FRACTION_BITS = 16  # f: without noise the scale is 2^f
 _SIGMA_STEP = 1e-6  # sigma is rounded up to a multiple of this
 
 # Bytes and seconds of a round, for the estimate only. Source: secure_aggregation.md, section 10, measured there.
-_WORD_BYTES = 4
 _PEER_BYTES = 330  # a neighbour's keys, commitments and encrypted shares, each way
 _FRAME_BYTES = 1024  # headers, signatures, lists of a round
 _EPISODE_S = 35e-6  # roll out and clip one trajectory of ICU-Sepsis, one core, two values a step
 _PEER_S = 70e-6
-_MASK_WORD_S = 0.6e-9
+_MASK_BYTE_S = 0.15e-9
 
 
 def make_plan(study: Study) -> Plan:
@@ -45,7 +45,7 @@ def make_plan(study: Study) -> Plan:
     sites, length, batch = constants.sites, constants.length, training.episodes_per_site
     spread = math.sqrt(sites) if constants.noise == LOCAL else 1.0
     peers = constants.neighbours
-    words = length + LANE_WORDS
+    vector = vector_bytes(length, constants.modulus_bits)
     may_state = accountant.covers_every_reader(constants)
 
     def stated(value: float) -> float | None:
@@ -68,9 +68,9 @@ def make_plan(study: Study) -> Plan:
         epsilon_household_of_2=stated(accountant.epsilon_of_household(event, 2)),
         epsilon_household_of_4=stated(accountant.epsilon_of_household(event, 4)),
         noise_norm=constants.noise_multiplier * spread * math.sqrt(length) / (sites * batch),
-        upload_bytes=_WORD_BYTES * words + _PEER_BYTES * peers + _FRAME_BYTES,
-        download_bytes=_WORD_BYTES * words + _PEER_BYTES * peers + _FRAME_BYTES,
-        round_seconds=sites * (batch * _EPISODE_S + peers * _PEER_S + (peers + 1) * words * _MASK_WORD_S),
+        upload_bytes=vector + _PEER_BYTES * peers + _FRAME_BYTES,
+        download_bytes=vector + _PEER_BYTES * peers + _FRAME_BYTES,
+        round_seconds=sites * (batch * _EPISODE_S + peers * _PEER_S + (peers + 1) * vector * _MASK_BYTE_S),
     )
 
 
@@ -150,6 +150,11 @@ def _constants(study: Study, length: int, blocks: tuple[Block, ...], sigma: floa
         deviation = LOCAL_NOISE_SCALE
         scale = deviation / sigma
     bound = math.ceil(scale * batch) + 1
+    if bound >= LARGEST_BOUND:
+        raise BitBudget(
+            f"expected B < 2^52, got B={bound}: a real of 64 bits has no such step. "
+            "Lower privacy.integer_noise_scale or training.episodes_per_site."
+        )
     tau = ring.noise_bound(deviation, sites.count, length)
     smallest = ring.width_for(sites=sites.count, bound=bound, noise_bound=tau, weight=1)
     asked = study.protection.modulus_bits

@@ -20,7 +20,6 @@ from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, Buffer
 from secure_frl.wire.signatures import SIGNATURE_BYTES
 
 LANE_WORDS = 4  # [count][zero] values [weight][zero]
-WORD_BYTES = 4  # uint32 on the wire for every width up to 32 bits
 SHARE_BYTES = 64  # 16 words mod 65537, four bytes each
 SEALED_SHARES_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 MODEL_SLACK_BYTES = 1 << 16  # dtype and shape manifest beside parameters and optimiser state
@@ -227,7 +226,7 @@ class RefusalCode(Body, frozen=True):
 
 # --- registry --------------------------------------------------------------------------------------------------------
 
-SizeLimit = Callable[[int, int], int]  # (sites, length P) -> greatest body in bytes
+SizeLimit = Callable[[int, int, int], int]  # (sites, length P, modulus bits) -> greatest body in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +237,8 @@ class MessageSpec:
     body: type[Body] | None  # None: raw words
     to_site: bool
     protection: str  # signed | sealed | mac | signed+sealed
-    size_limit: SizeLimit
-    exact: bool  # the body has exactly size_limit bytes
+    limit: SizeLimit
+    exact: bool  # the body has exactly that many bytes
     readers: str  # who can read the body
 
     @property
@@ -247,10 +246,14 @@ class MessageSpec:
         """Return the length of signature or tag."""
         return SIGNATURE_BYTES if self.protection.startswith("signed") else TAG_BYTES
 
+    def size_limit(self, sites: int, length: int, modulus_bits: int = 32) -> int:
+        """Return the greatest body in bytes under a charter of these numbers."""
+        return self.limit(sites, length, modulus_bits)
 
-def vector_bytes(length: int) -> int:
-    """Return the size of `length` values with their lanes."""
-    return WORD_BYTES * (length + LANE_WORDS)
+
+def vector_bytes(length: int, modulus_bits: int = 32) -> int:
+    """Return the size of `length` values with their lanes: four bytes a word up to 32 bits, eight beyond."""
+    return (4 if modulus_bits <= 32 else 8) * (length + LANE_WORDS)
 
 
 _ENTRY = 3 + 34 + 2 + 66 + 1
@@ -262,48 +265,56 @@ _LIST = 8  # array prefixes
 
 _COORDINATOR = "coordinator and this site"
 REGISTRY: dict[MessageType, MessageSpec] = {
-    MessageType.E0: MessageSpec("E0", OpenEpoch, True, "signed", lambda n, p: 1 + 9 + 34 + 18, False, "anyone"),
-    MessageType.E0_REPLY: MessageSpec("E0 reply", EpochKey, False, "signed", lambda n, p: 103, True, "anyone"),
+    MessageType.E0: MessageSpec("E0", OpenEpoch, True, "signed", lambda n, p, w: 1 + 9 + 34 + 18, False, "anyone"),
+    MessageType.E0_REPLY: MessageSpec("E0 reply", EpochKey, False, "signed", lambda n, p, w: 103, True, "anyone"),
     MessageType.E1: MessageSpec(
-        "E1", EpochList, True, "signed", lambda n, p: _LIST + n * (_ENTRY + 3), False, "anyone"
+        "E1", EpochList, True, "signed", lambda n, p, w: _LIST + n * (_ENTRY + 3), False, "anyone"
     ),
-    MessageType.E1_REPLY: MessageSpec("E1 reply", EpochAck, False, "signed", lambda n, p: 67, True, "anyone"),
+    MessageType.E1_REPLY: MessageSpec("E1 reply", EpochAck, False, "signed", lambda n, p, w: 67, True, "anyone"),
     MessageType.R0: MessageSpec(
         "R0",
         Announcement,
         True,
         "signed+sealed",
-        lambda n, p: _LIST + 3 * n + 4 * 34,
+        lambda n, p, w: _LIST + 3 * n + 4 * 34,
         False,
         "anyone; the model: coordinator and this site",
     ),
     MessageType.R1: MessageSpec(
-        "R1", RoundKeys, False, "sealed", lambda n, p: _LIST + 3 * 34 + n * _DEALT, False, _COORDINATOR
+        "R1", RoundKeys, False, "sealed", lambda n, p, w: _LIST + 3 * 34 + n * _DEALT, False, _COORDINATOR
     ),
     MessageType.R1P: MessageSpec(
-        "R1'", Inbox, True, "sealed", lambda n, p: 2 * _LIST + n * (_MEMBER + _DEALT), False, _COORDINATOR
+        "R1'", Inbox, True, "sealed", lambda n, p, w: 2 * _LIST + n * (_MEMBER + _DEALT), False, _COORDINATOR
     ),
-    MessageType.R2: MessageSpec("R2", None, False, "mac", lambda n, p: vector_bytes(p), True, "anyone: masked words"),
+    MessageType.R2: MessageSpec(
+        "R2", None, False, "mac", lambda n, p, w: vector_bytes(p, w), True, "anyone: masked words"
+    ),
     MessageType.BAD_SHARE: MessageSpec(
-        "BadShare", Complaint, False, "sealed", lambda n, p: _LIST + 3 * n, False, _COORDINATOR
+        "BadShare", Complaint, False, "sealed", lambda n, p, w: _LIST + 3 * n, False, _COORDINATOR
     ),
     MessageType.R3A: MessageSpec(
-        "R3a", Survivors, True, "sealed", lambda n, p: _LIST + 3 * n + 66, False, _COORDINATOR
+        "R3a", Survivors, True, "sealed", lambda n, p, w: _LIST + 3 * n + 66, False, _COORDINATOR
     ),
     MessageType.R3B: MessageSpec(
-        "R3b", Confirmations, False, "sealed", lambda n, p: _LIST + n * _CONFIRMATION, False, _COORDINATOR
+        "R3b", Confirmations, False, "sealed", lambda n, p, w: _LIST + n * _CONFIRMATION, False, _COORDINATOR
     ),
     MessageType.R3C: MessageSpec(
-        "R3c", Confirmations, True, "sealed", lambda n, p: _LIST + n * _CONFIRMATION, False, _COORDINATOR
+        "R3c", Confirmations, True, "sealed", lambda n, p, w: _LIST + n * _CONFIRMATION, False, _COORDINATOR
     ),
     MessageType.R4: MessageSpec(
-        "R4", ReturnedShares, False, "sealed", lambda n, p: 2 * _LIST + n * _SHARE, False, _COORDINATOR
+        "R4", ReturnedShares, False, "sealed", lambda n, p, w: 2 * _LIST + n * _SHARE, False, _COORDINATOR
     ),
     MessageType.R5: MessageSpec(
-        "R5", PublishedSum, True, "sealed", lambda n, p: 2 * _LIST + 3 * n + vector_bytes(p) + 134, False, _COORDINATOR
+        "R5",
+        PublishedSum,
+        True,
+        "sealed",
+        lambda n, p, w: 2 * _LIST + 3 * n + vector_bytes(p, w) + 134,
+        False,
+        _COORDINATOR,
     ),
-    MessageType.R5_REPLY: MessageSpec("R5 reply", Nothing, False, "sealed", lambda n, p: 1, True, _COORDINATOR),
-    MessageType.REFUSAL: MessageSpec("Refusal", RefusalCode, False, "signed", lambda n, p: 2, True, "anyone"),
+    MessageType.R5_REPLY: MessageSpec("R5 reply", Nothing, False, "sealed", lambda n, p, w: 1, True, _COORDINATOR),
+    MessageType.REFUSAL: MessageSpec("Refusal", RefusalCode, False, "signed", lambda n, p, w: 2, True, "anyone"),
 }
 
 
@@ -312,13 +323,13 @@ def greatest_model_bytes(length: int) -> int:
     return MODEL_SLACK_BYTES + MODEL_BYTES_PER_VALUE * length
 
 
-def check_length(message_type: int, frame_bytes: int, sites: int, length: int) -> MessageSpec:
+def check_length(message_type: int, frame_bytes: int, sites: int, length: int, modulus_bits: int = 32) -> MessageSpec:
     """Return the type's row if a frame of this size may be one. Raises MalformedMessage before anything is read."""
     try:
         spec = REGISTRY[MessageType(message_type)]
     except ValueError:
         raise MalformedMessage(f"expected a message type of v1, got {message_type}. Drop it.") from None
-    greatest = HEADER_BYTES + spec.size_limit(sites, length) + spec.trailer_bytes
+    greatest = HEADER_BYTES + spec.size_limit(sites, length, modulus_bits) + spec.trailer_bytes
     if spec.protection == "signed+sealed":
         greatest += greatest_model_bytes(length)
     if frame_bytes > greatest or (spec.exact and frame_bytes != greatest):

@@ -138,5 +138,8 @@ def test_the_bit_budget_is_exact(make_constants):
     check_constants(make_constants(5, modulus_bits=14, noise_bound=8191 - 5000))
     with pytest.raises(BitBudget):
         check_constants(make_constants(5, modulus_bits=14, noise_bound=8192 - 5000))
+    check_constants(make_constants(5, modulus_bits=64, bound=(2**63 - 1) // 5, noise_bound=(2**63 - 1) % 5))
     with pytest.raises(BitBudget):
-        check_constants(make_constants(5, modulus_bits=33))
+        check_constants(make_constants(5, modulus_bits=64, bound=(2**63 - 1) // 5, noise_bound=(2**63 - 1) % 5 + 1))
+    with pytest.raises(BitBudget):
+        check_constants(make_constants(5, modulus_bits=65))

@@ -45,6 +45,38 @@ def test_the_sum_of_ten_sites_with_two_lost_before_and_two_after_is_the_survivor
     assert list(total.contributors) == survivors
 
 
+@pytest.mark.parametrize("bits", [15, 32, 33, 64])
+def test_a_sum_at_the_edge_of_the_budget_is_exact_at_both_ends(federation, bits):
+    largest = 2 ** (bits - 1) - 1
+    parties = federation(5, modulus_bits=bits, bound=largest // 5, noise_bound=largest % 5)
+    parties.values = np.full((5, 17), largest // 5, np.int64) * np.where(np.arange(17) % 2, 1, -1)
+    parties.values[0] += np.where(np.arange(17) % 2, 1, -1) * (largest % 5)  # the noise, all of it on one site
+    for site, host in enumerate(parties.hosts):
+        host.values = parties.values[site]
+    machine = parties.begin(parties.open())
+
+    total = parties.drive(machine)
+    parties.publish(machine)
+
+    assert total.integers.tolist() == [-largest if i % 2 == 0 else largest for i in range(17)]
+    assert all(host.total.integers.tolist() == total.integers.tolist() for host in parties.hosts)
+    sizes = {len(frame) for _, _, frame in parties.frames if frame[4] == 19}
+    assert sizes == {152 + (4 if bits <= 32 else 8) * 21 + 16}
+
+
+@pytest.mark.parametrize(("bits", "bad"), [(31, 2**31), (33, 2**33), (63, 2**63)])
+def test_a_word_of_2_to_the_w_is_refused(federation, bits, bad, monkeypatch):
+    parties = federation(5, modulus_bits=bits)
+    monkeypatch.setattr("secure_frl.masking.site_attempt.reduce_", lambda words, width: words.__setitem__(3, bad))
+    machine = parties.begin(parties.open())
+    parties.exchange(machine)
+    machine.close_stage()
+
+    parties.exchange(machine)
+
+    assert parties.errors == {site: ["MalformedMessage"] for site in range(5)}
+
+
 @pytest.mark.parametrize("lost", [{"R1p": [2, 7], "R3c": [3, 8, 9]}, {"R1p": [2, 7], "R3a": [3, 8, 9]}])
 def test_a_third_loss_after_the_masked_input_gives_no_sum_and_the_next_round_works(federation, lost):
     parties = federation(10)

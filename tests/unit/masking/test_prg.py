@@ -32,6 +32,14 @@ def test_the_cipher_is_that_of_nist():
     assert counter.update(plain).hex() == "601ec313775789a5b7a7f504bbf3d228"
 
 
+def test_words_of_64_bits_read_the_same_stream():
+    blocks = b"".join(electronic_codebook(number.to_bytes(16, "big")) for number in range(300))
+    wide = np.zeros(599, np.uint64)
+    PairwiseMasks(599, 33).add_(wide, NIST_KEY, -1)
+
+    assert (-wide).tolist() == np.frombuffer(blocks, "<u8")[:599].tolist()
+
+
 def test_a_mask_is_the_encrypted_counter_from_zero():
     blocks = b"".join(electronic_codebook(number.to_bytes(16, "big")) for number in range(300))
 

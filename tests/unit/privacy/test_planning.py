@@ -149,10 +149,20 @@ def test_a_delta_just_below_one_in_the_declared_units_passes() -> None:
 
 
 def test_a_sum_beyond_the_ring_is_refused() -> None:
-    with pytest.raises(BitBudget, match="modulus_bits=34"):
-        make_plan(shipped(training__episodes_per_site=40_000, privacy__integer_noise_scale=8192, privacy__delta=1e-7))
     with pytest.raises(BitBudget, match="modulus_bits=25"):
         make_plan(altered("protection", modulus_bits=25))
+
+
+def test_a_sum_beyond_32_bits_gets_words_of_eight_bytes() -> None:
+    wide = make_plan(
+        shipped(training__episodes_per_site=40_000, privacy__integer_noise_scale=8192, privacy__delta=1e-7)
+    )
+    narrow, same = make_plan(shipped()), make_plan(altered("protection", modulus_bits=64))
+
+    assert wide.constants.modulus_bits == 34
+    assert wide.upload_bytes - narrow.upload_bytes == 4 * (narrow.constants.length + 4)
+    assert same.upload_bytes == wide.upload_bytes
+    assert same.constants.modulus_bits == 64
 
 
 def test_the_shipped_plan_takes_under_a_second_and_a_half_of_work() -> None:

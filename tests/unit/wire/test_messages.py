@@ -55,6 +55,15 @@ def test_the_masked_input_has_exactly_its_size():
             check_length(19, size, 10, 17)
 
 
+def test_a_ring_beyond_32_bits_doubles_the_words():
+    # header 152 + 8 * (17 + 4) words + tag 16 = 336
+    assert check_length(19, 252, 10, 17, 32).name == check_length(19, 336, 10, 17, 33).name == "R2"
+    with pytest.raises(MalformedMessage):
+        check_length(19, 252, 10, 17, 33)
+    with pytest.raises(MalformedMessage):
+        check_length(19, 336, 10, 17, 32)
+
+
 @pytest.mark.parametrize("number", [0, 5, 15, 27, 30, 32, 255])
 def test_unknown_types_are_refused(number):
     with pytest.raises(MalformedMessage):
