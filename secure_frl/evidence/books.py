@@ -68,6 +68,12 @@ def read_book(directory: Path, holder: str, public_key: bytes, charter: Charter,
         if state.holder != holder:
             raise LedgerCorrupt(f"it is the ledger of {state.holder[:70]}, not of {holder}. Ask for the holder's own.")
         lifetime = tuple(decode_event(event) for event in state.events())
+        strangers = {event.dataset_id for event in lifetime} - {state.dataset_id}
+        if strangers:
+            raise LedgerCorrupt(
+                f"it keeps the budget of data set {state.dataset_id[:70]}, but books events of "
+                f"{sorted(strangers)[0][:70]}. Ask {holder} whose people these were."
+            )
         booked = tuple(
             Booked(decode_event(kept.event), kept.status)
             for _, kept in sorted(state.reservations.items())
@@ -80,11 +86,19 @@ def read_book(directory: Path, holder: str, public_key: bytes, charter: Charter,
 
 
 def check_against_charter(book: Book, charter: Charter, notes: Notes) -> None:
-    """Each event says what the charter fixes."""
+    """Each event says what the charter fixes, and there are no more of them than it announces rounds."""
     expected = _charter_figures(charter)
+    training = charter.study.get("training")
+    announced = training.get("rounds") if isinstance(training, Mapping) else None
+    if type(announced) is int and len(book.booked) > announced:
+        notes.find(
+            book.file,
+            f"books {len(book.booked)} releases, the charter announces {announced} rounds: more people than were "
+            f"declared. Ask {book.holder} what it ran.",
+        )
+    notes.is_rehearsal |= any(event.random_source == REHEARSAL for event in book.lifetime)
     for booked in book.booked:
         event = booked.event
-        notes.is_rehearsal |= event.random_source == REHEARSAL
         wrong = [
             f"{name}={getattr(event, name)!r} instead of {value!r}"
             for name, value in expected.items()

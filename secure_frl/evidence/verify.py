@@ -22,6 +22,7 @@ from secure_frl.records.ledger import read_ledger
 EPSILON_TOLERANCE = 1e-9  # the same events, accountant and delta: only the last bits may differ
 _NEVER_PROVED = (
     "that a site clipped, sampled or drew noise as its events say: no file shows it",
+    "that no person is in more windows than max_rounds_per_person: only the site's own register shows it",
     "that no person is at more sites than max_sites_per_person: it takes linking records across hospitals",
     "that a safetensors file holds the numbers of the .model file beside it: compare them where policies are loaded",
 )
@@ -152,6 +153,14 @@ def _check_epsilon(kept: list[books.Book], charter: Charter, result: rounds.Resu
         notes.find_error(rounds.RESULT, error)
         return None
     claimed = result.epsilon_spent
+    privacy = charter.study.get("privacy")
+    promised = privacy.get("target_epsilon") if isinstance(privacy, dict) else None
+    if recomputed is not None and isinstance(promised, float) and recomputed > promised:
+        notes.find(
+            "charter.json",
+            f"promises epsilon {promised:g}, the exported events give {recomputed:.6g} at delta {result.delta:g}. "
+            "Stop the study: its people were promised less.",
+        )
     if (recomputed is None) != (claimed is None) or (
         recomputed is not None and claimed is not None and not abs(recomputed - claimed) <= EPSILON_TOLERANCE
     ):

@@ -225,6 +225,30 @@ def test_an_honest_run_holds_with_its_epsilon(run: Path) -> None:
     assert said.epsilon_recomputed == said.epsilon_claimed
 
 
+def test_events_that_cost_more_than_the_charter_promises_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STUDY["privacy"], "target_epsilon", 1.5)  # the noise is that of 1.99
+
+    said = verify(build(tmp_path / "run"))
+
+    assert named(said) == {"charter.json"}
+    assert "promises epsilon 1.5" in said.findings[0].message
+
+
+def test_more_releases_than_announced_rounds_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STUDY["training"], "rounds", 2)  # three are booked
+
+    assert named(verify(build(tmp_path / "run"))) == {f"ledgers/{holder}.jsonl" for holder in (*NAMES, "coordinator")}
+
+
+def test_events_of_other_people_than_the_ledgers_are_named(tmp_path: Path) -> None:
+    def of_another_ward(holder: str, event: GaussianSumEvent) -> GaussianSumEvent:
+        return replace(event, dataset_id="ward-b") if holder == "site-2" else event
+
+    assert "ledgers/site-2.jsonl" in named(verify(build(tmp_path / "run", of_another_ward)))
+
+
 def test_verifying_changes_nothing_in_the_folder(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
@@ -238,6 +262,7 @@ def test_it_says_what_no_file_can_prove(run: Path) -> None:
 
     assert "clipped" in text
     assert "max_sites_per_person" in text
+    assert "max_rounds_per_person" in text
     assert "fingerprint" in text
 
 
