@@ -98,10 +98,13 @@ def _carry_on(
 ) -> RunResult:
     enrolled = enrol(folder, study, rehearse=options.rehearse)
     with ExitStack() as stack:
+        # First of all: it is held by one program, and opening a site settles what it takes for interrupted.
+        journal = Journal.open(folder.journal, charter_hash=enrolled.terms.session, code_version=code_version())
+        stack.callback(journal.close_cleanly)
         sites = open_sites(folder, enrolled)
         for site in sites.values():
             stack.callback(site.shut_down)
-        coordinator, journal, ledger = _coordinator(folder, enrolled, options, sites, stack)
+        coordinator, ledger = _coordinator(folder, enrolled, options, sites, journal, stack)
         watcher = watch(enrolled.study.training.rounds) if watch is not None else None
         keeps_all = enrolled.study.output.keep_policies == "all"
         if keeps_all:  # a kill may have come between the journal's row and the file
@@ -127,12 +130,15 @@ def _carry_on(
 
 
 def _coordinator(
-    folder: RunFolder, enrolled: Enrolled, options: RunOptions, sites: Mapping[SiteId, Site], stack: ExitStack
-) -> tuple[Coordinator, Journal, Ledger]:
+    folder: RunFolder,
+    enrolled: Enrolled,
+    options: RunOptions,
+    sites: Mapping[SiteId, Site],
+    journal: Journal,
+    stack: ExitStack,
+) -> tuple[Coordinator, Ledger]:
     study, terms = enrolled.study, enrolled.terms
     identity = coordinator_identity(folder)
-    journal = Journal.open(folder.journal, charter_hash=terms.session, code_version=code_version())
-    stack.callback(journal.close_cleanly)
     ledger = Ledger.open(
         folder.coordinator / "ledger.sqlite",
         holder=COORDINATOR,
@@ -168,7 +174,7 @@ def _coordinator(
         log=open_log(folder.coordinator / "coordinator.log"),
     )
     stack.callback(close_log, parts.log)
-    return Coordinator(parts, initial_state(rule)), journal, ledger
+    return Coordinator(parts, initial_state(rule)), ledger
 
 
 def _report(enrolled: Enrolled, outcome: RoundOutcome, ledger: Ledger) -> RoundReport:

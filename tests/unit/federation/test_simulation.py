@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from secure_frl.errors import BudgetExhausted, InvalidParameter, StudyStopped
+from secure_frl.errors import BudgetExhausted, InvalidParameter, StudyStopped, UnexpectedState
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.federation.results import RoundReport
 from secure_frl.federation.run_folder import RunOptions, next_free_path
+from secure_frl.federation.site import StudySite
 from secure_frl.records.journal import read_journal
 from secure_frl.records.ledger import read_ledger
+from secure_frl.secure_sum import RingVector, RoundContext
 from secure_frl.study import Study
 from secure_frl.wire.capture import read_capture
 from secure_frl.wire.envelope import read_header
@@ -188,6 +190,27 @@ def test_options_that_would_mix_runs_are_refused_before_anything_is_written(
 def test_a_finished_run_is_not_resumed(copied_run: Path) -> None:
     with pytest.raises(InvalidParameter, match="finished"):
         simulation.resume(copied_run)
+
+
+def test_a_run_in_progress_loses_nothing_to_somebody_who_resumes_it(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contribute = StudySite.contribute
+    refused: list[UnexpectedState] = []
+
+    def interrupted(self: StudySite, context: RoundContext) -> RingVector:
+        vector = contribute(self, context)
+        with pytest.raises(UnexpectedState, match="alone with journal") as error:
+            simulation.resume(tmp_path / "run")
+        refused.append(error.value)
+        return vector
+
+    monkeypatch.setattr(StudySite, "contribute", interrupted)
+
+    result = simulation.run(tiny(), tmp_path / "run")
+
+    assert len(refused) == 6
+    assert (result.rounds_completed, result.rounds_lost) == (2, 0)
 
 
 def test_a_second_study_on_the_same_people_is_refused_before_anything_is_sampled(tiny: Tiny, tmp_path: Path) -> None:
