@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secure_frl.errors import KeyRefused, LocalProtocolError
 from secure_frl.secure_sum import RandomSource
-from secure_frl.wire.hashing import LABEL, Field, lp
+from secure_frl.wire.hashing import Field, labelled, lp
 from secure_frl.wire.messages import STAGE_NAMES, MessageType
 
 SECRET_BYTES = 32
@@ -27,7 +27,7 @@ _FIELD = 2**255 - 19
 
 def derive(secret: bytes, salt: bytes, purpose: str, *fields: Field) -> bytes:
     """Return KDF(ikm, salt, purpose, fields...) = HKDF-SHA256, 32 bytes, info lp(LABEL, purpose, fields...)."""
-    return HKDF(SHA256(), SECRET_BYTES, salt, lp(LABEL, purpose, *fields)).derive(secret)
+    return HKDF(SHA256(), SECRET_BYTES, salt, labelled(purpose) + lp(*fields)).derive(secret)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +36,7 @@ class KeyPair:
 
     public: bytes
     secret: bytes = field(repr=False)
+    _private: X25519PrivateKey = field(repr=False)  # made once: to load raw bytes costs as much as an exchange
 
     @classmethod
     def draw(cls, random: RandomSource) -> KeyPair:
@@ -45,12 +46,13 @@ class KeyPair:
     @classmethod
     def from_secret(cls, secret: bytes) -> KeyPair:
         """Return the pair of 32 raw bytes."""
-        return cls(X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw(), secret)
+        private = X25519PrivateKey.from_private_bytes(secret)
+        return cls(private.public_key().public_bytes_raw(), secret, private)
 
     def exchange(self, public: bytes) -> bytes:
         """Return the shared secret. Raises KeyRefused for a low-order key, whose result everybody knows."""
         try:
-            return X25519PrivateKey.from_private_bytes(self.secret).exchange(X25519PublicKey.from_public_bytes(public))
+            return self._private.exchange(X25519PublicKey.from_public_bytes(public))
         except ValueError:
             raise KeyRefused("expected an X25519 key of full order, got a low-order one. Exclude its sender.") from None
 
