@@ -30,7 +30,9 @@ def show_command(
         from secure_frl.evidence.ledger_view import view_ledger
 
         view = view_ledger(path)
-        table = Table("row", "charter", "round", "outcome", "unit", "noise multiplier", "shares", title=view.holder)
+        table = Table(
+            "row", "charter", "round.attempt", "outcome", "unit", "noise multiplier", "shares", title=view.holder
+        )
         for row in view.rows:
             table.add_row(*row.cells())
         progress.print(table)

@@ -16,7 +16,6 @@ CLAIM_FAILS = 1
 BAD_INPUT = 2
 BUDGET_EXHAUSTED = 3
 PEER_BROKE_PROTOCOL = 4
-INCONCLUSIVE = 5
 STOPPED = 6
 INTERRUPTED = 130
 
@@ -45,15 +44,24 @@ def emit_json(result: Mapping[str, Any]) -> None:  # Any: JSON values
 
 
 def guarded(command: Callable[[], int], *, as_json: bool) -> int:
-    """Run a command; print an error of ours as a sentence (and as JSON when asked) and return its exit code."""
+    """Run a command; print what ends it as a sentence (and as JSON when asked) and return its exit code."""
     try:
         return command()
     except errors.SecureFrlError as error:
-        progress.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, soft_wrap=True)
-        code = exit_code(error)
-        if as_json:
-            emit_json({"error": type(error).__name__, "message": str(error), "exit_code": code})
-        return code
+        return _report(type(error).__name__, str(error), exit_code(error), as_json)
+    except OSError as error:  # a folder that can't be written, a full disk: said in a sentence, never as exit code 1
+        where = f" {error.filename}" if error.filename is not None else ""
+        message = (
+            f"expected to read and write{where}, the system said: {error.strerror or error}. "
+            "Check the path, its permissions and the space on the disk."
+        )
+        return _report(type(error).__name__, message, BAD_INPUT, as_json)
     except KeyboardInterrupt:
-        progress.print("Interrupted. What was released stays spent; `secure-frl resume` continues the study.")
-        return INTERRUPTED
+        return _report("Interrupted", "stopped from outside. What was released stays spent.", INTERRUPTED, as_json)
+
+
+def _report(name: str, message: str, code: int, as_json: bool) -> int:
+    progress.print(f"{name}: {message}", style="bold red", markup=False, soft_wrap=True)
+    if as_json:
+        emit_json({"error": name, "message": message, "exit_code": code})
+    return code

@@ -15,14 +15,22 @@ from secure_frl.cli.watch import show_run
 def run_command(
     study: StudyPath,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder; must not exist. Default: runs/<study name>.")
+        Path | None,
+        typer.Option(help="The run folder; must not exist. Default: runs/<study name>, or the next free -2, -3 ..."),
     ] = None,
-    state: Annotated[Path | None, typer.Option(help="Where ledgers live that several studies share.")] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of ledgers that several studies on one data.dataset_id share; outside the run folder."
+        ),
+    ] = None,
     seed: Seed = None,
     epsilon: Epsilon = None,
     protection: Protection = None,
     set_key: SetKey = None,
-    rehearse: Annotated[bool, typer.Option("--rehearse", help="Seed noise and keys; every file is marked.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Seed noise and keys: repeatable, marked, protects nobody.")
+    ] = False,
     capture: Annotated[Path | None, typer.Option(help="Write every frame that the carrier moves to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -9,24 +9,31 @@ import typer
 
 from secure_frl.cli.options import AsJson
 from secure_frl.cli.output import CLAIM_FAILS, DONE, emit_json, guarded, progress
-from secure_frl.errors import InvalidParameter
+from secure_frl.errors import ConfigError, InvalidParameter
+
+_OF_A_RUN = ("run.json", "roster.toml", "charter.json", "manifest.json", "result.json")
 
 
 def verify_command(
     path: Annotated[Path, typer.Argument(help="A run folder, or one exported ledger (.jsonl).")],
-    allow_rehearsal: Annotated[bool, typer.Option("--allow-rehearsal", help="Accept seeded noise and keys.")] = False,
+    allow_rehearsal: Annotated[
+        bool, typer.Option("--allow-rehearsal", help="Check the books of a rehearsal: seeded noise, protects nobody.")
+    ] = False,
     consortium_key: Annotated[str, typer.Option(help="The consortium's public key that you know, in hex.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Recompute epsilon and check chains, signatures and files of PATH."""
+    """Recompute epsilon and check chains, signatures and files of PATH. An unfinished run holds, and claims nothing."""
 
     def command() -> int:
         from secure_frl.evidence.verify import verify
 
+        _check_path(path)
         known = _public_key(consortium_key) if consortium_key else None
         outcome = verify(path, allow_rehearsal=allow_rehearsal, consortium_public_key=known)
         if outcome.unfinished:
-            progress.print("unfinished: `secure-frl resume` goes on with this run", style="yellow")
+            progress.print(
+                f"unfinished: `secure-frl resume {path}` goes on with this run", style="yellow", markup=False
+            )
         for finding in outcome.findings:
             progress.print(f"does not hold: {finding}", style="red", markup=False, soft_wrap=True)
         for sentence in outcome.proved:
@@ -38,6 +45,18 @@ def verify_command(
         return DONE if outcome.holds else CLAIM_FAILS
 
     raise typer.Exit(guarded(command, as_json=as_json))
+
+
+def _check_path(path: Path) -> None:
+    """Refuse what is no evidence at all, so that a mistyped path is not taken for a claim that fails."""
+    if path.is_dir():
+        if not any((path / name).exists() for name in _OF_A_RUN):
+            raise ConfigError(f"expected a run folder, {path} holds none of {', '.join(_OF_A_RUN)}. Check the path.")
+    elif not path.exists() or path.suffix != ".jsonl":
+        found = f"{path} is another file" if path.exists() else f"{path} does not exist"
+        raise ConfigError(
+            f"expected a run folder or an exported ledger (.jsonl with its .head beside it), {found}. Check the path."
+        )
 
 
 def _public_key(text: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from secure_frl.cli.output import DONE, emit_json, progress
+from secure_frl.errors import StudyStopped
 
 if TYPE_CHECKING:  # importing these at run time would load torch
     from secure_frl.federation.results import RoundReport, RunResult
     from secure_frl.federation.run_folder import RunOptions
     from secure_frl.study import Study
+
+_UNSAFE = {  # key of the study -> what its unsafe choice means for the figures above
+    "privacy.noise": "no noise was added: nobody is protected, and no epsilon is stated",
+    "protection.method": "the coordinator read every single update: the epsilon above holds against others only",
+}
 
 
 class _Watcher:
@@ -56,10 +64,15 @@ def show_run(
         def begin(rounds: int) -> _Watcher:
             return _Watcher(bar, rounds)
 
-        if study is not None:
-            result = simulation.run(study, folder, options or RunOptions(), source=source, watch=begin)
-        else:
-            result = simulation.resume(folder, watch=begin)
+        try:
+            if study is not None:
+                result = simulation.run(study, folder, options or RunOptions(), source=source, watch=begin)
+            else:
+                result = simulation.resume(folder, watch=begin)
+        except (KeyboardInterrupt, StudyStopped, OSError):
+            if (folder / "run.json").exists():
+                progress.print(f"Go on with it: {_program()} resume {folder}", markup=False, soft_wrap=True)
+            raise
     _show_result(folder, result)
     if as_json:
         emit_json(result.plain())
@@ -92,4 +105,13 @@ def _show_result(folder: Path, result: RunResult) -> None:
     progress.print(table)
     if plain["rehearsal"]:
         progress.print("REHEARSAL: noise and keys were seeded; nothing here protects anybody.", style="bold red")
-    progress.print(f"Check it without trusting this run: secure-frl verify {folder}", markup=False, soft_wrap=True)
+    for choice in plain["unsafe"]:
+        meaning = _UNSAFE[choice.partition(" = ")[0]]
+        progress.print(f"UNSAFE: {choice}: {meaning}.", style="bold red", markup=False, soft_wrap=True)
+    progress.print(f"Check it without trusting this run: {_program()} verify {folder}", markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """Return what to type for this program: its path as it was called, where the shell would not find it by name."""
+    is_ours = Path(sys.argv[0]).name == "secure-frl"
+    return sys.argv[0] if is_ours and shutil.which("secure-frl") is None else "secure-frl"

@@ -138,3 +138,51 @@ def test_a_set_option_without_a_value_is_refused(secure_frl: Callable[..., Resul
 
     assert result.exit_code == 2
     assert "KEY=VALUE" in _json(result)["message"]
+
+
+def test_what_is_no_evidence_at_all_exits_2_and_not_as_a_claim_that_fails(
+    secure_frl: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+
+    results = [secure_frl("verify", tmp_path / name, "--json") for name in ("none", "none.jsonl", "notes.txt", ".")]
+
+    assert [result.exit_code for result in results] == [2, 2, 2, 2]
+    assert "does not exist" in _json(results[0])["message"]
+    assert "run.json" in _json(results[3])["message"]
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_exits_2_with_its_name(
+    secure_frl: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+
+    result = secure_frl("run", TINY, "--out", tmp_path / "file" / "run", "--json")
+
+    assert result.exit_code == 2
+    assert str(tmp_path / "file") in _json(result)["message"]
+
+
+def test_an_interrupt_exits_130_and_says_so_in_json(
+    secure_frl: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secure_frl.cli.plan.read_study", interrupted)
+
+    result = secure_frl("plan", SHIPPED, "--json")
+
+    assert result.exit_code == 130
+    assert _json(result)["exit_code"] == 130
+
+
+@pytest.mark.slow
+def test_a_run_without_masks_says_unsafe_beside_its_epsilon(secure_frl: Callable[..., Result], tmp_path: Path) -> None:
+    run = secure_frl(
+        "run", TINY, "--out", tmp_path / "run", "--protection", "unsafe-plain", "--set", "training.rounds=1"
+    )
+
+    assert run.exit_code == 0
+    assert "UNSAFE: protection.method = unsafe-plain" in run.stderr
