@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -18,9 +19,9 @@ if TYPE_CHECKING:  # importing these at run time would load torch
     from secure_frl.federation.run_folder import RunOptions
     from secure_frl.study import Study
 
-_UNSAFE = {  # key of the study -> what its unsafe choice means for the figures above
-    "privacy.noise": "no noise was added: nobody is protected, and no epsilon is stated",
-    "protection.method": "the coordinator read every single update: the epsilon above holds against others only",
+_UNSAFE = {  # key of the study -> what its unsafe choice took away
+    "privacy.noise": "no noise was added, nobody is protected",
+    "protection.method": "the coordinator read every single update",
 }
 
 
@@ -34,9 +35,12 @@ class _Watcher:
     def round_ended(self, report: RoundReport) -> None:
         """Show one round."""
         if report.outcome == "summed":
+            privacy = f"epsilon {report.epsilon_spent:.3f} spent, {report.epsilon_left:.3f} left"
+            if not math.isfinite(report.epsilon_spent):
+                privacy = "NO EPSILON STATED"
             line = (
                 f"round {report.round:>3}  return {report.mean_return:.4f}  gap recovered {report.gap_recovered:+.3f}  "
-                f"epsilon {report.epsilon_spent:.3f} spent, {report.epsilon_left:.3f} left  "
+                f"{privacy}  "
                 f"survivors {report.survivors} of {report.cohort}  {report.protection}, {report.noise} noise"
             )
         else:

@@ -52,6 +52,12 @@ def _verify_folder(directory: Path, notes: Notes, allow_rehearsal: bool, consort
     if agreed is None:
         return _conclude(notes, allow_rehearsal, unfinished=not ended)
     roster, charter = agreed
+    if charter.constants.protection.startswith("unsafe"):
+        notes.not_proved.append(
+            f"any protection from the coordinator: with {charter.constants.protection} it read every single update"
+        )
+    if charter.constants.noise.startswith("unsafe"):
+        notes.not_proved.append(f"any differential privacy: with {charter.constants.noise} no noise was added")
     if not ended:
         return _verify_unfinished(directory, roster, charter, notes, allow_rehearsal)
     _check_manifest(directory, charter, notes)
@@ -71,7 +77,8 @@ def _read_agreement(directory: Path, notes: Notes, consortium_key: bytes | None)
     file = "roster.toml"
     try:
         roster = decode_roster((directory / file).read_bytes())
-        if consortium_key is not None and roster.consortium_public_key != consortium_key:
+        is_strangers = consortium_key is not None and roster.consortium_public_key != consortium_key
+        if is_strangers:
             notes.find(file, "is signed by another key than the consortium's. Take the roster from the consortium.")
         file = "charter.json"
         signed = SignedCharter.decode((directory / file).read_bytes())
@@ -79,7 +86,8 @@ def _read_agreement(directory: Path, notes: Notes, consortium_key: bytes | None)
     except (SecureFrlError, OSError) as error:
         notes.find_error(file, error)
         return None
-    notes.proved.append("the consortium's key signed the roster; every site and the coordinator signed the charter")
+    signer = "the key inside it" if consortium_key is None or is_strangers else "the consortium's key that you gave"
+    notes.proved.append(f"{signer} signed the roster; every site and the coordinator signed the charter")
     if consortium_key is None:
         name = fingerprint(roster.consortium_public_key)
         notes.not_proved.append(f"that the consortium's key is the one you know: compare its fingerprint {name}")
@@ -170,8 +178,22 @@ def _check_epsilon(kept: list[books.Book], charter: Charter, result: rounds.Resu
             "Trust the events; ask the coordinator where its figure comes from.",
         )
     elif recomputed is not None:
-        notes.proved.append("epsilon, recomputed from the exported events, is what the run claimed")
+        notes.proved.append(_statement(recomputed, charter, result))
     return recomputed
+
+
+def _statement(epsilon: float, charter: Charter, result: rounds.Result) -> str:
+    """Return the recomputed claim with all that it rests on: a bare epsilon says nothing."""
+    from secure_frl.privacy.accountant import ACCOUNTANT
+
+    privacy, constants = charter.study.get("privacy"), charter.constants
+    said = privacy if isinstance(privacy, dict) else {}
+    return (
+        f"epsilon {epsilon:.6g} at delta {result.delta:g} for one {said.get('unit')} ({said.get('relation')}), "
+        f"recomputed from the exported events with {ACCOUNTANT}, is what the run claimed; it rests on "
+        f"{constants.honest_shares} honest shares of noise (colluders: {constants.max_colluders}), at most "
+        f"{said.get('max_rounds_per_person')} round(s) and {said.get('max_sites_per_person')} site(s) a person"
+    )
 
 
 # --- an unfinished run -----------------------------------------------------------------------------------------------

@@ -183,6 +183,8 @@ def test_a_run_without_masks_says_unsafe_beside_its_epsilon(secure_frl: Callable
     run = secure_frl(
         "run", TINY, "--out", tmp_path / "run", "--protection", "unsafe-plain", "--set", "training.rounds=1"
     )
+    checked = secure_frl("verify", tmp_path / "run", "--json")
 
     assert run.exit_code == 0
     assert "UNSAFE: protection.method = unsafe-plain" in run.stderr
+    assert any("unsafe-plain" in sentence for sentence in _json(checked)["not_proved"])

@@ -266,9 +266,20 @@ def test_it_says_what_no_file_can_prove(run: Path) -> None:
     assert "fingerprint" in text
 
 
+def test_it_states_epsilon_with_all_that_it_rests_on(run: Path) -> None:
+    said = verify(run)
+
+    (statement,) = (sentence for sentence in said.proved if sentence.startswith("epsilon"))
+    assert f"epsilon {said.epsilon_recomputed:.6g} at delta 1e-05" in statement
+    for part in ("add_or_remove_one", "PLD", "2 honest shares", "colluders: 1", "round(s)", "site(s)"):
+        assert part in statement
+
+
 def test_a_roster_of_another_consortium_is_found_by_whoever_knows_the_key(run: Path) -> None:
     assert verify(run, consortium_public_key=CONSORTIUM.public_key).holds
-    assert named(verify(run, consortium_public_key=COORDINATOR.public_key)) == {"roster.toml"}
+    said = verify(run, consortium_public_key=COORDINATOR.public_key)
+    assert named(said) == {"roster.toml"}
+    assert not any("consortium's key" in sentence for sentence in said.proved)
 
 
 # --- files of the folder ---------------------------------------------------------------------------------------------
