@@ -33,24 +33,24 @@ class StudySection(_Section):
 class SimulatedDrop(_Section):
     """Sites lost in each round, drawn from the seed."""
 
-    before_masked: int = Field(default=0, ge=0, le=100, description="sites lost before their masked input")
-    after_masked: int = Field(default=0, ge=0, le=100, description="sites lost after their masked input")
+    before_masked: int = Field(default=0, ge=0, le=100, description="a number of sites lost before their masked input")
+    after_masked: int = Field(default=0, ge=0, le=100, description="a number of sites lost after their masked input")
 
 
 class Deadlines(_Section):
     """How long the coordinator waits."""
 
-    train: Positive = Field(default=120.0, description="seconds for the exchange in which a site trains")
-    stage: Positive = Field(default=30.0, description="seconds for every other exchange")
+    train: Positive = Field(default=120.0, description="the seconds for the exchange in which a site trains")
+    stage: Positive = Field(default=30.0, description="the seconds for every other exchange")
 
 
 class SitesSection(_Section):
     """Who takes part, and how many may be lost or corrupt."""
 
-    count: SiteCount = Field(default=10, description="simulated sites, 3 to 100")
+    count: SiteCount = Field(default=10, description="a number of simulated sites, 3 to 100")
     simulate_drop: SimulatedDrop = SimulatedDrop()
-    min_survivors: int = Field(default=8, ge=3, le=100, description="least sites in a sum")
-    max_colluders: int = Field(default=1, ge=1, le=99, description="sites that may pool what they know, at least 1")
+    min_survivors: int = Field(default=8, ge=3, le=100, description="the least number of sites in a sum, 3 to 100")
+    max_colluders: int = Field(default=1, ge=1, le=99, description="how many sites may pool what they know, 1 to 99")
     deadline_s: Deadlines = Deadlines()
 
 
@@ -72,7 +72,9 @@ class DataSection(_Section):
     dataset_id: str = Field(
         default="", pattern=r"^[a-z0-9-]{0,63}$", description="small letters, digits and '-'; empty for fresh people"
     )
-    max_steps: int = Field(default=48, ge=1, le=1000, description="longer trajectories are cut and marked so")
+    max_steps: int = Field(
+        default=48, ge=1, le=1000, description="a number of steps, 1 to 1000; longer trajectories are cut"
+    )
     declared_units: Literal[0] = Field(default=0, description="0: fresh episodes are declared by episodes_per_site")
 
 
@@ -80,19 +82,23 @@ class PolicySection(_Section):
     """What is trained."""
 
     kind: Literal["table"] = Field(default="table", description="'table': one row a state")
-    hidden: list[int] = Field(default=[64, 64], max_length=8, description="layer widths; used by networks only")
+    hidden: list[int] = Field(
+        default=[64, 64], max_length=8, description="a list of layer widths; used by networks only"
+    )
     allowed_actions: Literal["public"] = Field(default="public", description="'public': the published table")
     critic: Literal["private", "none"] = Field(default="private", description="'private' shares the noise, or 'none'")
-    critic_start: float = Field(default=0.78, ge=0, le=1, description="public first value of every state, 0 to 1")
+    critic_start: float = Field(default=0.78, ge=0, le=1, description="the public first value of every state, 0 to 1")
 
 
 class GlobalStep(_Section):
     """The step that whoever may read the sum applies to it."""
 
     optimiser: Literal["sgd"] = Field(default="sgd", description="'sgd'")
-    step_size: Positive = Field(default=5000.0, description="applied to the mean clipped gradient")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="at least 0, below 1")
-    schedule: Literal["constant", "linear"] = Field(default="linear", description="'linear' grows with the round")
+    step_size: Positive = Field(default=5000.0, description="a number above 0; applied to the mean clipped gradient")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="a number from 0, below 1")
+    schedule: Literal["constant", "linear"] = Field(
+        default="linear", description="'constant', or 'linear', which grows with the round"
+    )
 
 
 class LocalStep(_Section):
@@ -109,10 +115,12 @@ class TrainingSection(_Section):
     objective: Literal["reinforce"] = Field(default="reinforce", description="'reinforce'")
     aggregation: Literal["fedsgd"] = Field(default="fedsgd", description="'fedsgd': one aggregated step a round")
     local_steps: Literal[1] = Field(default=1, description="1: one aggregated step a round")
-    rounds: int = Field(default=10, ge=1, le=10_000, description="rounds that are announced")
-    episodes_per_site: int = Field(default=2001, ge=1, le=1_000_000, description="a round; a public constant")
-    discount: float = Field(default=1.0, gt=0, le=1, description="above 0, at most 1")
-    gae_lambda: float = Field(default=0.2, ge=0, le=1, description="0 to 1")
+    rounds: int = Field(default=10, ge=1, le=10_000, description="a whole number of rounds, 1 to 10000")
+    episodes_per_site: int = Field(
+        default=2001, ge=1, le=1_000_000, description="a whole number of episodes a round, 1 to 1000000"
+    )
+    discount: float = Field(default=1.0, gt=0, le=1, description="a number above 0, at most 1")
+    gae_lambda: float = Field(default=0.2, ge=0, le=1, description="a number from 0 to 1")
     global_: GlobalStep = Field(default=GlobalStep(), alias="global")
     local: LocalStep = LocalStep()
     personalise: Literal["none"] = Field(default="none", description="'none'")
@@ -123,18 +131,22 @@ class PrivacySection(_Section):
 
     unit: Literal["trajectory", "patient"] = Field(default="patient", description="'patient' or 'trajectory'")
     relation: Literal["add_or_remove_one"] = Field(default="add_or_remove_one", description="'add_or_remove_one'")
-    target_epsilon: float = Field(default=4.0, gt=0, le=100, description="above 0, at most 100")
-    delta: float = Field(default=1e-6, gt=0, lt=0.1, description="below 1 / declared units")
+    target_epsilon: float = Field(default=4.0, gt=0, le=100, description="a number above 0, at most 100")
+    delta: float = Field(default=1e-6, gt=0, lt=0.1, description="a number below 1 / declared units")
     noise: Literal["distributed", "local", "unsafe-none"] = Field(
         default="distributed", description="'distributed' or 'local'; 'unsafe-none' for reference runs only"
     )
-    clip_norm: Positive = Field(default=0.4, description="L2 bound of one unit's policy block")
-    critic_clip_norm: Positive = Field(default=0.7, description="L2 bound of one unit's critic block")
+    clip_norm: Positive = Field(default=0.4, description="the L2 bound of one unit's policy block, above 0")
+    critic_clip_norm: Positive = Field(default=0.7, description="the L2 bound of one unit's critic block, above 0")
     critic_noise_share: Share = Field(default=0.15, description="the critic's part of the budget, between 0 and 1")
     sampling_rate: float = Field(default=1.0, ge=1, le=1, description="1.0: every unit of the window")
-    max_rounds_per_person: int = Field(default=1, ge=1, le=1000, description="a person is charged so many times")
-    max_sites_per_person: int = Field(default=1, ge=1, le=100, description="an assumption; multiplies sensitivity")
-    integer_noise_scale: int = Field(default=1024, ge=64, le=8192, description="deviation of one share on the grid")
+    max_rounds_per_person: int = Field(default=1, ge=1, le=1000, description="how often a person is charged, 1 to 1000")
+    max_sites_per_person: int = Field(
+        default=1, ge=1, le=100, description="at how many sites a person may be, 1 to 100"
+    )
+    integer_noise_scale: int = Field(
+        default=1024, ge=64, le=8192, description="the deviation of one share on the grid, 64 to 8192"
+    )
 
 
 class ProtectionSection(_Section):
@@ -149,13 +161,13 @@ class ProtectionSection(_Section):
         default=0, ge=0, le=64, description="0 = the smallest that holds the sum; above 32 doubles the bytes"
     )
     stewards: list[str] = Field(default=[], max_length=0, description="empty: used by the ckks methods only")
-    epoch_rounds: int = Field(default=64, ge=1, le=64, description="rounds that share channel keys, at most 64")
+    epoch_rounds: int = Field(default=64, ge=1, le=64, description="how many rounds share channel keys, 1 to 64")
 
 
 class OutputSection(_Section):
     """What leaves at the end."""
 
-    sharpen: Positive = Field(default=3.0, description="logits times this at release, fixed beforehand")
+    sharpen: Positive = Field(default=3.0, description="a factor of the logits at release, above 0")
     keep_policies: Literal["last", "all"] = Field(default="last", description="'last' or 'all'")
     release: list[Literal["policy"]] = Field(
         default=["policy"], min_length=1, max_length=1, description="['policy']: each name would be an event"
