@@ -36,11 +36,6 @@ class RunFolder:
     state: Path
 
     @property
-    def run_file(self) -> Path:
-        """Return the file with the effective study and the options."""
-        return self.root / "run.json"
-
-    @property
     def charter(self) -> Path:
         """Return the signed charter; it exists once every site has signed."""
         return self.root / "charter.json"
@@ -114,7 +109,7 @@ def begin(root: Path, study: Study, options: RunOptions, source: Path | None) ->
 
     source: the study file as people wrote it, kept beside the effective study.
     Raises InvalidParameter when the folder or the capture exists, or when a shared state lies inside the folder,
-    lacks a data set's name, or is asked for by a rehearsal.
+    lacks a data set's name, or is asked for by a rehearsal; also for a named data set without such a state.
     """
     if root.exists():
         raise InvalidParameter(
@@ -123,6 +118,10 @@ def begin(root: Path, study: Study, options: RunOptions, source: Path | None) ->
         )
     if options.capture is not None and options.capture.exists():
         raise InvalidParameter(f"expected a new capture file, but {options.capture} exists. Choose another --capture.")
+    if options.capture is not None and not (options.capture.parent.is_dir() or options.capture.parent == root):
+        raise InvalidParameter(
+            f"expected a capture in a folder that exists, got {options.capture}. Make the folder, or choose another."
+        )
     if options.state is not None:
         if options.rehearse:
             raise InvalidParameter(
@@ -138,6 +137,11 @@ def begin(root: Path, study: Study, options: RunOptions, source: Path | None) ->
                 "a state that studies share belongs to one data set, but data.dataset_id is empty. "
                 "Name the data set in the study, or leave --state out."
             )
+    elif study.data.dataset_id:
+        raise InvalidParameter(
+            f"expected --state for data set {study.data.dataset_id}, got none: its lifetime budget would be forgotten "
+            "with this run. Give the folder that keeps its books, or leave data.dataset_id empty for fresh people."
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = root.parent / f".{root.name}.{os.getpid()}.draft"
     draft.mkdir()

@@ -167,7 +167,9 @@ def test_a_run_never_overwrites_a_folder(tiny: Tiny, tmp_path: Path) -> None:
         (RunOptions(state=Path("shared")), {}, "dataset_id is empty"),
         (RunOptions(state=Path("shared"), rehearse=True), {"data.dataset_id": "ward-a"}, "rehearsal"),
         (RunOptions(state=Path("run") / "state"), {"data.dataset_id": "ward-a"}, "outside"),
+        (RunOptions(), {"data.dataset_id": "ward-a"}, "lifetime budget"),
         (RunOptions(capture=Path("existing")), {}, "capture"),
+        (RunOptions(capture=Path("nowhere") / "capture"), {}, "folder that exists"),
     ],
 )
 def test_options_that_would_mix_runs_are_refused_before_anything_is_written(
