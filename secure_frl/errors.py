@@ -111,6 +111,10 @@ class UnexpectedMessage(PeerError):
     """A well-formed message that this stage has no place for."""
 
 
+class LateMessage(UnexpectedMessage):
+    """A frame of an earlier attempt, round or epoch; its sender stays in."""
+
+
 class BadSignature(PeerError):
     """A signature or tag that does not verify over the bytes received."""
 

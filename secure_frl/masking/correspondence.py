@@ -1,7 +1,9 @@
 """The coordinator's letters of one stage: who was asked, who has answered, who is out, and why.
 
 A site can end its own part, never the stage: its error excludes that site and the others go on. One accepted answer a
-site and stage; the same bytes again are harmless, other bytes are refused by name and change nothing.
+site and stage; the same bytes again are harmless, also after their stage; other bytes are refused by name and change
+nothing. A frame of an earlier attempt, round or epoch is dropped and excludes nobody: it was true once, and who
+delivers it late would otherwise choose who is in the sum.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import hashlib
 from collections.abc import Iterable
 from types import MappingProxyType
 
-from secure_frl.errors import PeerError, Refused, UnexpectedMessage
+from secure_frl.errors import LateMessage, PeerError, Refused, UnexpectedMessage
 from secure_frl.masking.refusals import read_refusal
 from secure_frl.secure_sum import COORDINATOR_ID, SiteId, SumTerms
 from secure_frl.wire.envelope import EMPTY_32, Header, read_header
@@ -27,6 +29,7 @@ class Correspondence:
         self._asked: frozenset[SiteId] = frozenset()
         self._requests: dict[SiteId, bytes] = {}  # SHA-256 of what was sent: a refusal is bound to it
         self._accepted: dict[SiteId, bytes] = {}  # SHA-256 of what was accepted
+        self._earlier: set[tuple[SiteId, bytes]] = set()  # the same of the stages before
         self._is_open_to_excluded = False
         self._excluded: dict[SiteId, str] = {}
         self._refusals: dict[SiteId, str] = {}
@@ -37,6 +40,7 @@ class Correspondence:
         """Start over with the sites that this stage asks."""
         self._asked = frozenset(asked)
         self._requests.clear()
+        self._earlier.update(self._accepted.items())
         self._accepted.clear()
 
     def begin_publication(self, asked: Iterable[SiteId]) -> None:
@@ -48,6 +52,11 @@ class Correspondence:
     def awaiting(self) -> tuple[SiteId, ...]:
         """Return the sites that were asked, have not answered and are not out, ascending."""
         return tuple(site for site in sorted(self._asked) if self._is_awaited(site))
+
+    @property
+    def answered(self) -> frozenset[SiteId]:
+        """Return the sites whose answer of this stage is in, and which are not out."""
+        return frozenset(self._accepted) - frozenset(self._excluded)
 
     def _is_awaited(self, site: SiteId) -> bool:
         return (
@@ -63,8 +72,8 @@ class Correspondence:
 
     def is_repetition(self, site: SiteId, frame: bytes) -> bool:
         """Return whether this answer is in already. Raises UnexpectedMessage for another one, or from nobody asked."""
-        accepted = self._accepted.get(site)
-        if accepted is not None and accepted == hashlib.sha256(frame).digest():
+        digest = hashlib.sha256(frame).digest()
+        if self._accepted.get(site) == digest or (site, digest) in self._earlier:
             return True
         if not self._is_awaited(site):
             raise UnexpectedMessage(f"expected one answer of each site asked, got another from site {site}. Drop it.")
@@ -75,13 +84,19 @@ class Correspondence:
         self._accepted[site] = hashlib.sha256(frame).digest()
 
     def exclude(self, site: SiteId, error: PeerError) -> None:
-        """Note that a site is out, under its first error's name; a refusal under the name of its code."""
+        """Note that a site is out, under its first error's name; a refusal under the name of its code.
+
+        A late message leaves its sender in.
+        """
+        if isinstance(error, LateMessage):
+            return
         self._excluded.setdefault(site, error.code if isinstance(error, Refused) else type(error).__name__)
 
     def check_header(self, site: SiteId, frame: bytes) -> Header:
         """Return the header of a reply by `site` of a size that its type may have.
 
-        Raises MalformedMessage or UnexpectedMessage, and Refused when the reply is a valid refusal of our request.
+        Raises MalformedMessage, UnexpectedMessage or LateMessage, and Refused when the reply is a valid refusal of
+        our request.
         """
         constants = self._terms.constants
         header = read_header(frame)
@@ -89,10 +104,10 @@ class Correspondence:
         parties = (header.session, header.sender, header.receiver, header.key_id)
         if parties != (self._terms.session, site, COORDINATOR_ID, EMPTY_32):
             raise UnexpectedMessage(f"expected a frame of this session by site {site}, got another. Drop it.")
-        if (header.epoch, header.round, header.attempt) != self._numbers:
-            raise UnexpectedMessage(
-                f"expected (epoch, round, attempt) {self._numbers} of site {site}, got others. Drop it."
-            )
+        numbers = (header.epoch, header.round, header.attempt)
+        if numbers != self._numbers:
+            kind = LateMessage if numbers < self._numbers else UnexpectedMessage
+            raise kind(f"expected (epoch, round, attempt) {self._numbers} of site {site}, got {numbers}. Drop it.")
         if header.type == MessageType.REFUSAL:
             code = read_refusal(frame, self._terms.site_public_keys[site], self._requests.get(site, b""))
             self._refusals[site] = code

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secure_frl.errors import PeerError, SecureFrlError
+from secure_frl.errors import LateMessage, PeerError, SecureFrlError, UnexpectedMessage
+from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.refusals import read_refusal
 from secure_frl.masking.site_memory import EpochOpen
@@ -63,8 +64,8 @@ def tampered_exchange(parties, machine, seen):
             with pytest.raises(PeerError) as caught:
                 machine.receive(site, flipped(reply, position))
             if 8 <= position < 80:  # session, epoch, round, attempt, sender, receiver
-                assert type(caught.value).__name__ == "UnexpectedMessage"
-            seen.add(machine._letters._excluded.pop(site))  # the test lets the site in again
+                assert isinstance(caught.value, UnexpectedMessage)
+            seen.add(machine._letters._excluded.pop(site, "LateMessage"))  # the test lets the site in again
             assert site not in machine.refusals
         machine.receive(site, reply)
 
@@ -83,7 +84,7 @@ def test_every_changed_frame_is_refused_and_the_round_still_gives_the_exact_sum(
         machine.close_stage()
 
     assert machine.outcome().integers.tolist() == parties.plain_sum(range(3)).tolist()
-    assert seen <= {"MalformedMessage", "UnexpectedMessage", "BadSignature"}
+    assert seen <= {"MalformedMessage", "UnexpectedMessage", "LateMessage", "BadSignature"}
     assert "BadSignature" in seen
 
 
@@ -120,9 +121,32 @@ def test_replies_of_another_site_stage_round_or_attempt_are_refused(federation):
 
     for frame in old:
         for site in (0, 1):
-            with pytest.raises(PeerError):
+            with pytest.raises(PeerError) as caught:
                 machine.receive(site, frame)
-            machine._letters._excluded.pop(site)
+            assert isinstance(caught.value, LateMessage) == (read_header(frame).sender == site)
+            assert (site in machine.excluded) != isinstance(caught.value, LateMessage)
+            machine._letters._excluded.pop(site, None)
+
+
+def test_a_late_or_repeated_answer_leaves_its_sender_in(federation):
+    parties, epoch = recorded(federation, rounds=1)
+    old = [frame for direction, site, frame in parties.frames if (direction, site) == ("up", 0)]
+    machine = parties.begin(epoch, 2, tag=model_tag(parties.hosts[0].model))
+    for _ in range(4):
+        requests = dict(machine.requests())
+        for frame in old:  # of round 1 and of the epoch's opening
+            with pytest.raises(LateMessage):
+                machine.receive(0, frame)
+        for site, request in requests.items():
+            answer = parties.sites[site].handle(request)
+            machine.receive(site, answer)
+            if site == 0:
+                old_answer = answer
+        machine.close_stage()
+        machine.receive(0, old_answer)  # accepted in the stage before: harmless
+
+    assert machine.excluded == {}
+    assert machine.outcome().contributors == (0, 1, 2)
 
 
 def test_a_reflected_frame_is_refused_on_both_sides(federation):
