@@ -17,7 +17,7 @@ from secure_frl.masking.coordinator_epoch import CoordinatorEpoch
 from secure_frl.masking.keys import link_key
 from secure_frl.masking.prg import MaskAdder
 from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Sum, SumTerms, Words
-from secure_frl.wire.envelope import Address, Header, seal_frame, unseal_frame
+from secure_frl.wire.envelope import TAG_BYTES, Address, Header, cut, seal_frame, unseal_frame
 from secure_frl.wire.messages import Body, Confirmation, MessageType, RoundKeys, encode_body
 
 SharesOf = dict[SiteId, dict[SiteId, NDArray[np.uint32]]]  # whose secret -> holder -> share
@@ -52,7 +52,8 @@ class AttemptView:
         return seal_frame(self.address(site, fresh), message_type, encode_body(body), key)
 
     def unseal(self, site: SiteId, header: Header, salt: bytes, frame: bytes) -> bytes:
-        """Return the plaintext body of a sealed reply. Raises BadSignature."""
+        """Return the plaintext body of a sealed reply. Raises MalformedMessage or BadSignature."""
+        cut(frame, header, TAG_BYTES)  # the length that its sender states and signs for must be the one it sent
         return unseal_frame(frame, self.link(site, MessageType(header.type), salt, header.fresh))
 
 
