@@ -27,18 +27,51 @@ class FixedWords:
         return np.full(count, self._word, dtype=np.uint64)
 
 
+@pytest.mark.parametrize("bound", [2**30, 2**40])  # below 2^34 the dither comes in two parts
 @pytest.mark.statistical
-def test_the_mean_over_the_dither_is_the_value_itself() -> None:
+def test_the_mean_over_the_dither_is_the_value_itself(bound: int) -> None:
     # 400,000 draws a value: the standard error of a mean is at most .5 / sqrt(400,000). Five values, two-sided, at 5.2
     # of them: false alarm 1e-6.
     values = np.array([0.25, -0.3, 1234567.7, -9.999, 3.0])
     draws = 400_000
 
-    rounded = quantise(np.repeat(values, draws), 1.0, 2**40, rehearsal_source(3)).integers.reshape(5, draws)
+    rounded = quantise(np.repeat(values, draws), 1.0, bound, rehearsal_source(3)).integers.reshape(5, draws)
 
     assert np.abs(rounded.mean(axis=1) - values).max() < 5.2 * 0.5 / np.sqrt(draws)
     # The control: plain rounding down is off by the whole fraction.
     assert np.abs(np.floor(values) - values).max() > 5.2 * 0.5 / np.sqrt(draws)
+
+
+@pytest.mark.statistical
+def test_an_almost_whole_value_is_rounded_up_as_rarely_as_it_should_be() -> None:
+    # 2^-20 above a whole number, 2^24 draws: 16 expected. Poisson: P(X >= 45) and P(X <= 0) together are below 2e-7.
+    # The control, a dither of 16 bits alone, would round to the nearest 2^-16 first and never go up.
+    draws = np.full(1 << 22, 5 + 2.0**-20)
+    random = rehearsal_source(11)
+
+    ups = sum(int((quantise(draws, 1.0, 2**30, random).integers == 6).sum()) for _ in range(4))
+
+    assert 0 < ups < 45
+
+
+@given(
+    value=st.floats(min_value=-1e9, max_value=1e9, allow_nan=False),
+    random_low=st.integers(min_value=0, max_value=2**16 - 1),
+    high=st.integers(min_value=0, max_value=2**48 - 1),
+    case=st.sampled_from(["any", "ones", "zeros"]),
+)
+def test_a_dither_drawn_in_two_parts_is_one_dither(value: float, random_low: int, high: int, case: str) -> None:
+    # a: the lowest 16 bits of the word, r: its highest 53, u = (a + r) / 2^16; in two cases of three a is such that
+    # r decides. Exact rational arithmetic beside it, up to the last 2^-53 of r.
+    nearest = round(Fraction(value) * 2**16)
+    low = {"any": random_low, "ones": (0xFFFF - nearest) % 2**16, "zeros": -nearest % 2**16}[case]
+    word = (high << 16) | low
+    exact = Fraction(value) + (low + Fraction(word >> 11, 2**53)) / 2**16
+    expected = {(exact + Fraction(slack, 2**68)).__floor__() for slack in (-1, 0, 1)}
+
+    rounded = int(quantise(np.array([value]), 1.0, 2**33, FixedWords(word)).integers[0])
+
+    assert rounded in expected
 
 
 @given(
