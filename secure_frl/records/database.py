@@ -113,6 +113,7 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
 def close_cleanly(connection: sqlite3.Connection, path: Path) -> None:
     """Fold the log into the file, leave WAL, close. While another connection is open the log stays, harmlessly."""
     try:
+        connection.execute("PRAGMA busy_timeout=0")  # who else has it open may keep it for a whole study: don't wait
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.OperationalError as error:

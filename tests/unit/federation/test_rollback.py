@@ -1,4 +1,4 @@
-"""A site whose ledger comes back from an older copy than its register is refused before it answers anything."""
+"""Opening a site: an older copy of its ledger is refused, and what another study has open is left alone."""
 
 from __future__ import annotations
 
@@ -59,11 +59,31 @@ def test_a_ledger_from_before_a_release_is_refused_after_it(tiny: Callable[..., 
     for path in before.site(NAME).glob("ledger.sqlite*"):
         shutil.copy(path, rolled_back.site(NAME))
 
-    with pytest.raises(StaleLedger):
+    with pytest.raises(StaleLedger, match="to contain row"):  # at opening, before a row is written
         open_site(rolled_back, enrolled, SITE)
 
     open_site(after, enrolled, SITE).shut_down()
     open_site(before, enrolled, SITE).shut_down()
     assert _statuses(after) == ["unknown"]
     assert _statuses(before) == ["cancelled"]  # nothing had left
+    site.shut_down()
+
+
+def test_a_study_that_begins_settles_nothing_of_another_one_on_the_same_people(
+    tiny: Callable[..., Study], tmp_path: Path
+) -> None:
+    study = tiny({"data.dataset_id": "ward-a"})
+    shared = RunOptions(state=tmp_path / "state")
+    first = run_folder.begin(tmp_path / "first", study, shared, None)
+    enrolled = enrol(first, study, rehearse=False)
+    site = open_site(first, enrolled, SITE)
+    site.contribute(_round(enrolled))
+    second = run_folder.begin(tmp_path / "second", study, shared, None)
+
+    other = open_site(second, enrol(second, study, rehearse=False), SITE)
+
+    assert _statuses(first) == ["reserved"]
+    site.release()
+    assert _statuses(first) == ["released"]
+    other.shut_down()
     site.shut_down()

@@ -286,6 +286,20 @@ def test_a_head_is_read_while_no_other_study_can_note_one(register: Register, tm
         register.follow(lambda: Receipt("aa", 3, bytes(32)))
 
 
+def test_closing_waits_for_no_other_study_and_loses_nothing(register: Register, tmp_path: Path) -> None:
+    last = Receipt("aa", 4, bytes([4]) * 32)
+    other = Register.open(tmp_path / "register.sqlite")
+    other.note_head(last)
+    started = time.monotonic()
+
+    other.close_cleanly()
+
+    assert time.monotonic() - started < 2.0
+    assert register.noted_head() == last
+    register.close_cleanly()
+    assert [path.name for path in tmp_path.iterdir()] == ["register.sqlite"]
+
+
 def test_a_register_from_the_future_is_refused(tmp_path: Path) -> None:
     Register.open(tmp_path / "r.sqlite").close_cleanly()
     with sqlite3.connect(tmp_path / "r.sqlite") as connection:
