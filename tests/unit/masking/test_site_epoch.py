@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -122,7 +123,8 @@ def test_a_low_order_key_of_a_site_puts_it_out_of_the_epoch(federation, monkeypa
     opening = EpochOpening(parties.terms, parties.coordinator_key, parties.random, lambda: parties.now, 1, 1, 1_003_600)
     for site, request in list(opening.requests()):
         if site == 2:
-            monkeypatch.setattr(KeyPair, "draw", classmethod(lambda cls, random: cls(bytes(32), bytes(32))))
+            low = replace(KeyPair.from_secret(bytes(32)), public=bytes(32))
+            monkeypatch.setattr(KeyPair, "draw", classmethod(lambda cls, random: low))
         reply = parties.sites[site].handle(request)
         monkeypatch.setattr(KeyPair, "draw", genuine)
         if site == 2:
