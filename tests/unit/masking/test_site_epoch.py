@@ -120,10 +120,10 @@ def test_a_round_that_was_not_confirmed_may_begin_again_in_a_new_epoch(federatio
 
 def test_a_low_order_key_of_a_site_puts_it_out_of_the_epoch(federation, monkeypatch):
     parties, genuine = federation(5), KeyPair.draw
+    low = replace(KeyPair.from_secret(bytes(32)), public=bytes(32))
     opening = EpochOpening(parties.terms, parties.coordinator_key, parties.random, lambda: parties.now, 1, 1, 1_003_600)
     for site, request in list(opening.requests()):
         if site == 2:
-            low = replace(KeyPair.from_secret(bytes(32)), public=bytes(32))
             monkeypatch.setattr(KeyPair, "draw", classmethod(lambda cls, random: low))
         reply = parties.sites[site].handle(request)
         monkeypatch.setattr(KeyPair, "draw", genuine)
