@@ -3,6 +3,10 @@
 Each step is in its journal before it is announced. A round that aborts is lost, its people stay spent, and the study
 goes on with the next one; after `MAX_CONSECUTIVE_LOST` of them it stops and can be resumed. The coordinator's ledger is
 a copy of claims: it refuses before anything is sampled, but each site's own ledger decides.
+
+A round that dealers with bad shares made fail before its survivors were named gets another attempt without them, with
+new people and an event of its own. The charter announces as many windows as rounds, and an attempt takes one: after
+two attempts at one round the study ends one round earlier.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.windows import window_event
 from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.coordinator_states import CoordinatorEpoch, EpochOpening, MaskedSum
+from secure_frl.masking.next_attempt import MOST_ATTEMPTS, left_out
 from secure_frl.records.chain import Receipt
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
-from secure_frl.secure_sum import Addressed, Carrier, RandomSource, SecureSum, SiteId, SumTerms
+from secure_frl.secure_sum import Addressed, Carrier, RandomSource, SecureSum, SiteId, Sum, SumTerms
 from secure_frl.study import Study
 
 MAX_CONSECUTIVE_LOST = 3  # then the study stops (exit 6): more rounds would only spend people for nothing
@@ -56,6 +61,7 @@ class RoundOutcome:
     round: int
     attempt: int
     epoch: int
+    cohort: tuple[SiteId, ...]
     is_summed: bool
     reason: str  # the name of the error that ended it; empty when summed
     survivors: tuple[SiteId, ...]
@@ -78,6 +84,8 @@ class Coordinator:
         self._epoch_number = point.next_epoch - 1
         self._epoch: CoordinatorEpoch | None = None
         self._epoch_first_round = 0
+        self._windows = len(parts.journal.rounds())  # begun so far, attempts included
+        self._left_out: frozenset[SiteId] = frozenset()  # of this epoch's cohorts, after complaints
         # Sites that acknowledged the last policy need no copy of it; after a restart nobody is known to have it.
         self._up_to_date: frozenset[SiteId] = frozenset() if self._last_round else self._everybody()
 
@@ -92,7 +100,10 @@ class Coordinator:
         Raises BudgetExhausted before a round that would overspend, StudyStopped when no sum can be had.
         """
         consecutive_lost = 0
-        for number in range(self._last_round + 1, self._parts.study.training.rounds + 1):
+        announced = self._parts.study.training.rounds
+        for number in range(self._last_round + 1, announced + 1):
+            if self._windows >= announced:
+                break
             outcome = self._round(number)
             consecutive_lost = 0 if outcome.is_summed else consecutive_lost + 1
             yield outcome
@@ -111,25 +122,61 @@ class Coordinator:
     # --- one round ---------------------------------------------------------------------------------------------------
 
     def _round(self, number: int) -> RoundOutcome:
+        """Run attempts until one gives the sum, or none can be hoped for."""
+        outcome, again = self._attempt(number, 0, self._reserve(number, 0), None)
+        while again is not None and outcome.attempt + 1 < MOST_ATTEMPTS:
+            if self._windows >= self._parts.study.training.rounds:
+                break
+            attempt = outcome.attempt + 1
+            try:
+                receipt = self._reserve(number, attempt)
+            except BudgetExhausted as error:  # no window more: the round stays lost, and the next one says why
+                self._parts.log.warning("round %d gets no other attempt: %s", number, error)
+                break
+            outcome, again = self._attempt(number, attempt, receipt, again)
+        return outcome
+
+    def _reserve(self, number: int, attempt: int) -> Receipt:
+        """Claim a window in the books. Raises BudgetExhausted, before anything is sent to a site."""
         parts = self._parts
-        event = window_event(parts.study, parts.terms, parts.dataset_id, number, 0, parts.random)
-        receipt = parts.ledger.reserve(event.canonical())  # BudgetExhausted: before anything is sent to a site
+        event = window_event(parts.study, parts.terms, parts.dataset_id, number, attempt, parts.random)
+        return parts.ledger.reserve(event.canonical())
+
+    def _attempt(
+        self, number: int, attempt: int, receipt: Receipt, cohort: tuple[SiteId, ...] | None
+    ) -> tuple[RoundOutcome, tuple[SiteId, ...] | None]:
+        """Return what became of one attempt, with the cohort that another one may ask, if any may.
+
+        cohort: None for the first attempt, which asks everybody of the epoch who is not left out.
+        """
+        parts = self._parts
         try:
             epoch = self._open_epoch_if_needed(number)
         except StudyStopped:
             parts.ledger.cancel(receipt, "no epoch could be opened")
             raise
-        cohort = epoch.members
-        parts.journal.begin_round(number, 0, [parts.names[site] for site in cohort])
+        cohort = cohort or self._first_cohort(epoch)
+        parts.journal.begin_round(number, attempt, [parts.names[site] for site in cohort])
+        self._windows += 1
         parts.ledger.release(receipt)  # sites release on their own; the claim is booked before the first of them can
         content = self._state.to_bytes()
         models = {site: None if site in self._up_to_date else content for site in cohort}
-        machine = MaskedSum(parts.terms, epoch, number, 0, cohort, model_tag(content), models, parts.random)
+        machine = MaskedSum(parts.terms, epoch, number, attempt, cohort, model_tag(content), models, parts.random)
         try:
             self._drive(machine, parts.study.sites.deadline_s.train)
             total = machine.outcome()
         except RoundAborted as error:
-            return self._lose(machine, epoch, number, receipt, error)
+            return self._lose(machine, epoch, receipt, error)
+        return self._publish(machine, epoch, receipt, total), None
+
+    def _first_cohort(self, epoch: CoordinatorEpoch) -> tuple[SiteId, ...]:
+        """Return the whole epoch list, without dealers that were blamed in this epoch while enough others remain."""
+        kept = tuple(site for site in epoch.members if site not in self._left_out)
+        return kept if len(kept) >= self._parts.terms.constants.min_survivors else epoch.members
+
+    def _publish(self, machine: MaskedSum, epoch: CoordinatorEpoch, receipt: Receipt, total: Sum) -> RoundOutcome:
+        """Step the policy, write both down, then tell the cohort."""
+        parts, context = self._parts, machine.context
         following = step(self._state, total, parts.rule)
         next_content = following.to_bytes()
         next_tag = model_tag(next_content)
@@ -147,24 +194,43 @@ class Coordinator:
         self._up_to_date = frozenset(machine.followers)
         self._state = following
         self._leave_epoch_if_broken(machine)
-        return RoundOutcome(number, 0, epoch.epoch, True, "", total.contributors, following, shown)
+        return RoundOutcome(
+            context.round,
+            context.attempt,
+            epoch.epoch,
+            context.cohort,
+            True,
+            "",
+            total.contributors,
+            following,
+            shown,
+        )
 
     def _lose(
-        self, machine: MaskedSum, epoch: CoordinatorEpoch, number: int, receipt: Receipt, error: RoundAborted
-    ) -> RoundOutcome:
-        parts = self._parts
+        self, machine: MaskedSum, epoch: CoordinatorEpoch, receipt: Receipt, error: RoundAborted
+    ) -> tuple[RoundOutcome, tuple[SiteId, ...] | None]:
+        parts, context = self._parts, machine.context
         reason = type(error).__name__
         exhausted = [site for site, code in machine.excluded.items() if code == BudgetExhausted.__name__]
-        parts.journal.lose_round(reason, {"excluded": self._excluded(machine)})
+        complaints = {
+            parts.names[site]: [parts.names[dealer] for dealer in dealers]
+            for site, dealers in sorted(machine.complaints.items())
+        }
+        parts.journal.lose_round(reason, {"excluded": self._excluded(machine), "complaints": complaints})
         parts.ledger.commit(receipt, "aborted")
         self._leave_epoch_if_broken(machine)
-        self._parts.log.warning("round %d is lost: %s", number, error)
+        parts.log.warning("round %d, attempt %d is lost: %s", context.round, context.attempt, error)
+        again = machine.next_cohort
+        self._left_out |= left_out(machine.complaints, parts.terms.constants.max_colluders)
         if len(parts.names) - len(exhausted) < parts.terms.constants.min_survivors:
             raise BudgetExhausted(
                 f"{len(exhausted)} of {len(parts.names)} sites refuse to spend more. "
                 "End the study here, or ask those hospitals for a larger budget."
             )
-        return RoundOutcome(number, 0, epoch.epoch, False, reason, (), self._state, {})
+        lost = RoundOutcome(
+            context.round, context.attempt, epoch.epoch, context.cohort, False, reason, (), self._state, {}
+        )
+        return lost, again if self._epoch is epoch else None
 
     def _drive(self, machine: SecureSum | EpochOpening, first_deadline_s: float) -> None:
         """Carry one machine through its stages; a request is made when the carrier takes it, never n at once."""
@@ -204,7 +270,7 @@ class Coordinator:
                 f"expected {parts.terms.constants.min_survivors} sites in epoch {self._epoch_number}: {error} "
                 "Bring sites back, then `secure-frl resume`."
             ) from error
-        self._epoch_first_round = number
+        self._epoch_first_round, self._left_out = number, frozenset()  # fresh keys: whoever was blamed is back
         return self._epoch
 
     def _leave_epoch_if_broken(self, machine: MaskedSum) -> None:

@@ -47,7 +47,7 @@ class RunResult:
     max_colluders: int
     rounds_completed: int
     rounds_lost: int
-    episodes: int  # asked of the sites: rounds begun x sites x episodes_per_site, a public number
+    episodes: int  # asked of the sites: over all attempts, cohort x episodes_per_site, a public number
     survivors_min: int
     protection: str
     noise: str

@@ -187,7 +187,7 @@ def _report(enrolled: Enrolled, outcome: RoundOutcome, ledger: Ledger) -> RoundR
         outcome="summed" if outcome.is_summed else "lost",
         reason=outcome.reason,
         survivors=len(outcome.survivors),
-        cohort=study.sites.count,
+        cohort=len(outcome.cohort),
         mean_return=outcome.shown.get("return", float("nan")),
         gap_recovered=outcome.shown.get("gap_recovered", float("nan")),
         epsilon_spent=spent,

@@ -31,6 +31,7 @@ from secure_frl.masking.coordinator_memory import (
 from secure_frl.masking.coordinator_requests import requests_of
 from secure_frl.masking.correspondence import Correspondence
 from secure_frl.masking.keys import SECRET_BYTES
+from secure_frl.masking.next_attempt import next_cohort
 from secure_frl.masking.prg import mask_adder
 from secure_frl.secure_sum import Addressed, RandomSource, RoundContext, SiteId, Sum, SumTerms
 from secure_frl.wire.messages import MessageType
@@ -101,6 +102,7 @@ class MaskedSum:
         self._state: CoordinatorState = AskingKeys(view, {})
         self._joined: tuple[SiteId, ...] = ()
         self._complaints: dict[SiteId, tuple[SiteId, ...]] = {}
+        self._answered: frozenset[SiteId] = frozenset()
 
     def __repr__(self) -> str:
         return f"MaskedSum(round={self._view.context.round}, state={self.state_name})"
@@ -141,6 +143,7 @@ class MaskedSum:
         try:
             self._state = close(state)
         except RoundAborted:
+            self._answered = self._letters.answered | frozenset(self._complaints)
             self._state = Aborted()
             self._letters.begin_stage(())
             raise
@@ -175,6 +178,11 @@ class MaskedSum:
     # --- what a driver may ask
 
     @property
+    def context(self) -> RoundContext:
+        """Return round, attempt and cohort, with the hashes that enter every key."""
+        return self._view.context
+
+    @property
     def state_name(self) -> str:
         """Return the name of the present state."""
         return type(self._state).__name__
@@ -198,6 +206,15 @@ class MaskedSum:
     def complaints(self) -> Mapping[SiteId, tuple[SiteId, ...]]:
         """Return who blamed which dealers."""
         return dict(self._complaints)
+
+    @property
+    def next_cohort(self) -> tuple[SiteId, ...] | None:
+        """Return whom attempt + 1 of this round may ask; None unless it aborted, with hope, before R3a left."""
+        view = self._view
+        if not isinstance(self._state, Aborted) or view.epoch.survivors_named_in >= view.context.round:
+            return None
+        constants, members = view.terms.constants, view.epoch.members
+        return next_cohort(view.context.cohort, self._answered, self._complaints, members, constants)
 
     @property
     def survivors(self) -> tuple[SiteId, ...]:

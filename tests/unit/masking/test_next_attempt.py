@@ -1,0 +1,70 @@
+"""Whom another attempt at a round asks after complaints, and when there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from secure_frl.errors import TooFewShares, TooFewSurvivors
+from secure_frl.masking.next_attempt import left_out, next_cohort
+
+
+def test_a_blamed_dealer_stays_out_and_so_does_who_blames_more_than_can_cheat() -> None:
+    assert left_out({1: (0,), 2: (0,)}, 2) == {0}
+    assert left_out({1: (0, 2, 3)}, 2) == {1}
+    assert left_out({1: (0, 2, 3), 4: (2,)}, 2) == {1, 2}
+    assert left_out({}, 2) == frozenset()
+
+
+def test_an_attempt_follows_only_with_enough_sites_that_answered(make_constants: Callable[..., Any]) -> None:
+    constants = make_constants(10)  # min_survivors 8, c = 1
+    everybody = tuple(range(10))
+
+    def asked(answered: Collection[int], complaints: dict[int, tuple[int, ...]]) -> tuple[int, ...] | None:
+        return next_cohort(everybody, answered, complaints, everybody, constants)
+
+    assert asked(everybody, {1: (0,), 2: (0,), 3: (0,)}) == tuple(range(1, 10))
+    assert asked(range(9), {1: (0,)}) == tuple(range(1, 10))  # the silent one is asked again
+    assert asked(range(8), {1: (0,)}) is None  # seven answered who may stay
+    assert asked(range(7), {}) is None  # silence alone: the next attempt would fail as this one did
+
+
+def test_a_profile_with_fixed_cohorts_takes_another_member_in_place(make_constants: Callable[..., Any]) -> None:
+    constants = replace(make_constants(10), profile="cross_device")
+    cohort = tuple(range(10))
+
+    assert next_cohort(cohort, cohort, {1: (0,)}, tuple(range(12)), constants) == tuple(range(1, 11))
+    assert next_cohort(cohort, cohort, {1: (0,)}, cohort, constants) is None
+
+
+def test_silence_of_enough_sites_after_the_survivors_are_named_gives_no_other_attempt(federation):
+    parties = federation(10)
+    machine = parties.begin(parties.open())
+
+    with pytest.raises(TooFewShares):
+        parties.drive(machine, {"R3c": [3, 4, 5, 6, 7]})
+
+    assert machine.next_cohort is None
+
+
+def test_the_attempt_after_complaints_gives_the_exact_sum_of_those_who_stay(federation):
+    parties = federation(10)
+    machine = parties.begin(parties.open())
+    parties.exchange(machine)
+    keys = machine._state.members[0]
+    spoilt = [structs.replace(item, sealed=bytes(len(item.sealed))) for item in keys.dealt[:3]]  # for sites 1 to 3
+    machine._state.members[0] = structs.replace(keys, dealt=(*spoilt, *keys.dealt[3:]))
+    machine.close_stage()
+    parties.exchange(machine)
+    with pytest.raises(TooFewSurvivors):
+        machine.close_stage()
+
+    assert machine.complaints == {1: (0,), 2: (0,), 3: (0,)}
+    assert machine.next_cohort == tuple(range(1, 10))
+    total = parties.drive(parties.begin(machine._view.epoch, attempt=1, cohort=machine.next_cohort))
+    assert total.integers.tolist() == parties.plain_sum(range(1, 10)).tolist()
+    assert [len(host.contexts) for host in parties.hosts] == [1] + [2] * 9  # new vectors for whoever is asked again
