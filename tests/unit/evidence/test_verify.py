@@ -236,6 +236,16 @@ def test_events_that_cost_more_than_the_charter_promises_are_named(
     assert "promises epsilon 1.5" in said.findings[0].message
 
 
+def test_a_ledger_beyond_its_lifetime_budget_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smaller = Budget(1.5, DELTA)
+    monkeypatch.setitem(globals(), "Budget", lambda epsilon, delta: smaller)  # an older, smaller one
+
+    said = verify(build(tmp_path / "run"))
+
+    assert named(said) == {f"ledgers/{holder}.jsonl" for holder in (*NAMES, "coordinator")}
+    assert all("lifetime budget is 1.5" in one.message for one in said.findings)
+
+
 def test_more_releases_than_announced_rounds_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STUDY["training"], "rounds", 2)  # three are booked
 
