@@ -13,6 +13,7 @@ from secure_frl.federation import simulation
 from secure_frl.federation.budgets import lifetime_budget
 from secure_frl.federation.coordinator import Coordinator, RoundOutcome
 from secure_frl.federation.run_folder import RunOptions
+from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.records.ledger import read_ledger
 from secure_frl.records.ledger_state import Budget
 from secure_frl.secure_sum import Addressed
@@ -45,6 +46,7 @@ def test_a_coordinator_that_skips_every_check_meets_each_sites_refusal(
 
     monkeypatch.setattr(simulation, "study_guard", _no_check)  # the coordinator's ledger only: sites use enrolment's
     monkeypatch.setattr(simulation.InProcessCarrier, "exchange", watched)
+    monkeypatch.setattr(SimulatedPatients, "collect", lambda *_: pytest.fail("sampled before the budget was sure"))
 
     with pytest.raises(BudgetExhausted, match="3 of 3 sites"):
         simulation.run(study, tmp_path / "second", shared)
