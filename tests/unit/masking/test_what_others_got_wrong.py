@@ -7,7 +7,7 @@ begins with test_control), so it is an attack; against the protocol it is refuse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -299,23 +299,32 @@ def test_nothing_beside_the_masked_words_depends_on_the_data(federation):
     assert not has_lanes(upload(few, 0))  # the weight lane is masked like every value
 
 
+class ClearWeight(prg.PairwiseMasks):
+    """Masks everything but the weight lane: num_examples leaves as it is."""
+
+    __slots__ = ()
+
+    def add_all_(self, accumulator: np.ndarray, masks: Iterable[tuple[bytes, int]]) -> None:
+        weight = accumulator[-2]
+        super().add_all_(accumulator, masks)
+        accumulator[-2] = weight
+
+
 def test_control_a_weight_beside_the_masked_words_is_read(federation, monkeypatch):
-    genuine = site_attempt.mask
-
-    def with_examples(party: Any, state: Any, *rest: Any) -> np.ndarray:
-        words = genuine(party, state, *rest)
-        words[-2] = np.count_nonzero(state.words[2:-2])  # num_examples, as it is
-        return words
-
-    monkeypatch.setattr(site_attempt, "mask", with_examples)
+    monkeypatch.setattr(site_states, "mask_adder", lambda constants: ClearWeight(constants.length + 4))
     parties = federation(3)
-    parties.values[0, 5:] = 0
-    machine = parties.begin(parties.open())
+    genuine = parties.hosts[0].contribute
 
+    def weighted(context: Any) -> Any:
+        vector = genuine(context)
+        vector.words[-2] = 4711  # the number of examples
+        return vector
+
+    parties.hosts[0].contribute = weighted
     with pytest.raises(RoundAborted):
-        parties.drive(machine)  # here the lane would even break the sum: LaneMismatch
+        parties.drive(parties.begin(parties.open()))  # here the lane would even break the sum: LaneMismatch
 
-    assert upload(parties, 0)[-2] == np.count_nonzero(parties.values[0])
+    assert upload(parties, 0)[-2] == 4711
 
 
 # --- no authentication of keys ---------------------------------------------------------------------------------------
