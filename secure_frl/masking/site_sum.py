@@ -15,7 +15,15 @@ from secure_frl.encoding.lanes import from_ring_sum
 from secure_frl.encoding.ring import to_words, word_type
 from secure_frl.errors import MalformedMessage, ModelDoesNotFollow, SurvivorsRefused
 from secure_frl.masking import contexts
-from secure_frl.masking.site_memory import Answer, AttemptState, EpochOpen, InputSent, SiteParty, SumAwaited
+from secure_frl.masking.site_memory import (
+    Answer,
+    AttemptState,
+    EpochOpen,
+    InputSent,
+    SetConfirmed,
+    SiteParty,
+    SumAwaited,
+)
 from secure_frl.secure_sum import SiteId, Sum, SumConstants
 from secure_frl.wire.envelope import Header, seal_frame
 from secure_frl.wire.messages import MessageType, Nothing, PublishedSum, encode_body, vector_bytes
@@ -52,9 +60,9 @@ def check_sum(party: SiteParty, state: AttemptState, body: PublishedSum) -> Sum:
     known = set(attempt.context.cohort)
     if list(survivors) != sorted(set(survivors) & known) or len(survivors) < constants.min_survivors:
         raise SurvivorsRefused("expected enough survivors of the cohort in ascending order, got another list. Stop.")
-    if isinstance(state, SumAwaited) and survivors != state.survivors:
+    if isinstance(state, SetConfirmed | SumAwaited) and survivors != state.survivors:
         raise SurvivorsRefused("expected the survivors that this site confirmed, got another list. Tell the auditor.")
-    if isinstance(state, InputSent | SumAwaited):
+    if isinstance(state, InputSent | SetConfirmed | SumAwaited):
         transcript = contexts.transcript_hash(state.ctx2, contexts.survivors_hash(state.ctx2, survivors), digest)
         if transcript != body.transcript_hash:
             raise SurvivorsRefused("expected the transcript that this site saw, got another. Tell the auditor.")
