@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import pytest
 from secure_frl.errors import BudgetExhausted
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
-from secure_frl.federation.budgets import lifetime_budget
+from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.federation.coordinator import Coordinator, RoundOutcome
 from secure_frl.federation.run_folder import RunOptions
 from secure_frl.federation.simulated_patients import SimulatedPatients
+from secure_frl.privacy.events import decode_event
+from secure_frl.privacy.planning import make_plan, planned_event
 from secure_frl.records.ledger import read_ledger
 from secure_frl.records.ledger_state import Budget
 from secure_frl.secure_sum import Addressed
@@ -139,3 +142,22 @@ def test_noise_shares_without_masks_state_no_epsilon(tiny: Tiny, tmp_path: Path)
     assert shares.plain()["epsilon_spent"] is None
     assert verify(tmp_path / "shares").findings == ()
     assert 3.9 < whole.epsilon_spent <= 4.0
+
+
+def test_a_study_spends_no_more_than_its_own_target_where_the_data_set_has_more_left(tiny: Tiny) -> None:
+    session = bytes(32)
+    dear = tiny({"privacy.target_epsilon": 4.0})
+    event = replace(planned_event(dear, make_plan(dear).constants), charter_hash=session.hex()).canonical()
+
+    study_guard(dear, session)(Budget(10.0, 1e-3), (), event)
+    with pytest.raises(BudgetExhausted, match="<= 1 at"):
+        study_guard(tiny({"privacy.target_epsilon": 1.0}), session)(Budget(10.0, 1e-3), (), event)
+
+
+@pytest.mark.parametrize(("rehearse", "source"), [(True, "rehearsal"), (False, "production")])
+def test_each_event_says_where_its_noise_came_from(rehearse: bool, source: str, tiny: Tiny, tmp_path: Path) -> None:
+    simulation.run(tiny(), tmp_path / "run", RunOptions(rehearse=rehearse))
+
+    for path in (tmp_path / "run").glob("state/**/ledger.sqlite"):
+        events = [decode_event(event) for event in read_ledger(path).events()]
+        assert [event.random_source for event in events] == [source, source]

@@ -207,6 +207,15 @@ def test_effective_sigma_is_below_the_nominal_one_by_the_price_of_integers() -> 
     assert 0.998 * 1.194 < found < 1.194
 
 
+@pytest.mark.parametrize(("noise", "shares"), [("distributed", 7), ("local", 1)])
+def test_effective_sigma_gives_up_four_of_the_variance_of_the_sum_of_shares(noise: str, shares: int) -> None:
+    made = event(1.194, noise=noise, deviation=64, length=50)  # the smallest deviation: 4 of 64^2 is a thousandth
+
+    exact = math.sqrt(shares * 64**2 - 4) / made.rounding_bound
+
+    assert accountant.effective_sigma(made) == pytest.approx(exact, rel=1e-12)
+
+
 def test_the_guard_lets_fresh_rounds_pass_and_refuses_a_second_charter() -> None:
     recorded = [made.canonical() for made in windows(14)]
     second = event(charter_hash="bb")

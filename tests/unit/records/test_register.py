@@ -309,6 +309,15 @@ def test_a_register_from_the_future_is_refused(tmp_path: Path) -> None:
         Register.open(tmp_path / "r.sqlite")
 
 
+def test_person_hashes_have_a_key_of_the_sites_own_that_outlives_a_restart(tmp_path: Path) -> None:
+    with Register.open(tmp_path / "a.sqlite") as one, Register.open(tmp_path / "b.sqlite") as other:
+        key = one.person_key()
+        assert len(key) == 32
+        assert key != other.person_key()
+
+    assert Register.open(tmp_path / "a.sqlite").person_key() == key
+
+
 def test_its_key_is_in_no_repr(register: Register) -> None:
     assert register._root_key.hex() not in repr(register)
     assert repr(register) == "Register(register.sqlite)"
