@@ -50,7 +50,11 @@ def to_ring_vector(integers: NDArray[np.int64], constants: SumConstants) -> Ring
         raise InvalidParameter(
             f"expected {constants.length} values, got shape {integers.shape}. Use the layout that the charter names."
         )
-    words = ring.to_words(attach(integers, constants.weight), constants.modulus_bits)
+    width = constants.modulus_bits
+    words = np.empty(constants.length + LANE_WORDS, ring.word_type(width))  # no copy of the values with lanes around
+    ring.write_words_(words[:_FRONT], np.array([1, 0]), width)
+    ring.write_words_(words[_FRONT:-_BACK], integers, width)
+    ring.write_words_(words[-_BACK:], np.array([constants.weight, 0]), width)
     return RingVector(words, constants.modulus_bits, constants.scale)
 
 

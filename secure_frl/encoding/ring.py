@@ -64,7 +64,13 @@ def to_words(integers: NDArray[np.int64], modulus_bits: int) -> Words:
 
     Raises InvalidParameter for a width outside 2..64, or a value outside [-2^(w-1), 2^(w-1)), which would wrap.
     """
-    kind = word_type(modulus_bits)
+    words = np.empty(integers.shape, word_type(modulus_bits))
+    write_words_(words, integers, modulus_bits)
+    return words
+
+
+def write_words_(words: Words, integers: NDArray[np.int64], modulus_bits: int) -> None:
+    """Fill `words` with `integers` modulo 2^modulus_bits. Raises as `to_words`."""
     half = 1 << (modulus_bits - 1)
     if integers.dtype != np.int64:
         raise InvalidParameter(f"expected int64 integers, got {integers.dtype}. Quantise before entering the ring.")
@@ -74,9 +80,8 @@ def to_words(integers: NDArray[np.int64], modulus_bits: int) -> Words:
             f"expected values in [-2^{modulus_bits - 1}, 2^{modulus_bits - 1}), got one outside. "
             "Use the modulus_bits that the plan derived."
         )
-    words = integers.astype(kind)  # modulo the word: two's complement
+    np.copyto(words, integers, casting="unsafe")  # modulo the word: two's complement
     reduce_(words, modulus_bits)
-    return words
 
 
 def centred(words: Words, modulus_bits: int) -> NDArray[np.int64]:

@@ -135,7 +135,7 @@ def close_inputs(state: AskingInputs) -> AskingConfirmations:
 def take_confirmations(state: AskingConfirmations, site: SiteId, header: Header, frame: bytes) -> None:
     """Sort one site's confirmations into the others' mail. Raises BadSignature, MalformedMessage."""
     items = decode_body(Confirmations, state.view.unseal(site, header, state.ctx2, frame)).items
-    others = [other for other in neighbours(site, state.view.context.cohort) if other in set(state.survivors)]
+    others = [other for other in neighbours(site, state.view.context.cohort) if other in state.mail]
     if [(item.sender, item.receiver) for item in items] != [(site, other) for other in others]:
         raise MalformedMessage(f"expected one confirmation for each survivor by site {site}, got others. Leave it out.")
     for item in items:

@@ -1,13 +1,15 @@
 """Keys to mask words: AES-256-CTR over zeros, read as little-endian words of 32 or 64 bits, added into an accumulator.
 
-One buffer of zeros and one of keystream are reused, so a mask costs no allocation; streams are cut only at multiples
-of 16 bytes. Which masks a sum has is the charter's word (`protection` is inside the config hash): no message
-switches them off.
+Many masks go on one cache-sized part of the accumulator before the next part is touched, so that only the cipher costs
+anything; streams are cut only at multiples of 16 bytes. Which masks a sum has is the charter's word (`protection` is
+inside the config hash): no message switches them off.
 Source: NIST SP 800-38A, section 6.5; secure_aggregation.md, section 4, "Mask".
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +20,10 @@ from secure_frl.errors import CharterRefused
 from secure_frl.masking.contexts import MASKING, UNSAFE_PLAIN
 from secure_frl.secure_sum import SumConstants, Words
 
-_CHUNK_BYTES = 1 << 22  # 512 KiB or more keeps the cost of a chunk below 5 % of its keystream
+_CHUNK_BYTES = 1 << 17  # zeros, keystream and words of this size share a cache of 512 KiB; less costs more calls
+_STREAMS = 64  # ciphers that are open at once; each is about 1 KiB
 _BLOCK_BYTES = 16
+_FROM_ZERO = modes.CTR(bytes(_BLOCK_BYTES))  # a key makes one stream in its life, so every stream may begin here
 
 
 class MaskAdder(Protocol):
@@ -27,6 +31,10 @@ class MaskAdder(Protocol):
 
     def add_(self, accumulator: Words, key: bytes, sign: int) -> None:
         """Add (sign +1) or subtract (-1) one mask in place. key: 32 bytes, of one mask only."""
+        ...
+
+    def add_all_(self, accumulator: Words, masks: Iterable[tuple[bytes, int]]) -> None:
+        """Add or subtract the masks of (key, sign) in place, taking keys from `masks` as they are needed."""
         ...
 
 
@@ -45,20 +53,33 @@ class PairwiseMasks:
 
     def add_(self, accumulator: Words, key: bytes, sign: int) -> None:
         """Add or subtract the mask of `key` in place, modulo the word."""
-        encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(_BLOCK_BYTES))).encryptor()
-        operation = np.add if sign > 0 else np.subtract
-        size, step = self._keystream.itemsize, len(self._keystream)
-        for start in range(0, len(accumulator), step):
-            part = accumulator[start : start + step]
-            blocks = -(-size * len(part) // _BLOCK_BYTES)
-            encryptor.update_into(self._zeros[: blocks * _BLOCK_BYTES], self._buffer)
-            operation(part, self._keystream[: len(part)], out=part)
+        self.add_all_(accumulator, [(key, sign)])
+
+    def add_all_(self, accumulator: Words, masks: Iterable[tuple[bytes, int]]) -> None:
+        """Add or subtract many masks in place, modulo the word; some of them at a time, whatever their number."""
+        remaining = iter(masks)
+        while batch := list(islice(remaining, _STREAMS)):
+            streams = [
+                (Cipher(algorithms.AES(key), _FROM_ZERO).encryptor(), np.add if sign > 0 else np.subtract)
+                for key, sign in batch
+            ]
+            size, step = self._keystream.itemsize, len(self._keystream)
+            for start in range(0, len(accumulator), step):
+                part = accumulator[start : start + step]
+                blocks = -(-size * len(part) // _BLOCK_BYTES)
+                zeros, keystream = self._zeros[: blocks * _BLOCK_BYTES], self._keystream[: len(part)]
+                for stream, operation in streams:
+                    stream.update_into(zeros, self._buffer)
+                    operation(part, keystream, out=part)
 
 
 class UnsafePlain:
     """The control of the attack tests: the same protocol with the mask words left out. Hides nothing from anybody."""
 
     def add_(self, accumulator: Words, key: bytes, sign: int) -> None:
+        """Leave the accumulator as it is."""
+
+    def add_all_(self, accumulator: Words, masks: Iterable[tuple[bytes, int]]) -> None:
         """Leave the accumulator as it is."""
 
 

@@ -92,12 +92,27 @@ def _powers(points: tuple[int, ...], threshold: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=256)
 def _weights(points: tuple[int, ...]) -> NDArray[np.float64]:
-    weights = []
-    for one in points:
-        numerator = denominator = 1
-        for other in points:
-            if other != one:
-                numerator = numerator * other % PRIME
-                denominator = denominator * (other - one) % PRIME
-        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
-    return np.array(weights, np.float64)
+    """Return Lagrange's weights at 0, the products of x_j / (x_j - x_i) over j != i, through logarithms.
+
+    A sparse graph has another set of holders for nearly every secret, so the weights are no rare cost.
+    """
+    powers, logs = _logarithms()
+    x = np.asarray(points, np.int64)
+    differences = (x - x[:, None]) % PRIME
+    np.fill_diagonal(differences, 1)  # its logarithm is 0
+    of_x = logs[x]
+    weights: NDArray[np.float64] = powers[(of_x.sum() - of_x - logs[differences].sum(axis=1)) % (PRIME - 1)]
+    return weights
+
+
+@lru_cache(maxsize=1)
+def _logarithms() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the powers of 3, which generates the multiplicative group of Z_65537, and their inverse function."""
+    powers = np.ones(PRIME - 1, np.int64)
+    known = 1
+    while known < PRIME - 1:
+        powers[known : 2 * known] = powers[:known] * pow(3, known, PRIME) % PRIME
+        known *= 2
+    logs = np.zeros(PRIME, np.int64)
+    logs[powers] = np.arange(PRIME - 1)
+    return powers.astype(np.float64), logs

@@ -53,7 +53,7 @@ from secure_frl.masking.site_memory import (
 )
 from secure_frl.masking.site_shares import deal, open_dealt
 from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Words
-from secure_frl.wire.envelope import Header, mac_frame, seal_frame, unseal
+from secure_frl.wire.envelope import Header, mac_digest, mac_frame, seal_frame, unseal
 from secure_frl.wire.messages import (
     LANE_WORDS,
     Announcement,
@@ -109,7 +109,7 @@ def deal_update(party: SiteParty, view: EpochView, header: Header, body: Announc
     attempt, joined, keys = open_attempt(party, view, context, body.fresh, words)
     link = attempt.link(MessageType.R1, attempt.ctx1)
     reply = seal_frame(attempt.address(party.me), MessageType.R1, encode_body(keys), link)
-    record(party, attempt, "R1", reply)
+    record(party, attempt, "R1", hashlib.sha256(reply).digest())
     return joined, reply
 
 
@@ -186,10 +186,10 @@ def open_attempt(
     return attempt, SharesSent(attempt, keys, seed, body.seed_commitment, own, words), body
 
 
-def record(party: SiteParty, attempt: Attempt, stage: str, reply: bytes) -> None:
+def record(party: SiteParty, attempt: Attempt, stage: str, digest: bytes) -> None:
     """Write an answer down, synced, before it leaves. Raises AlreadyAnswered."""
     context = attempt.context
-    party.register.record(context.round, context.attempt, stage, hashlib.sha256(reply).digest())
+    party.register.record(context.round, context.attempt, stage, digest)
 
 
 # --- R1' -> R2 -------------------------------------------------------------------------------------------------------
@@ -215,10 +215,10 @@ def send_input(party: SiteParty, state: SharesSent, header: Header, body: Inbox)
         key_shares[dealer], seed_shares[dealer] = of_key, of_seed
     if bad:
         return complain(party, attempt, ctx2, bad)
-    masked = mask(party, state, ctx2, [m for m in body.members if m.site != party.me])
+    mask_(party, state, ctx2, [m for m in body.members if m.site != party.me])
     link = attempt.link(MessageType.R2, ctx2)
-    reply = mac_frame(attempt.address(party.me), MessageType.R2, masked.data.cast("B"), link)
-    record(party, attempt, "R2", reply)
+    reply = mac_frame(attempt.address(party.me), MessageType.R2, state.words.data.cast("B"), link)
+    record(party, attempt, "R2", mac_digest(reply))
     party.host.release()  # synced: the next bytes that leave are made from data
     sites = tuple(SiteId(site) for site in members)
     return InputSent(attempt, ctx2, sites, seed_shares, key_shares), reply
@@ -236,21 +236,24 @@ def check_members(party: SiteParty, state: SharesSent, body: Inbox) -> None:
     fault = members_fault(sites, cohort, party.terms.constants)
     if fault is not None:
         raise RosterRefused(f"{fault}. Leave the attempt.")
-    expected = [site for site in neighbours(party.me, cohort) if site in set(sites)]
+    present = set(sites)
+    expected = [site for site in neighbours(party.me, cohort) if site in present]
     if [item.site for item in body.dealt] != expected:
         raise RosterRefused("expected one item from each other member, got another inbox. Leave the attempt.")
     check_distinct([m.public_key for m in body.members] + list(state.attempt.view.public_keys))
 
 
-def mask(party: SiteParty, state: SharesSent, ctx2: bytes, others: list[Member]) -> Words:
-    """Return the masked input: words + self mask + pair masks, which cancel in the sum, modulo 2^w."""
-    masked = state.words.copy()
-    party.masks.add_(masked, self_key(state.seed, ctx2, party.me), +1)
+def mask_(party: SiteParty, state: SharesSent, ctx2: bytes, others: list[Member]) -> None:
+    """Put self mask and pair masks, which cancel in the sum, on the attempt's words in place, modulo 2^w.
+
+    In place, since the vector is spent here: whatever fails from now on, the attempt is over and never masks again.
+    """
+    masks = [(self_key(state.seed, ctx2, party.me), +1)]
     for other in others:
         key = pair_key(state.keys, other.public_key, ctx2, party.me, other.site)
-        party.masks.add_(masked, key, +1 if party.me < other.site else -1)
-    reduce_(masked, party.terms.constants.modulus_bits)
-    return masked
+        masks.append((key, +1 if party.me < other.site else -1))
+    party.masks.add_all_(state.words, masks)
+    reduce_(state.words, party.terms.constants.modulus_bits)
 
 
 def complain(party: SiteParty, attempt: Attempt, ctx2: bytes, dealers: list[SiteId]) -> Answer:
@@ -282,7 +285,7 @@ def confirm_set(party: SiteParty, state: InputSent, header: Header, body: Surviv
     )
     link = attempt.link(MessageType.R3B, state.ctx2)
     reply = seal_frame(attempt.address(party.me), MessageType.R3B, encode_body(Confirmations(items)), link)
-    record(party, attempt, "R3b", reply)
+    record(party, attempt, "R3b", hashlib.sha256(reply).digest())
     confirmed = SetConfirmed(
         attempt, state.ctx2, state.members, survivors, body.signature, state.seed_shares, state.key_shares
     )
@@ -296,7 +299,8 @@ def own_confirm_key(attempt: Attempt, ctx2: bytes, me: SiteId, other: SiteId) ->
 
 def survivors_beside(party: SiteParty, context: RoundContext, survivors: tuple[SiteId, ...]) -> list[SiteId]:
     """Return N(me) and U3, ascending."""
-    return [site for site in neighbours(party.me, context.cohort) if site in set(survivors)]
+    present = set(survivors)
+    return [site for site in neighbours(party.me, context.cohort) if site in present]
 
 
 # --- R3c -> R4 -------------------------------------------------------------------------------------------------------
@@ -322,7 +326,7 @@ def return_shares(party: SiteParty, state: SetConfirmed, header: Header, body: C
     link = attempt.link(MessageType.R4, state.ctx2)
     returned = encode_body(ReturnedShares(tuple(of_seeds), tuple(of_keys)))
     reply = seal_frame(attempt.address(party.me), MessageType.R4, returned, link)
-    record(party, attempt, "R4", reply)
+    record(party, attempt, "R4", hashlib.sha256(reply).digest())
     return SumAwaited(attempt, state.ctx2, state.survivors), reply
 
 

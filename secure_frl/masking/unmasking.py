@@ -8,6 +8,11 @@ Source: secure_aggregation.md, section 4, "Sum", and section 5, R4.
 from __future__ import annotations
 
 import hmac
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +21,20 @@ from secure_frl.errors import DealerCheated, MalformedMessage, TooFewShares
 from secure_frl.masking.coordinator_memory import AskingShares
 from secure_frl.masking.graph import neighbours
 from secure_frl.masking.keys import KeyPair, pair_key, self_key
+from secure_frl.masking.prg import mask_adder
 from secure_frl.masking.secret_sharing import combine
 from secure_frl.masking.site_shares import seed_commitment
-from secure_frl.secure_sum import SiteId
+from secure_frl.secure_sum import SiteId, Words
+
+_Mask = tuple[bytes, int]  # key and sign
+_MakeMask = Callable[[], _Mask]
+_SHARED_BYTES = 1 << 18  # below this a thread waits for the interpreter's lock longer than it adds
 
 
 def unmask_(state: AskingShares) -> None:
     """Subtract M from the accumulator in place. Raises TooFewShares or DealerCheated; then there is no sum."""
     threshold = state.view.terms.constants.threshold
-    members, survivors = set(state.members), set(state.survivors)
-    cohort = state.view.context.cohort
+    survivors = set(state.survivors)
     seeds = {site: _rebuild(site, state.seed_shares[site], threshold) for site in state.survivors}
     lost = [site for site in state.members if site not in survivors]
     keys = {site: _rebuild(site, state.key_shares[site], threshold) for site in lost}
@@ -37,13 +46,53 @@ def unmask_(state: AskingShares) -> None:
     for site, pair in pairs.items():
         if pair.public != state.members[site].public_key:
             raise _cheated(site)
+    add_in_parallel_(state, lambda: left_over(state, seeds, pairs))
+
+
+def left_over(state: AskingShares, seeds: dict[SiteId, bytes], pairs: dict[SiteId, KeyPair]) -> Iterator[_MakeMask]:
+    """Yield, for each mask that did not cancel, what makes its key and says its sign."""
     for site, seed in seeds.items():
-        state.view.masks.add_(state.accumulator, self_key(seed, state.ctx2, site), -1)
+        yield partial(_self_mask, state.ctx2, site, seed)
     for site, pair in pairs.items():
-        for other in neighbours(site, cohort):
-            if other in survivors and other in members:
-                key = pair_key(pair, state.members[other].public_key, state.ctx2, site, other)
-                state.view.masks.add_(state.accumulator, key, -1 if other < site else +1)
+        for other in neighbours(site, state.view.context.cohort):
+            if other in seeds:
+                yield partial(_pair_mask, state.ctx2, site, pair, other, state.members[other].public_key)
+
+
+def _self_mask(ctx2: bytes, site: SiteId, seed: bytes) -> _Mask:
+    return self_key(seed, ctx2, site), -1
+
+
+def _pair_mask(ctx2: bytes, site: SiteId, pair: KeyPair, other: SiteId, public: bytes) -> _Mask:
+    """Return what takes off the mask that survivor `other` shares with the lost `site`."""
+    return pair_key(pair, public, ctx2, site, other), -1 if other < site else +1
+
+
+def add_in_parallel_(state: AskingShares, masks: Callable[[], Iterator[_MakeMask]]) -> None:
+    """Add masks to the accumulator in place, on every core: a thread has its own buffers and its own accumulator.
+
+    The cipher and the additions release the interpreter's lock, a key exchange does not; so a key is made by the
+    thread that needs it, while others add. Memory: one vector a core, whatever the number of masks.
+    """
+    accumulator, constants = state.accumulator, state.view.terms.constants
+    threads = _cores() if accumulator.nbytes >= _SHARED_BYTES else 1
+    if threads == 1:
+        state.view.masks.add_all_(accumulator, (make() for make in masks()))
+        return
+
+    def part(number: int) -> Words:
+        own = np.zeros_like(accumulator)
+        mask_adder(constants).add_all_(own, (make() for make in islice(masks(), number, None, threads)))
+        return own
+
+    with ThreadPoolExecutor(threads) as pool:
+        for own in pool.map(part, range(threads)):
+            np.add(accumulator, own, out=accumulator)
+
+
+def _cores() -> int:
+    """Return the cores this process may use; a container can have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _rebuild(site: SiteId, shares: dict[SiteId, NDArray[np.uint32]], threshold: int) -> bytes:

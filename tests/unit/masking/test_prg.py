@@ -80,6 +80,19 @@ def test_chunks_join_without_a_seam(monkeypatch, words):
     assert mask(NIST_KEY, words).tolist() == whole.tolist()
 
 
+def test_many_masks_at_once_are_the_same_as_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(prg, "_CHUNK_BYTES", 4096)
+    keys = [bytes([number]) * 32 for number in range(131)]  # more than are open at once, twice over
+    signed = [(key, 1 if number % 3 else -1) for number, key in enumerate(keys)]
+    together, apart = np.zeros(3001, np.uint32), np.zeros(3001, np.uint32)
+
+    PairwiseMasks(3001).add_all_(together, iter(signed))
+
+    for key, sign in signed:
+        apart += np.uint32(sign % 2**32) * mask(key, 3001)
+    assert together.tolist() == apart.tolist()
+
+
 def test_a_mask_added_and_subtracted_is_gone():
     start = np.arange(1001, dtype=np.uint32) * np.uint32(4_000_037)
     vector = start.copy()

@@ -88,7 +88,15 @@ def test_control_packed_elements_carry_into_their_neighbours():
 # --- masks of the wrong kind -----------------------------------------------------------------------------------------
 
 
-class OneWordMasks:
+class OneByOne:
+    """Adds many masks one at a time."""
+
+    def add_all_(self: Any, accumulator: np.ndarray, masks: Any) -> None:
+        for key, sign in masks:
+            self.add_(accumulator, key, sign)
+
+
+class OneWordMasks(OneByOne):
     """OpenFL's mistake: one random number for a whole vector."""
 
     def add_(self, accumulator: np.ndarray, key: bytes, sign: int) -> None:
@@ -96,7 +104,7 @@ class OneWordMasks:
         (np.add if sign > 0 else np.subtract)(accumulator, mask, out=accumulator)
 
 
-class NormalMasks:
+class NormalMasks(OneByOne):
     """APPFL's mistake: unit-normal masks (here of one unit of the grid) beside values of many units."""
 
     def add_(self, accumulator: np.ndarray, key: bytes, sign: int) -> None:
