@@ -1,0 +1,469 @@
+"""Seeded fault schedules over real protocol frames, with an oracle that knows what must come out.
+
+A schedule is a few rounds with faults at chosen stages. The oracle keeps its own books (who handled what, whose answer
+arrived whole) and never asks the machines. It demands:
+  - never a wrong sum: what comes out is the sum over the survivors of what each one really sent;
+  - every abort and every refusal has a name of the package; SiteFailed is our own bug;
+  - where no insider lied, an attempt completes exactly when enough sites answered each stage;
+  - no site gives both kinds of share for one peer or a share of its own key, confirms or unmasks twice in a round;
+    sites that unmask have confirmed one set; no key of a site seals two messages; register rows only grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from random import Random
+from typing import Any
+
+import numpy as np
+from fault_bending import (
+    ANSWER_TO,
+    CELLS,
+    Bent,
+    Fault,
+    bent_by_carrier,
+    bent_plaintext,
+    library,
+)
+from fault_insider import Opened, opened
+from fault_lies import coordinator_lie, peer_lie
+from fault_tally import Tally, Violation
+from fault_world import NOW, STAGES, SealWatch, World, charter_of, next_model, remembered_signatures
+
+from secure_frl import errors
+from secure_frl.encoding.lanes import attach
+from secure_frl.errors import (
+    BudgetExhausted,
+    DataRefused,
+    PeerError,
+    RoundAborted,
+    SecureFrlError,
+    UnexpectedState,
+)
+from secure_frl.masking.contexts import model_tag
+from secure_frl.masking.refusals import CODES
+from secure_frl.masking.site_memory import SetConfirmed
+from secure_frl.wire.envelope import read_header, unseal_frame
+from secure_frl.wire.messages import MessageType, ReturnedShares, decode_body
+
+T = MessageType
+_SHAPES = (  # (n, index into thresholds(n), w, length): few, for each is set up once a process
+    *((3, 0, bits, length) for bits, length in ((16, 2), (24, 1), (32, 5))),
+    *((4, index, bits, length) for index, bits, length in ((0, 24, 2), (0, 16, 4), (1, 32, 1), (0, 24, 3), (0, 32, 2))),
+    *((5, index, bits, length) for index, bits, length in ((0, 24, 2), (1, 32, 3), (3, 16, 1), (0, 16, 4))),
+    (6, 0, 24, 3),
+    (7, 4, 32, 2),
+    (10, 2, 24, 1),
+)
+_SHAPE_WEIGHTS = (2, 2, 2, *(5,) * 5, *(4,) * 4, 1.5, 0.8, 0.4)
+_CELL_WEIGHTS = [
+    {"R5": 2.0, "R5_REPLY": 2.2, "R3C": 1.5, "R4": 1.5, "R3A": 1.2, "R3B": 1.3}.get(c[1], 1.0) for c in CELLS
+]
+_AT_BOUNDARIES = frozenset({"restart", "failing", "exhausted", "expired"})
+_FAULT_COUNTS = (0, 1, 1, 1, 2, 2, 2, 3, 4, 6)
+
+
+class Schedule:
+    """One schedule from its seed to its end."""
+
+    def __init__(self, seed: int, tally: Tally, watch: SealWatch) -> None:
+        self.seed, self.tally, self.watch = seed, tally, watch
+        r = self.r = Random(seed)
+        shape = r.choices(_SHAPES, _SHAPE_WEIGHTS)[0]
+        n = shape[0]
+        self.charter, self.library = charter_of(*shape), library(*shape)
+        self.world, self.n = World(self.charter, seed), n
+        c = self.charter.constants.max_colluders
+        self.corrupt = r.sample(range(n), r.randint(1, c))
+        self.rounds = r.choice((1, 1, 1, 1, 2, 3))
+        self.plan: dict[tuple[int, str], list[Fault]] = {}
+        self.turnovers: set[int] = set()
+        for _ in range(r.choice(_FAULT_COUNTS)):
+            self._add(*r.choices(CELLS, _CELL_WEIGHTS)[0])
+        watch.sealed.clear()
+        self.has_insider = False
+        self.in_epoch = set(range(n))  # sites whose process has joined the epoch in force
+        self.past: dict[tuple[str, int], list[bytes]] = {}
+        for place, frame in enumerate(self.world.frames):
+            self.past.setdefault(("up" if place % 2 else "down", place // 2 % n), []).append(frame)
+        self.late: list[tuple[str, str, int, bytes]] = []
+        self.model, self.holders = self.world.hosts[0].model, set(range(n))
+        self.kinds: dict[tuple[int, int, int], str] = {}  # (round, holder, owner) -> kind of share given
+        self.answers: dict[tuple[int, int, str], bytes] = {}  # (round, site, R3b or R4) -> the one answer
+        self.unmasked: dict[int, tuple[bytes, tuple[int, ...]]] = {}
+        self.epoch_number, self.expiry_s = 1, NOW + 3600
+        self.failing: set[int] = set()  # sites whose host fails in this round
+
+    def _add(self, kind: str, stage: str, role: str) -> None:
+        number = self.r.randint(1, self.rounds)
+        site = self.r.choice(self.corrupt) if role == "peer" else self.r.randrange(self.n)
+        self.plan.setdefault((number, stage), []).append(Fault(kind, stage, role, site))
+        if stage.startswith("E"):
+            self.turnovers.add(number)
+
+    # --- one schedule
+
+    def run(self) -> None:
+        done = 0
+        for number in range(1, self.rounds + 1):
+            self.tally.rounds += 1
+            done += self.round(number)
+        self.tally.schedules += 1
+        self.tally.complete += done == self.rounds
+        self.check_registers()
+        if self.watch.reused:
+            raise Violation(f"{self.watch.reused} keys sealed two messages")
+
+    def round(self, number: int) -> bool:
+        """One round in one to three attempts. True when it gave its sum and published it."""
+        world = self.world
+        missing = set(range(self.n)) - self.in_epoch
+        for site in self.failing:
+            world.hosts[site].failure = None
+        self.failing.clear()
+        is_due = (
+            world.epoch is None
+            or world.now > self.expiry_s
+            or number in self.turnovers
+            or (missing and self.r.random() < 0.7)
+        )
+        if is_due and not self.open_epoch(number):
+            return False
+        for attempt in range(3):
+            epoch = world.epoch
+            if epoch is None or len(epoch.members) < self.charter.constants.min_survivors:
+                return False
+            cohort = epoch.members
+            if len(cohort) > self.charter.constants.min_survivors and self.r.random() < 0.1:
+                cohort = tuple(site for site in cohort if site != self.r.choice(cohort))
+                if len(cohort) < self.charter.constants.min_survivors:
+                    cohort = epoch.members
+            lacking = {site: self.model for site in cohort if site not in self.holders}
+            machine = world.attempt(number, attempt, cohort, self.model, lacking)
+            if self.attempt(machine, number, attempt, cohort):
+                return True
+            if world.epoch is None or world.epoch.survivors_named_in >= number or self.r.random() < 0.4:
+                return False
+        return False
+
+    def open_epoch(self, number: int) -> bool:
+        self.epoch_number += 1
+        self.expiry_s = self.world.now + 3600
+        machine = self.world.opening(self.epoch_number, number)
+        answered = set(range(self.n))
+        for stage in ("E0", "E1"):
+            if self.crash(number, stage, machine):
+                return False
+            if stage == "E0":
+                self.in_epoch = set(range(self.n))  # a restart before E0 forgets nothing of the new epoch
+            if self.world.now > self.expiry_s:
+                answered = set()
+            answered = self.stage(machine, number, stage, answered & self.in_epoch)
+            foretold = len(answered) >= self.charter.constants.min_survivors
+            abort = self.close(machine)
+            self.foretell(foretold, abort)
+            if abort:
+                self.world.epoch = None
+                return False
+        self.world.epoch = machine.outcome()
+        if not self.has_insider and set(self.world.epoch.members) != answered:
+            raise Violation(f"epoch of {self.world.epoch.members}, not of {answered}")
+        self.in_epoch = set(self.world.epoch.members)
+        return True
+
+    def attempt(self, machine: Any, number: int, attempt: int, cohort: Iterable[int]) -> bool:
+        constants = self.charter.constants
+        self.sent: dict[int, np.ndarray] = {}  # what each site's accepted input differs by from its own
+        counted = handled = set(cohort)
+        for stage in ("R0", "R1P", "R3A", "R3C"):
+            if self.crash(number, stage, machine):
+                return False
+            if stage == "R0":
+                counted -= self.failing if self.world.now < self.expiry_s else counted
+            counted = self.stage(machine, number, stage, counted & self.in_epoch)
+            least = constants.min_survivors if stage in ("R0", "R1P") else constants.threshold
+            abort = self.close(machine)
+            self.foretell(len(counted) >= least, abort)
+            if stage == "R1P":
+                handled = counted
+            if abort:
+                return False
+        self.check_sum(machine, handled)
+        following = next_model(self.model, machine.outcome())
+        machine.publish(model_tag(following))
+        if self.crash(number, "R5", machine):
+            self.holders = set()
+            return False
+        self.stage(machine, number, "R5", set(cohort))
+        self.close(machine)
+        self.model, self.holders = following, set(machine.followers)
+        return True
+
+    # --- one stage
+
+    def stage(self, machine: Any, number: int, stage: str, able: set[int]) -> set[int]:
+        """Deliver one stage with its faults. Returns the sites of `able` whose answer must have been counted."""
+        down, up = self.plan.pop((number, stage), []), self.plan.pop((number, ANSWER_TO[stage]), [])
+        whole_down: set[int] = set()
+        whole_up: set[int] = set()
+        late, self.late = self.late, []
+        after = [entry for entry in late if self.r.random() < 0.5]
+        self.deliver_late(machine, [entry for entry in late if entry not in after])
+        requests = list(machine.requests())
+        if self.shuffled(down):
+            self.r.shuffle(requests)
+        replies: list[tuple[int, bytes, bool]] = []
+        for site, request in requests:
+            bent = self.bend(machine, "down", site, request, down)
+            for frame in bent.now:
+                reply = self.handle(site, frame, number)
+                replies.append((site, reply, frame == request))
+            if bent.is_intact:
+                whole_down.add(site)
+        if self.shuffled(up):
+            self.r.shuffle(replies)
+        met: set[int] = set()
+        for site, reply, is_answer in replies:
+            if is_answer and site in met and site not in whole_up:
+                continue  # the second copy shares the fate of the first
+            bent = self.bend(machine, "up", site, reply, up if is_answer else [])
+            for frame in bent.now:
+                self.receive(machine, site, frame)
+            if is_answer:
+                met.add(site)
+                if bent.is_intact:
+                    whole_up.add(site)
+        self.deliver_late(machine, after)
+        return able & whole_down & whole_up
+
+    def shuffled(self, faults: list[Fault]) -> bool:
+        found = [fault for fault in faults if fault.kind == "reorder" and fault.role == "carrier"]
+        self.tally.cells.update(fault.cell for fault in found)
+        return bool(found)
+
+    def deliver_late(self, machine: Any, entries: list[tuple[str, str, int, bytes]]) -> None:
+        for when, direction, site, frame in entries:
+            if when == "attempt" and type(machine._state).__name__ != "AskingKeys":
+                self.late.append((when, direction, site, frame))
+            elif direction == "up":
+                self.receive(machine, site, frame)
+            else:
+                self.receive(machine, site, self.handle(site, frame, 0))
+
+    def bend(self, machine: Any, direction: str, site: int, frame: bytes, faults: list[Fault]) -> Bent:
+        """What becomes of one frame; the planned fault is used up when it has happened."""
+        own = self.past.setdefault((direction, site), [])
+        bent = Bent((frame,), (), True)
+        fault = next((f for f in faults if f.site == site and (f.role, f.kind) != ("carrier", "reorder")), None)
+        if fault is not None and not (direction == "up" and frame[4] in (T.REFUSAL, T.BAD_SHARE)):
+            found = self.bent(machine, direction, fault, site, frame, own)
+            if found is not None:
+                bent = found
+                faults.remove(fault)
+                self.tally.cells[fault.cell] += 1
+        when = self.r.choice(("stage", "attempt"))
+        self.late += [(when, direction, site, old) for old in bent.later]
+        own.append(frame)
+        return bent
+
+    def bent(
+        self, machine: Any, direction: str, fault: Fault, site: int, frame: bytes, own: list[bytes]
+    ) -> Bent | None:
+        r = self.r
+        if fault.role == "carrier":
+            back = self.past.get(("up" if direction == "down" else "down", site), [frame])
+            foreign = self.library.foreign.get(T(frame[4]).name, back[-1])
+            return bent_by_carrier(fault.kind, frame, own or [foreign], back, foreign, r)
+        if fault.kind == "delay":
+            self.has_insider = True
+            return Bent((), (frame,))
+        letter = opened(self.world, machine, site, frame)
+        if fault.kind == "lie":
+            plain = letter.plain
+            if direction == "down":
+                plain = coordinator_lie(self.world, machine, site, letter, r)
+            else:
+                letter, plain = peer_lie(self.world, machine, site, letter, r)
+        else:
+            donors = self.library.plaintexts[letter.kind.name]
+            back_kind = ANSWER_TO[letter.kind.name] if direction == "down" else _ASKED_BY[letter.kind.name]
+            plain = bent_plaintext(fault.kind, letter, donors, self.library.plaintexts[back_kind][0], r)
+        bent = letter.sealed(plain)
+        if bent == frame:
+            return None
+        self.has_insider = True
+        if letter.kind is T.R2 and len(plain) == len(letter.plain):
+            self.note_difference(site, letter, plain)
+        return Bent((bent,))
+
+    def note_difference(self, site: int, letter: Opened, plain: bytes) -> None:
+        new, old = np.frombuffer(plain, "<u4").astype(np.int64), np.frombuffer(letter.plain, "<u4").astype(np.int64)
+        self.sent[site] = new - old
+
+    def crash(self, number: int, stage: str, machine: Any) -> bool:
+        """Restarts, failing hosts and time at this boundary. True when the coordinator forgot: the attempt is over."""
+        is_over = False
+        for fault in [f for f in self.plan.get((number, stage), []) if f.kind in _AT_BOUNDARIES]:
+            self.plan[number, stage].remove(fault)
+            self.tally.cells[fault.cell] += 1
+            if fault.role == "clock":
+                self.world.now = self.expiry_s + 1
+            elif fault.role == "host":
+                broken = DataRefused("patient") if fault.kind == "failing" else BudgetExhausted("no budget")
+                self.world.hosts[fault.site].failure = broken
+                self.failing.add(fault.site)
+            elif fault.role == "site":
+                self.world.restart(fault.site)
+                self.in_epoch.discard(fault.site)
+            else:
+                self.world.epoch, is_over = None, True
+        if is_over:
+            self.tally.aborts["coordinator restarted"] += 1
+        return is_over
+
+    # --- deliveries, each with its checks
+
+    def handle(self, site: int, frame: bytes, number: int) -> bytes:
+        protocol, log = self.world.sites[site], self.world.logs[site]
+        before, lines = protocol._state, len(log)
+        self.watch.is_on = True
+        reply = protocol.handle(frame)
+        self.watch.is_on = False
+        kind = reply[4]
+        if kind == T.REFUSAL:
+            name = log[-1][0]
+            is_ours = name in CODES or (name == "DataRefused" and site in self.failing)
+            if len(log) == lines or not is_ours or not hasattr(errors, name):
+                raise Violation(f"site {site} failed in {type(before).__name__}: {log[-1:]}")
+            self.tally.refusals[name] += 1
+        elif kind in (T.R3B, T.R4):
+            self.check_answer(site, before, reply, T(kind))
+        return reply
+
+    def check_answer(self, site: int, before: Any, reply: bytes, kind: MessageType) -> None:
+        number = read_header(reply).round
+        if self.answers.setdefault((number, site, kind.name), reply) != reply:
+            raise Violation(f"site {site} gave two {kind.name} in round {number}")
+        if kind is T.R3B or not isinstance(before, SetConfirmed):  # a repeated answer comes out of memory
+            return
+        context = before.attempt.context
+        if self.unmasked.setdefault(context.round, (before.ctx2, before.survivors)) != (before.ctx2, before.survivors):
+            raise Violation(f"sites unmasked two sets in round {context.round}")
+        shares = decode_body(ReturnedShares, unseal_frame(reply, before.attempt.link(T.R4, before.ctx2)))
+        for name, given in (("seed", shares.of_seeds), ("key", shares.of_keys)):
+            for share in given:
+                if name == "key" and share.site == site:
+                    raise Violation(f"site {site} gave a share of its own key")
+                if self.kinds.setdefault((context.round, site, share.site), name) != name:
+                    raise Violation(f"site {site} gave both shares of site {share.site}")
+
+    def receive(self, machine: Any, site: int, frame: bytes) -> None:
+        try:
+            machine.receive(site, frame)
+        except PeerError as error:
+            self.tally.excluded[type(error).__name__] += 1
+
+    def probe(self, machine: Any) -> None:
+        """Ask at the wrong time: there is no sum before its end, and no second publication."""
+        asks = [machine.outcome]
+        if hasattr(machine, "publish"):
+            asks += [lambda: machine.publish(bytes(32)), lambda: machine.transcript_hash]
+        for ask in asks:
+            try:
+                ask()
+            except UnexpectedState:
+                continue
+            raise Violation("an answer before there is a sum")
+
+    def close(self, machine: Any) -> str:
+        if self.r.random() < 0.1 and type(machine._state).__name__ != "Publishing":
+            self.probe(machine)
+        try:
+            machine.close_stage()
+        except RoundAborted as error:
+            name = type(error).__name__
+            if not hasattr(errors, name) or type(error) is RoundAborted:
+                raise Violation(f"an abort without a cause: {error!r}") from error
+            self.tally.aborts[name] += 1
+            return name
+        return ""
+
+    # --- the oracle
+
+    def foretell(self, must_complete: bool, abort: str) -> None:
+        if self.has_insider:
+            return
+        self.tally.foretold += 1
+        if must_complete == bool(abort):
+            raise Violation(
+                f"a stage that {'must go on' if must_complete else 'must end'}, but {abort or 'it went on'}"
+            )
+
+    def check_sum(self, machine: Any, sent: set[int]) -> None:
+        constants, survivors = self.charter.constants, machine.survivors
+        if not self.has_insider and set(survivors) != sent:
+            raise Violation(f"a sum over {survivors}, not {sent}")
+        total = np.zeros(constants.length + 4, np.int64)
+        for site in survivors:
+            total += attach(self.world.hosts[site].values.astype(np.int64), constants.weight)
+            total += self.sent.get(site, 0)
+        half, size = 1 << (constants.modulus_bits - 1), 1 << constants.modulus_bits
+        expected = (total + half) % size - half
+        if expected[[0, 1, -2, -1]].tolist() != [len(survivors), 0, len(survivors), 0]:
+            raise Violation("a sum whose lanes cannot hold")
+        if machine.outcome().integers.tolist() != expected[2:-2].tolist():
+            raise Violation("a wrong sum")
+        self.tally.sums += 1
+
+    def check_registers(self) -> None:
+        for register in self.world.registers:
+            rows = [(number, attempt, STAGES.index(stage)) for number, attempt, stage in register.rows]
+            if rows != sorted(set(rows)):
+                raise Violation("a register that does not grow")
+
+
+_ASKED_BY = {up: down for down, up in ANSWER_TO.items()}
+
+
+def run_schedules(first: int, count: int) -> Tally:
+    """Run the schedules with seeds first, first + 1, …; a violation is noted with its seed."""
+    tally, watch = Tally(), SealWatch()
+    with remembered_signatures(), watch.watching():
+        for seed in range(first, first + count):
+            watch.reused = 0
+            try:
+                Schedule(seed, tally, watch).run()
+            except Violation as error:
+                tally.violations.append(f"seed {seed}: {error}")
+            except SecureFrlError as error:  # an error of ours where none belongs
+                tally.violations.append(f"seed {seed}: {type(error).__name__}: {error}")
+    return tally
+
+
+def show(seed: int) -> None:
+    """Print one schedule: its faults, what the coordinator refused, and each site's log."""
+    tally, watch = Tally(), SealWatch()
+    with remembered_signatures(), watch.watching():
+        schedule = Schedule(seed, tally, watch)
+        print(schedule.charter.constants)
+        print({key: [(fault.kind, fault.role, fault.site) for fault in found] for key, found in schedule.plan.items()})
+        try:
+            schedule.run()
+        finally:
+            print(tally.report())
+            print(*enumerate(schedule.world.logs), sep="\n")
+
+
+def run_campaign(first: int, count: int, jobs: int) -> Tally:
+    """The same over processes, in pieces."""
+    piece = max(1, min(2_000, count // jobs))
+    starts = range(first, first + count, piece)
+    total = Tally()
+    with ProcessPoolExecutor(jobs) as pool:
+        for tally in pool.map(run_schedules, starts, [min(piece, first + count - start) for start in starts]):
+            total.add(tally)
+    return total
+
+
+__all__ = ["Tally", "run_campaign", "run_schedules", "show"]

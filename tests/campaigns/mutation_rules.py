@@ -1,0 +1,279 @@
+"""Which changed messages of an insider a receiver may accept: the table of section 5, written once more.
+
+`is_acceptable` looks at the plaintext that was sealed and at the truth that the test knows (the other parties' own
+memories). It shares no check with the package: only its decoder's types, strict msgspec structs, are used to read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from fault_insider import LOW_ORDER, Opened
+from fault_world import next_model
+
+from secure_frl.masking.contexts import config_hash, model_tag, survivors_hash, transcript_hash
+from secure_frl.masking.keys import confirm_key
+from secure_frl.wire.messages import REGISTRY, MessageType
+from secure_frl.wire.signatures import signed_bytes
+
+T = MessageType
+_P = 2**255 - 19
+
+
+def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> bool:
+    """Whether the receiver of this message may take it."""
+    if letter.header.type != letter.kind or letter.header.session != world.charter.terms.session:
+        return False
+    if letter.kind is T.R1 and len(plain) != len(letter.plain):
+        return False  # exactly one length
+    rule = _RULES[letter.kind]
+    body_type = REGISTRY[letter.kind].body
+    if body_type is None:
+        return rule(world, machine, site, letter, plain)
+    try:
+        body = msgspec.msgpack.decode(plain, type=body_type)
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
+        return False
+    spec = REGISTRY[letter.kind]
+    limit = spec.size_limit(world.charter.constants.sites, world.charter.constants.length)
+    if len(plain) > limit or (spec.exact and len(plain) != limit):
+        return False
+    return rule(world, machine, site, letter, body) and _addressed(world, machine, site, letter)
+
+
+def _addressed(world: Any, machine: Any, site: int, letter: Opened) -> bool:
+    """Whether the header names these parties and this attempt, with the fresh bytes of who must have made them."""
+    head, coordinator = letter.header, 2**64 - 1
+    to_site = REGISTRY[letter.kind].to_site
+    if (head.sender, head.receiver) != ((coordinator, site) if to_site else (site, coordinator)):
+        return False
+    if letter.kind in (T.E0, T.E1):
+        return True  # the epoch's number is a matter of the rule
+    if letter.kind in (T.E0_REPLY, T.E1_REPLY):
+        return (head.epoch, head.round, head.attempt) == (machine._epoch, 0, 0)
+    context = machine._view.context
+    if letter.kind is T.R0:
+        return True
+    if (head.epoch, head.round, head.attempt) != (context.epoch, context.round, context.attempt):
+        return False
+    if letter.kind is T.R1:
+        return head.fresh == world.sites[site]._state.attempt.fresh_site
+    return head.fresh == (machine._view.fresh if letter.kind is T.R5 else machine._view.fresh_of[site])
+
+
+def _point(key: bytes) -> int:
+    return (int.from_bytes(key, "little") & (2**255 - 1)) % _P
+
+
+def _is_low(key: bytes) -> bool:
+    # the five u-coordinates of order 1, 2, 4 and 8 (RFC 7748, section 6.1, and its errata discussion)
+    eight = (
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    )
+    return _point(key) in (0, 1, _P - 1, *eight)
+
+
+def _is_signed(key: bytes, signature: bytes, purpose: str, *fields: Any) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, signed_bytes(purpose, *fields))
+    except InvalidSignature:
+        return False
+    return True
+
+
+# --- to a site -------------------------------------------------------------------------------------------------------
+
+
+def _e0(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    register = world.registers[site]
+    closed = register.rows[-1][0] if register.rows else 0
+    in_time = world.now < body.expiry_s <= world.now + 86_400
+    return body.epoch == letter.header.epoch > register.epoch and body.first_round > closed and in_time
+
+
+def _e1(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    terms, ids = world.charter.terms, [entry.site for entry in body.entries]
+    own = [entry for entry in machine._state.entries if entry.site == site]
+    keys = [_point(entry.public_key) for entry in body.entries] + [_point(machine._keys.public)]
+    fixed = (terms.roster_hash, machine._expiry_s)
+    return (
+        letter.header.epoch == machine._epoch
+        and ids == sorted(set(ids))
+        and len(ids) >= world.charter.constants.min_survivors
+        and all(site < len(terms.site_public_keys) for site in ids)
+        and all(
+            _is_signed(
+                terms.site_public_keys[entry.site],
+                entry.signature,
+                "epoch",
+                *(terms.session, machine._epoch, entry.site, entry.public_key, b"", *fixed),
+            )
+            for entry in body.entries
+        )
+        and len(set(keys)) == len(keys)
+        and all(entry in body.entries for entry in own)
+    )
+
+
+def _r0(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    head, constants, epoch = letter.header, world.charter.constants, world.epoch
+    cohort = list(body.cohort)
+    has_model = machine._view.models.get(site) is not None
+    if has_model and head != machine._view.address(site, machine._view.fresh).header(T.R0, head.body_bytes):
+        return False  # the model was sealed under another header
+    return (
+        head.epoch == epoch.epoch
+        and epoch.first_round <= head.round < epoch.first_round + 64
+        and head.attempt < 2**64
+        and head.fresh == body.fresh
+        and cohort == sorted(set(cohort))
+        and set(cohort) <= set(epoch.members)
+        and site in cohort
+        and len(cohort) >= constants.min_survivors
+        and body.config_hash == config_hash(constants)
+        and body.model_tag == model_tag(world.hosts[site].model)
+        and body.sealed_digest == machine_sealed_digest(letter)
+        and (not has_model or len(letter.plain) == head.body_bytes)
+    )
+
+
+def machine_sealed_digest(letter: Opened) -> bytes:
+    return msgspec.msgpack.decode(letter.plain, type=REGISTRY[T.R0].body).sealed_digest
+
+
+def _r1p(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    truth = msgspec.msgpack.decode(letter.plain, type=REGISTRY[T.R1P].body)
+    ids = [member.site for member in body.members]
+    items = [item for item in truth.dealt if item.site in ids]
+    constants = world.charter.constants
+    return (
+        ids == sorted(set(ids))
+        and site in ids
+        and all(member in truth.members for member in body.members)
+        and list(body.dealt) == items
+        and len(ids) >= max(constants.min_survivors, constants.threshold)
+    )
+
+
+def _r3a(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    state, survivors = machine._state, list(body.survivors)
+    context = state.view.context
+    fields = (context.session, context.round, context.attempt, state.ctx2, survivors)
+    return (
+        _is_signed(world.charter.terms.coordinator_public_key, body.signature, "R3a", *fields)
+        and survivors == sorted(set(survivors))
+        and set(survivors) <= set(state.members)
+        and site in survivors
+        and len(survivors) >= world.charter.constants.min_survivors
+    )
+
+
+def _r3c(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    state, survivors = machine._state, machine._state.survivors
+    truth, senders = survivors_hash(state.ctx2, survivors), {site}
+    for item in body.items:
+        if item.receiver != site or item.sender not in survivors or item.sender == site:
+            continue
+        key = confirm_key(
+            world.sites[site]._state.attempt.view.channels.key(item.sender), state.ctx2, item.sender, site
+        )
+        if hmac.digest(key, item.survivors_hash, "sha256") != item.mac:
+            continue
+        if item.survivors_hash != truth:
+            return False  # the coordinator has named two sets
+        senders.add(item.sender)
+    return len(senders) >= world.charter.constants.threshold
+
+
+def _r5(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    summed, constants = machine._state.summed, world.charter.constants
+    ctx2 = world.sites[site]._state.ctx2 if hasattr(world.sites[site]._state, "ctx2") else None
+    digest = hashlib.sha256(body.total).digest()
+    signed = (summed.view.ctx1, list(body.survivors), digest, body.next_tag, body.transcript_hash)
+    if not _is_signed(world.charter.terms.coordinator_public_key, body.signature, "R5", *signed):
+        return False
+    if ctx2 is not None:
+        true_set = survivors_hash(ctx2, body.survivors)
+        if body.transcript_hash != transcript_hash(ctx2, true_set, digest) or body.survivors != summed.survivors:
+            return False
+    follows = model_tag(next_model(world.hosts[site].model, summed.total)) == body.next_tag
+    return body.total == summed.total_bytes and follows and len(body.survivors) >= constants.min_survivors
+
+
+# --- to the coordinator ----------------------------------------------------------------------------------------------
+
+
+def _e0_reply(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    terms = world.charter.terms
+    fields = (terms.session, machine._epoch, site, body.public_key, b"", terms.roster_hash, machine._expiry_s)
+    taken = [machine._keys.public, *(entry.public_key for entry in machine._state.entries.values())]
+    is_new = _point(body.public_key) not in [_point(key) for key in taken]
+    return (
+        _is_signed(terms.site_public_keys[site], body.signature, "epoch", *fields)
+        and is_new
+        and not _is_low(body.public_key)
+    )
+
+
+def _e1_reply(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    terms = world.charter.terms
+    fields = (terms.session, machine._epoch, machine._state.epoch_hash)
+    return _is_signed(terms.site_public_keys[site], body.signature, "epoch-ack", *fields)
+
+
+def _r1(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    view = machine._view
+    others = [other for other in view.context.cohort if other != site]
+    taken = [*(keys.public_key for keys in machine._state.members.values()), *view.epoch.public_keys]
+    is_new = _point(body.public_key) not in [_point(key) for key in taken]
+    return [item.site for item in body.dealt] == others and is_new and not _is_low(body.public_key)
+
+
+def _r2(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> bool:
+    constants = world.charter.constants
+    words = [int.from_bytes(plain[i : i + 4], "little") for i in range(0, len(plain), 4)]
+    fits = all(word < 1 << constants.modulus_bits for word in words)
+    return len(plain) == 4 * (constants.length + 4) and fits and _addressed(world, machine, site, letter)
+
+
+def _r3b(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    others = [other for other in machine._state.survivors if other != site]
+    return [(item.sender, item.receiver) for item in body.items] == [(site, other) for other in others]
+
+
+def _r4(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    return body == msgspec.msgpack.decode(letter.plain, type=REGISTRY[T.R4].body)
+
+
+def _r5_reply(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    return True
+
+
+def _never(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    return False  # a complaint is always noted under the name BadShare, never as an answer
+
+
+_RULES = {
+    T.E0: _e0,
+    T.E1: _e1,
+    T.R0: _r0,
+    T.R1P: _r1p,
+    T.R3A: _r3a,
+    T.R3C: _r3c,
+    T.R5: _r5,
+    T.E0_REPLY: _e0_reply,
+    T.E1_REPLY: _e1_reply,
+    T.R1: _r1,
+    T.R2: _r2,
+    T.R3B: _r3b,
+    T.R4: _r4,
+    T.R5_REPLY: _r5_reply,
+    T.BAD_SHARE: _never,
+}
+__all__ = ["LOW_ORDER", "is_acceptable"]
