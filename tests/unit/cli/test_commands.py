@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,21 @@ def test_a_run_without_masks_says_unsafe_beside_its_epsilon(secure_frl: Callable
     assert run.exit_code == 0
     assert "UNSAFE: protection.method = unsafe-plain" in run.stderr
     assert any("unsafe-plain" in sentence for sentence in _json(checked)["not_proved"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("set_before", "expected"), [(None, "1"), ("2", "2")])
+def test_a_run_keeps_to_one_thread_unless_told_otherwise(
+    set_before: str | None,
+    expected: str,
+    secure_frl: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", set_before or "")
+    if set_before is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+
+    secure_frl("resume", tmp_path)  # no run is there: it ends before it trains
+
+    assert os.environ["OMP_NUM_THREADS"] == expected
