@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.masking.coordinator_epoch import CoordinatorEpoch
+from secure_frl.masking.graph import Graph
 from secure_frl.masking.keys import link_key
 from secure_frl.masking.prg import MaskAdder
 from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Sum, SumTerms, Words
@@ -30,6 +31,7 @@ class AttemptView:
     terms: SumTerms
     epoch: CoordinatorEpoch
     context: RoundContext
+    graph: Graph
     ctx1: bytes
     fresh: bytes
     masks: MaskAdder
@@ -47,9 +49,13 @@ class AttemptView:
 
     def seal(self, site: SiteId, message_type: MessageType, salt: bytes, body: Body) -> bytes:
         """Return a sealed request under the site's fresh bytes."""
+        return self.seal_encoded(site, message_type, salt, encode_body(body))
+
+    def seal_encoded(self, site: SiteId, message_type: MessageType, salt: bytes, body: bytes) -> bytes:
+        """Return a sealed request whose body is encoded already, for bodies that many sites get."""
         fresh = self.fresh_of[site]
         key = self.link(site, message_type, salt, fresh)
-        return seal_frame(self.address(site, fresh), message_type, encode_body(body), key)
+        return seal_frame(self.address(site, fresh), message_type, body, key)
 
     def unseal(self, site: SiteId, header: Header, salt: bytes, frame: bytes) -> bytes:
         """Return the plaintext body of a sealed reply. Raises MalformedMessage or BadSignature."""
@@ -63,6 +69,7 @@ class AskingKeys:
 
     view: AttemptView
     members: dict[SiteId, RoundKeys]
+    points: set[int] = field(default_factory=set)  # of every public key that a mask key must differ from
 
 
 @dataclass(slots=True, eq=False)

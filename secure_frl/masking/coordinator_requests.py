@@ -17,18 +17,19 @@ from secure_frl.masking.coordinator_memory import (
     CoordinatorState,
     Publishing,
 )
-from secure_frl.masking.coordinator_stages import member_list
+from secure_frl.masking.coordinator_stages import dealt_to, member_list
 from secure_frl.secure_sum import Addressed, SiteId
 from secure_frl.wire.envelope import seal, seal_frame, sign_frame
 from secure_frl.wire.messages import (
     Announcement,
     Confirmations,
     DealtShares,
-    Inbox,
     MessageType,
     PublishedSum,
     Survivors,
     encode_body,
+    encode_fields,
+    encode_list,
 )
 from secure_frl.wire.signatures import signed_bytes
 
@@ -39,14 +40,14 @@ def requests_of(state: CoordinatorState, sites: Iterable[SiteId]) -> Iterator[Ad
         for site in sites:
             yield site, announcement(state, site)
     elif isinstance(state, AskingInputs):
-        listed = member_list(state.members)
+        listed = encode_list(member_list(state.members))
         for site in sites:
-            body = Inbox(listed, inbox(state, site))
-            yield site, state.view.seal(site, MessageType.R1P, state.view.ctx1, body)
+            body = encode_fields(listed, encode_list(inbox(state, site)))  # an Inbox, its long list encoded once
+            yield site, state.view.seal_encoded(site, MessageType.R1P, state.view.ctx1, body)
     elif isinstance(state, AskingConfirmations):
-        named = Survivors(state.survivors, sign_survivors(state))
+        named = encode_body(Survivors(state.survivors, sign_survivors(state)))
         for site in sites:
-            yield site, state.view.seal(site, MessageType.R3A, state.ctx2, named)
+            yield site, state.view.seal_encoded(site, MessageType.R3A, state.ctx2, named)
     elif isinstance(state, AskingShares):
         for site in sites:
             mail = Confirmations(tuple(sorted(state.mail[site], key=lambda item: item.sender)))
@@ -76,9 +77,9 @@ def inbox(state: AskingInputs, site: SiteId) -> tuple[DealtShares, ...]:
     """Return what the other members dealt to one site, under the dealers' names."""
     return tuple(
         DealtShares(dealer, item.commitment_s, item.commitment_b, item.sealed)
-        for dealer, keys in state.members.items()
-        for item in keys.dealt
-        if item.site == site
+        for dealer in state.view.graph.neighbours(site)
+        if dealer in state.members
+        for item in (dealt_to(state.members[dealer], site),)
     )
 
 

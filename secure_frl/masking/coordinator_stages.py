@@ -8,6 +8,8 @@ Source: secure_aggregation.md, section 5.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
+from operator import attrgetter
 
 import numpy as np
 
@@ -30,8 +32,7 @@ from secure_frl.masking.coordinator_memory import (
     Publishing,
     Summed,
 )
-from secure_frl.masking.graph import members_fault, neighbours, survivors_fault
-from secure_frl.masking.keys import KeyPair, check_distinct
+from secure_frl.masking.keys import KeyPair, check_distinct, points
 from secure_frl.masking.secret_sharing import decode_share
 from secure_frl.masking.site_shares import key_share_commitment, seed_share_commitment
 from secure_frl.masking.unmasking import unmask_
@@ -42,6 +43,7 @@ from secure_frl.wire.messages import (
     Complaint,
     Confirmation,
     Confirmations,
+    DealtShares,
     Member,
     MessageType,
     Nothing,
@@ -62,12 +64,12 @@ def take_keys(state: AskingKeys, site: SiteId, header: Header, frame: bytes) -> 
     view = state.view
     plain = view.unseal(site, header, view.ctx1, frame)
     body = decode_body(RoundKeys, plain)
-    expected = neighbours(site, view.context.cohort)
+    expected = view.graph.neighbours(site)
     if tuple(item.site for item in body.dealt) != expected or len(encode_body(body)) != len(plain):
         raise MalformedMessage(f"expected one share pair for each neighbour of site {site}, got others. Leave it out.")
-    taken = [other.public_key for other in state.members.values()]
-    check_distinct([body.public_key, *taken, *view.epoch.public_keys])
+    check_distinct([body.public_key], state.points)
     _PROBE.exchange(body.public_key)
+    state.points |= points([body.public_key])
     state.members[site] = body
     view.fresh_of[site] = header.fresh
 
@@ -77,7 +79,7 @@ def close_keys(state: AskingKeys) -> AskingInputs:
     view = state.view
     constants = view.terms.constants
     members = {site: state.members[site] for site in sorted(state.members)}
-    fault = members_fault(tuple(members), view.context.cohort, constants)
+    fault = view.graph.members_fault(tuple(members), constants)
     if fault is not None:
         raise TooFewSurvivors(f"{fault}. This round gives nothing; go on with the next one.")
     digest = contexts.members_hash(member_list(members))
@@ -110,8 +112,8 @@ def take_input(state: AskingInputs, site: SiteId, header: Header, frame: bytes) 
 def take_complaint(state: AskingInputs, site: SiteId, header: Header, frame: bytes) -> None:
     """Note whom a site blames; it counts as lost. Raises BadShare, always, or what is wrong with the complaint."""
     dealers = decode_body(Complaint, state.view.unseal(site, header, state.ctx2, frame)).dealers
-    others = set(state.members) - {site}
-    if not dealers or list(dealers) != sorted(set(dealers) & others):
+    others = [other for other in state.view.graph.neighbours(site) if other in state.members]
+    if not dealers or list(dealers) != sorted(set(dealers) & set(others)):
         raise MalformedMessage(f"expected site {site} to name other members, got another list. Leave it out.")
     state.complaints[site] = tuple(SiteId(dealer) for dealer in dealers)
     raise BadShare(f"expected shares that open, but site {site} blames the dealers {dealers}. It counts as lost.")
@@ -121,7 +123,7 @@ def close_inputs(state: AskingInputs) -> AskingConfirmations:
     """Fix U3, once and for ever. Raises TooFewSurvivors."""
     survivors = tuple(sorted(state.added))
     view = state.view
-    fault = survivors_fault(survivors, tuple(state.members), view.context.cohort, view.terms.constants)
+    fault = view.graph.survivors_fault(survivors, tuple(state.members), view.terms.constants)
     if fault is not None:
         raise TooFewSurvivors(f"{fault}. This round gives nothing; go on with the next one.")
     view.epoch.survivors_named_in = view.context.round
@@ -135,7 +137,7 @@ def close_inputs(state: AskingInputs) -> AskingConfirmations:
 def take_confirmations(state: AskingConfirmations, site: SiteId, header: Header, frame: bytes) -> None:
     """Sort one site's confirmations into the others' mail. Raises BadSignature, MalformedMessage."""
     items = decode_body(Confirmations, state.view.unseal(site, header, state.ctx2, frame)).items
-    others = [other for other in neighbours(site, state.view.context.cohort) if other in state.mail]
+    others = [other for other in state.view.graph.neighbours(site) if other in state.mail]
     if [(item.sender, item.receiver) for item in items] != [(site, other) for other in others]:
         raise MalformedMessage(f"expected one confirmation for each survivor by site {site}, got others. Leave it out.")
     for item in items:
@@ -145,7 +147,7 @@ def take_confirmations(state: AskingConfirmations, site: SiteId, header: Header,
 
 def close_confirmations(state: AskingConfirmations) -> AskingShares:
     """Go on with whoever confirmed. Raises TooFewShares if they could not rebuild anything."""
-    threshold = state.view.terms.constants.threshold
+    threshold, survivors = state.view.terms.constants.threshold, set(state.survivors)
     if len(state.confirmed) < threshold:
         raise TooFewShares(
             f"expected {threshold} sites to confirm the survivors, got {len(state.confirmed)}. "
@@ -159,7 +161,7 @@ def close_confirmations(state: AskingConfirmations) -> AskingShares:
         accumulator=state.accumulator,
         mail={site: items for site, items in state.mail.items() if site in state.confirmed},
         seed_shares={site: {} for site in state.survivors},
-        key_shares={site: {} for site in state.members if site not in state.survivors},
+        key_shares={site: {} for site in state.members if site not in survivors},
     )
 
 
@@ -169,7 +171,8 @@ def close_confirmations(state: AskingConfirmations) -> AskingShares:
 def take_shares(state: AskingShares, site: SiteId, header: Header, frame: bytes) -> None:
     """Take one site's shares that match their commitments. Raises HolderCheated if some do not; the others are kept."""
     body = decode_body(ReturnedShares, state.view.unseal(site, header, state.ctx2, frame))
-    wanted = (list(state.seed_shares), list(state.key_shares))
+    near = sorted((*state.view.graph.neighbours(site), site))
+    wanted = ([one for one in near if one in state.seed_shares], [one for one in near if one in state.key_shares])
     if ([share.site for share in body.of_seeds], [share.site for share in body.of_keys]) != wanted:
         raise MalformedMessage(f"expected one share of each member by site {site}, got others. Leave it out.")
     words = {share.site: decode_share(share.words) for share in (*body.of_seeds, *body.of_keys)}
@@ -192,9 +195,13 @@ def _matches(state: AskingShares, holder: SiteId, share: Share, *, is_seed: bool
         found = seed_share_commitment(ctx1, dealer, holder, share.words)
         if dealer == holder:
             return found == keys.own_commitment
-        return any(item.site == holder and item.commitment_b == found for item in keys.dealt)
-    found = key_share_commitment(ctx1, dealer, holder, share.words)
-    return any(item.site == holder and item.commitment_s == found for item in keys.dealt)
+        return found == dealt_to(keys, holder).commitment_b
+    return key_share_commitment(ctx1, dealer, holder, share.words) == dealt_to(keys, holder).commitment_s
+
+
+def dealt_to(keys: RoundKeys, holder: SiteId) -> DealtShares:
+    """Return what one member dealt to a neighbour. R1 lists them in ascending order, so none is looked through."""
+    return keys.dealt[bisect_left(keys.dealt, holder, key=attrgetter("site"))]
 
 
 def close_shares(state: AskingShares) -> Summed:

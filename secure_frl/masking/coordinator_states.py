@@ -30,7 +30,8 @@ from secure_frl.masking.coordinator_memory import (
 )
 from secure_frl.masking.coordinator_requests import requests_of
 from secure_frl.masking.correspondence import Correspondence
-from secure_frl.masking.keys import SECRET_BYTES
+from secure_frl.masking.graph import graph_of
+from secure_frl.masking.keys import SECRET_BYTES, points
 from secure_frl.masking.next_attempt import next_cohort
 from secure_frl.masking.prg import mask_adder
 from secure_frl.secure_sum import Addressed, RandomSource, RoundContext, SiteId, Sum, SumTerms
@@ -92,14 +93,15 @@ class MaskedSum:
             policy_tag=policy_tag,
             cohort=sites,
         )
+        graph = graph_of(terms.constants, epoch.epoch_hash, round, attempt, sites)
         ctx1 = attempt_context(terms.session, epoch.epoch_hash, round, attempt, sites)
         view = AttemptView(
-            terms, epoch, context, ctx1, random.take(SECRET_BYTES), mask_adder(terms.constants), dict(models), {}
+            terms, epoch, context, graph, ctx1, random.take(SECRET_BYTES), mask_adder(terms.constants), dict(models), {}
         )
         self._view = view
         self._letters = Correspondence(terms, (epoch.epoch, round, attempt))
         self._letters.begin_stage(sites)
-        self._state: CoordinatorState = AskingKeys(view, {})
+        self._state: CoordinatorState = AskingKeys(view, {}, set(points(epoch.public_keys)))
         self._joined: tuple[SiteId, ...] = ()
         self._complaints: dict[SiteId, tuple[SiteId, ...]] = {}
         self._answered: frozenset[SiteId] = frozenset()

@@ -9,7 +9,7 @@ Source: secure_aggregation.md, section 3, "Keys".
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -103,10 +103,19 @@ def open_channels(
     return Channels(epoch_digest, first_round - 1, keys)
 
 
-def check_distinct(public_keys: Iterable[bytes]) -> None:
-    """Raise KeyRefused if two keys are equal, in whatever encoding: who copies a key copies another's part."""
-    points = [_point(key) for key in public_keys]
-    if len(set(points)) != len(points):
+def points(public_keys: Iterable[bytes]) -> frozenset[int]:
+    """Return the points of keys that are known to differ, for later comparisons."""
+    return frozenset(map(_point, public_keys))
+
+
+def check_distinct(public_keys: Iterable[bytes], beside: Set[int] = frozenset()) -> None:
+    """Raise KeyRefused if two keys are equal, in whatever encoding: who copies a key copies another's part.
+
+    beside: points of other keys that they must differ from too.
+    """
+    found = [_point(key) for key in public_keys]
+    different = set(found)
+    if len(different) != len(found) or not different.isdisjoint(beside):
         raise KeyRefused("expected different public keys, got two equal ones. Exclude their senders.")
 
 

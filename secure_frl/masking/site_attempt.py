@@ -23,7 +23,7 @@ from secure_frl.errors import (
     TooFewConfirmations,
 )
 from secure_frl.masking import contexts
-from secure_frl.masking.graph import members_fault, neighbours, survivors_fault
+from secure_frl.masking.graph import graph_of
 from secure_frl.masking.keys import (
     SECRET_BYTES,
     KeyPair,
@@ -179,10 +179,11 @@ def open_attempt(
 ) -> tuple[Attempt, SharesSent, RoundKeys]:
     """Draw the attempt's secrets and deal them."""
     ctx1 = contexts.attempt_context(context.session, view.epoch_hash, context.round, context.attempt, context.cohort)
-    attempt = Attempt(view, context, ctx1, party.random.take(SECRET_BYTES), fresh_coordinator)
+    graph = graph_of(party.terms.constants, view.epoch_hash, context.round, context.attempt, context.cohort)
+    attempt = Attempt(view, context, ctx1, party.random.take(SECRET_BYTES), fresh_coordinator, graph)
     keys, seed = KeyPair.draw(party.random), party.random.take(SECRET_BYTES)
     threshold = party.terms.constants.threshold
-    body, own = deal(view.channels, ctx1, party.me, context.cohort, (keys, seed), threshold, party.random)
+    body, own = deal(view.channels, ctx1, party.me, graph.neighbours(party.me), (keys, seed), threshold, party.random)
     return attempt, SharesSent(attempt, keys, seed, body.seed_commitment, own, words), body
 
 
@@ -215,7 +216,7 @@ def send_input(party: SiteParty, state: SharesSent, header: Header, body: Inbox)
         key_shares[dealer], seed_shares[dealer] = of_key, of_seed
     if bad:
         return complain(party, attempt, ctx2, bad)
-    mask_(party, state, ctx2, [m for m in body.members if m.site != party.me])
+    mask_(party, state, ctx2, [members[site] for site in attempt.graph.neighbours(party.me) if site in members])
     link = attempt.link(MessageType.R2, ctx2)
     reply = mac_frame(attempt.address(party.me), MessageType.R2, state.words.data.cast("B"), link)
     record(party, attempt, "R2", mac_digest(reply))
@@ -226,21 +227,21 @@ def send_input(party: SiteParty, state: SharesSent, header: Header, body: Inbox)
 
 def check_members(party: SiteParty, state: SharesSent, body: Inbox) -> None:
     """Check the list and the inbox of R1'. Raises RosterRefused or KeyRefused."""
-    cohort = state.attempt.context.cohort
+    cohort, graph = state.attempt.context.cohort, state.attempt.graph
     sites = [SiteId(member.site) for member in body.members]
-    own = (party.me, state.keys.public, state.seed_commitment)
+    own = Member(party.me, state.keys.public, state.seed_commitment)
     if sites != sorted(set(sites) & set(cohort)):
         raise RosterRefused("expected members of the cohort in ascending order, got another list. Leave the attempt.")
-    if own not in [(m.site, m.public_key, m.seed_commitment) for m in body.members]:
+    if own not in body.members:
         raise RosterRefused("expected this site's own entry unchanged, got another. Leave the attempt.")
-    fault = members_fault(sites, cohort, party.terms.constants)
+    fault = graph.members_fault(sites, party.terms.constants)
     if fault is not None:
         raise RosterRefused(f"{fault}. Leave the attempt.")
     present = set(sites)
-    expected = [site for site in neighbours(party.me, cohort) if site in present]
+    expected = [site for site in graph.neighbours(party.me) if site in present]
     if [item.site for item in body.dealt] != expected:
         raise RosterRefused("expected one item from each other member, got another inbox. Leave the attempt.")
-    check_distinct([m.public_key for m in body.members] + list(state.attempt.view.public_keys))
+    check_distinct([m.public_key for m in body.members], state.attempt.view.points)
 
 
 def mask_(party: SiteParty, state: SharesSent, ctx2: bytes, others: list[Member]) -> None:
@@ -273,7 +274,7 @@ def confirm_set(party: SiteParty, state: InputSent, header: Header, body: Surviv
     context = attempt.context
     signed = (context.session, context.round, context.attempt, state.ctx2, list(survivors))
     check_signature(party.terms.coordinator_public_key, body.signature, "R3a", *signed)
-    fault = survivors_fault(survivors, state.members, context.cohort, party.terms.constants)
+    fault = attempt.graph.survivors_fault(survivors, state.members, party.terms.constants)
     if fault is not None or party.me not in survivors:
         raise SurvivorsRefused(f"{fault or 'expected this site among the survivors'}. Leave the round.")
     digest = contexts.survivors_hash(state.ctx2, survivors)
@@ -281,7 +282,7 @@ def confirm_set(party: SiteParty, state: InputSent, header: Header, body: Surviv
         Confirmation(
             party.me, other, digest, confirmation(own_confirm_key(attempt, state.ctx2, party.me, other), digest)
         )
-        for other in survivors_beside(party, context, survivors)
+        for other in survivors_beside(party, attempt, survivors)
     )
     link = attempt.link(MessageType.R3B, state.ctx2)
     reply = seal_frame(attempt.address(party.me), MessageType.R3B, encode_body(Confirmations(items)), link)
@@ -297,10 +298,10 @@ def own_confirm_key(attempt: Attempt, ctx2: bytes, me: SiteId, other: SiteId) ->
     return confirm_key(attempt.view.channels.key(other), ctx2, me, other)
 
 
-def survivors_beside(party: SiteParty, context: RoundContext, survivors: tuple[SiteId, ...]) -> list[SiteId]:
+def survivors_beside(party: SiteParty, attempt: Attempt, survivors: tuple[SiteId, ...]) -> list[SiteId]:
     """Return N(me) and U3, ascending."""
     present = set(survivors)
-    return [site for site in neighbours(party.me, context.cohort) if site in present]
+    return [site for site in attempt.graph.neighbours(party.me) if site in present]
 
 
 # --- R3c -> R4 -------------------------------------------------------------------------------------------------------
@@ -308,7 +309,7 @@ def survivors_beside(party: SiteParty, context: RoundContext, survivors: tuple[S
 
 def return_shares(party: SiteParty, state: SetConfirmed, header: Header, body: Confirmations) -> Answer:
     """Answer R3c with one kind of share for each member. Raises TooFewConfirmations, Equivocation."""
-    attempt, context = state.attempt, state.attempt.context
+    attempt = state.attempt
     confirmed = confirming_sites(party, state, body)
     threshold = party.terms.constants.threshold
     if len(confirmed) < threshold:
@@ -316,13 +317,9 @@ def return_shares(party: SiteParty, state: SetConfirmed, header: Header, body: C
             f"expected {threshold} confirmations of the survivors, got {len(confirmed)}. Give none."
         )
     survivors = set(state.survivors)
-    nearby = set(neighbours(party.me, context.cohort))
-    of_seeds = [Share(site, encode_share(state.seed_shares[site])) for site in state.survivors]
-    of_keys = [
-        Share(site, encode_share(state.key_shares[site]))
-        for site in state.members
-        if site not in survivors and site in nearby
-    ]
+    near = sorted((*attempt.graph.neighbours(party.me), party.me))
+    of_seeds = [Share(site, encode_share(state.seed_shares[site])) for site in near if site in survivors]
+    of_keys = [Share(site, encode_share(share)) for site, share in state.key_shares.items() if site not in survivors]
     link = attempt.link(MessageType.R4, state.ctx2)
     returned = encode_body(ReturnedShares(tuple(of_seeds), tuple(of_keys)))
     reply = seal_frame(attempt.address(party.me), MessageType.R4, returned, link)
@@ -338,7 +335,7 @@ def confirming_sites(party: SiteParty, state: SetConfirmed, body: Confirmations)
     """
     attempt, me = state.attempt, party.me
     digest = contexts.survivors_hash(state.ctx2, state.survivors)
-    allowed = set(survivors_beside(party, attempt.context, state.survivors))
+    allowed = set(survivors_beside(party, attempt, state.survivors))
     confirmed = {me}
     for item in body.items:
         sender = SiteId(item.sender)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from secure_frl.errors import EpochRefused, RosterRefused
 from secure_frl.masking import contexts
-from secure_frl.masking.keys import KeyPair, check_distinct, open_channels
+from secure_frl.masking.keys import KeyPair, check_distinct, open_channels, points
 from secure_frl.masking.site_memory import (
     Answer,
     EpochOpen,
@@ -91,7 +91,7 @@ def join_epoch(party: SiteParty, state: KeysAdvertised, header: Header, body: Ep
         epoch=state.epoch,
         epoch_hash=digest,
         members=tuple(SiteId(entry.site) for entry in body.entries),
-        public_keys=tuple(public_keys.values()),
+        points=points(public_keys.values()),
         channels=open_channels(state.keys, party.me, public_keys, digest, state.first_round),
         first_round=state.first_round,
         expiry_s=state.expiry_s,

@@ -14,6 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+from secure_frl.masking.graph import Graph
 from secure_frl.masking.keys import Channels, KeyPair, link_key
 from secure_frl.masking.prg import MaskAdder
 from secure_frl.secure_sum import (
@@ -54,7 +55,7 @@ class EpochView:
     epoch: int
     epoch_hash: bytes
     members: tuple[SiteId, ...]
-    public_keys: tuple[bytes, ...]  # every c_pk of the epoch, the coordinator's included
+    points: frozenset[int]  # of every c_pk of the epoch, the coordinator's included
     channels: Channels
     first_round: int
     expiry_s: int
@@ -69,6 +70,7 @@ class Attempt:
     ctx1: bytes
     fresh_site: bytes
     fresh_coordinator: bytes
+    graph: Graph
 
     def address(self, me: SiteId) -> Address:
         """Return the header fields of this site's frames."""

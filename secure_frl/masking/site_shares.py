@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import BadShare, BadSignature, MalformedMessage
-from secure_frl.masking.graph import neighbours
 from secure_frl.masking.keys import Channels, KeyPair, share_key
 from secure_frl.masking.secret_sharing import decode_share, encode_share, split
 from secure_frl.secure_sum import RandomSource, SiteId
@@ -39,18 +38,17 @@ def deal(
     channels: Channels,
     ctx1: bytes,
     me: SiteId,
-    cohort: tuple[SiteId, ...],
+    others: tuple[SiteId, ...],
     secrets: tuple[KeyPair, bytes],
     threshold: int,
     random: RandomSource,
 ) -> tuple[RoundKeys, NDArray[np.uint32]]:
     """Return R1's body with this site's share of its own seed, uint32 [16].
 
-    secrets: the fresh mask key pair and the fresh seed, 32 bytes; used in this attempt only.
+    others: N(me), ascending. secrets: the fresh mask key pair and the fresh seed, 32 bytes; used in this attempt only.
     The seed is dealt to all of N[me], the key to N(me): nobody holds a share of the own key.
     """
     keys, seed = secrets
-    others = neighbours(me, cohort)
     commitment = seed_commitment(ctx1, me, seed)
     seed_shares = split(seed, threshold, (*others, me), random)
     key_shares = split(keys.secret, threshold, others, random)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from secure_frl.errors import DealerCheated, MalformedMessage, TooFewShares
 from secure_frl.masking.coordinator_memory import AskingShares
-from secure_frl.masking.graph import neighbours
 from secure_frl.masking.keys import KeyPair, pair_key, self_key
 from secure_frl.masking.prg import mask_adder
 from secure_frl.masking.secret_sharing import combine
@@ -54,7 +53,7 @@ def left_over(state: AskingShares, seeds: dict[SiteId, bytes], pairs: dict[SiteI
     for site, seed in seeds.items():
         yield partial(_self_mask, state.ctx2, site, seed)
     for site, pair in pairs.items():
-        for other in neighbours(site, state.view.context.cohort):
+        for other in state.view.graph.neighbours(site):
             if other in seeds:
                 yield partial(_pair_mask, state.ctx2, site, pair, other, state.members[other].public_key)
 

@@ -8,7 +8,7 @@ Source: secure_aggregation.md, sections 3 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, TypeVar
@@ -348,6 +348,16 @@ _decoders: dict[type[Body], msgspec.msgpack.Decoder[Body]] = {}
 def encode_body(body: Body) -> bytes:
     """Return the MessagePack array of one body."""
     return _encoder.encode(body)
+
+
+def encode_list(bodies: Sequence[Body]) -> bytes:
+    """Return the MessagePack array of a field that many frames repeat."""
+    return _encoder.encode(bodies)
+
+
+def encode_fields(*fields: bytes) -> bytes:
+    """Return the body whose fields, at most 15, are encoded already."""
+    return bytes([0x90 | len(fields)]) + b"".join(fields)
 
 
 def decode_body(body_type: type[BodyT], data: Buffer) -> BodyT:

@@ -32,7 +32,7 @@ def channels(site):
 
 
 def dealt():
-    body, own = deal(channels(0), CTX1, 0, (0, 1, 2), (MASK_KEY, SEED), 2, rehearsal_source(1))
+    body, own = deal(channels(0), CTX1, 0, (1, 2), (MASK_KEY, SEED), 2, rehearsal_source(1))
     return body, own, Member(0, body.public_key, body.seed_commitment)
 
 
