@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from secure_frl.errors import LedgerCorrupt, UnexpectedState
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.records.ledger import read_ledger
@@ -117,6 +118,14 @@ def _spent(folder: Path) -> dict[str, set[bytes]]:
                 leftover.unlink()
         spent[path.parent.name] = {one.event for one in kept if one.status not in ("reserved", "cancelled")}
     return spent
+
+
+def _has_rows(path: Path) -> bool:
+    with sqlite3.connect(path) as connection:
+        tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'rows'").fetchone()[0]
+        found = bool(tables) and bool(connection.execute("SELECT count(*) FROM rows").fetchone()[0])
+    connection.close()
+    return found
 
 
 def _assert_nothing_twice(register: Path) -> None:
