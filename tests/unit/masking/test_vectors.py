@@ -40,6 +40,11 @@ VECTORS = Path(__file__).parents[2] / "vectors"
 FOLDER = VECTORS / "v1"
 STAGES = ("E0", "E1", "R0", "R1p", "R3a", "R3c", "R5")
 ROUNDS = sorted(path.stem for path in FOLDER.glob("ok_round_*.json"))
+# what the vectors say of an attempt -> the states that it may be in
+BECOMES = {
+    "left": {"Departed", "SumAwaited"},
+    "closed": {"EpochOpen"},
+}
 LOST = sorted(path.stem for path in FOLDER.glob("bad_round_*.json"))
 
 
@@ -256,17 +261,43 @@ def test_a_changed_byte_in_a_vector_is_seen(end):
         replay_site(vector, 1) if end == "site" else replay_coordinator(vector)
 
 
-def test_the_generator_writes_these_vectors_again(monkeypatch):
+@pytest.fixture
+def second_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a function that imports a module of tests/vectors; all are forgotten afterwards."""
     monkeypatch.syspath_prepend(str(VECTORS))
-    generator = importlib.import_module("make_vectors")
-    try:
-        made = {name: generator.text(vector) for name, vector in generator.vectors().items()}
-    finally:
-        for name in ("make_vectors", "wrong_requests", "wrong_replies", "primitives", "frames", "reference"):
-            sys.modules.pop(name, None)
+    yield importlib.import_module
+    for path in VECTORS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_the_generator_writes_these_vectors_again(second_program):
+    generator = second_program("make_vectors")
+
+    made = {name: generator.text(vector) for name, vector in generator.vectors().items()}
 
     assert made.keys() == {path.stem for path in FOLDER.iterdir()}
     assert [name for name, text in made.items() if text != (FOLDER / f"{name}.json").read_text()] == []
+
+
+def test_a_site_written_from_the_page_alone_answers_all_vectors(second_program):
+    second = second_program("second_site")
+    for name in ROUNDS:
+        sites = [second.Site(load(name), i) for i in range(load(name)["constants"]["sites"])]
+        for step in load(name)["steps"]:
+            assert sites[step["site"]].handle(h(step["request"])).hex() == step["reply"], (name, step["stage"])
+
+    base, refused = load(load("bad_to_site")["base"]), 0
+    for case in load("bad_to_site")["cases"]:
+        site = second.Site(base, 0)
+        for stage in STAGES[: STAGES.index(case["after"]) + 1] if case["after"] else ():
+            site.handle(h(steps_of(base, stage)[0]["request"]))
+        if case.get("restarts"):
+            site = second.Site(base, 0, site.row, site.epoch_noted)
+        site.clock_s, before = case.get("clock_s", base["clock_s"]), site.state
+        assert site.handle(h(case["request"])).hex() == case["reply"], case["name"]
+        assert site.state in BECOMES.get(case["then"], {before}), case["name"]
+        refused += 1
+    assert refused > 100
 
 
 # --- messages that must be refused -----------------------------------------------------------------------------------
@@ -274,12 +305,6 @@ def test_the_generator_writes_these_vectors_again(monkeypatch):
 
 def cases(name: str) -> list[Any]:
     return [pytest.param(case, id=case["name"]) for case in load(name)["cases"]]
-
-
-BECOMES = {  # what the vectors say of an attempt -> the states of this package that it may be in
-    "left": {"Departed", "SumAwaited"},
-    "closed": {"EpochOpen"},
-}
 
 
 @pytest.mark.parametrize("case", cases("bad_to_site"))

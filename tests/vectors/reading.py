@@ -1,0 +1,105 @@
+"""How second_site.py reads bytes: MessagePack strictly, signatures, tags, keys, lists, commitments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from reference import LABEL, H, exchange, lp
+
+SHAPES: dict[str, Any] = {  # section 7: "u", "id", a number of bytes, "bytes", [shape] or a tuple
+    "E0": ("u", 32, "u", "u"),
+    "E1": ([("id", 32, 0, 64)],),
+    "R0": (["id"], 32, 32, 32, 32),
+    "R1p": ([("id", 32, 32)], [("id", 32, 32, 144)]),
+    "R3a": (["id"], 64),
+    "R3c": ([("id", "id", 32, 32)],),
+    "R5": (["id"], "bytes", 32, 32, 64),
+}
+
+
+class Refused(Exception):
+    """One of the names of section 14."""
+
+
+def need(holds: bool, name: str) -> None:
+    if not holds:
+        raise Refused(name)
+
+
+# --- MessagePack, strictly -------------------------------------------------------------------------------------------
+
+
+def unpack(data: bytes, at: int, shape: Any) -> tuple[Any, int]:
+    """Return one value of a shape and where it ends."""
+    mark, at = data[at], at + 1
+    if isinstance(shape, tuple | list):
+        size, at = (mark & 0x0F, at) if 0x90 <= mark < 0xA0 else number(data, at, {0xDC: 2, 0xDD: 4}[mark])
+        need(size == len(shape) if isinstance(shape, tuple) else size <= 10_000, "MalformedMessage")
+        found = []
+        for place in range(size):
+            value, at = unpack(data, at, shape[place] if isinstance(shape, tuple) else shape[0])
+            found.append(value)
+        return found, at
+    if shape in ("u", "id"):
+        signed = mark in (0xD0, 0xD1, 0xD2, 0xD3)
+        sizes = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+        value, at = (mark, at) if mark < 0x80 else number(data, at, sizes[mark], signed=signed)
+        need(0 <= value <= (65_534 if shape == "id" else 2**63 - 1), "MalformedMessage")
+        return value, at
+    size, at = number(data, at, {0xC4: 1, 0xC5: 2, 0xC6: 4}[mark])
+    need(shape in ("bytes", size) and at + size <= len(data), "MalformedMessage")
+    return data[at : at + size], at + size
+
+
+def number(data: bytes, at: int, size: int, *, signed: bool = False) -> tuple[int, int]:
+    need(at + size <= len(data), "MalformedMessage")
+    return int.from_bytes(data[at : at + size], "big", signed=signed), at + size
+
+
+def decode(kind: str, data: bytes) -> list[Any]:
+    try:
+        body, end = unpack(data, 0, SHAPES[kind])
+    except (KeyError, IndexError):
+        raise Refused("MalformedMessage") from None
+    need(end == len(data), "MalformedMessage")
+    return list(body)
+
+
+# --- checks of bytes -------------------------------------------------------------------------------------------------
+
+
+def check(key: bytes, signature: bytes, purpose: str, *fields: Any) -> None:
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, lp(LABEL, purpose, *fields))
+    except InvalidSignature:
+        raise Refused("BadSignature") from None
+
+
+def opened(key: bytes, sealed: bytes, associated: bytes) -> bytes:
+    try:
+        return AESGCM(key).decrypt(bytes(12), sealed, associated)
+    except InvalidTag:
+        raise Refused("BadSignature") from None
+
+
+def agreed(secret: bytes, other: bytes) -> bytes:
+    try:
+        return exchange(secret, other)
+    except ValueError:
+        raise Refused("KeyRefused") from None
+
+
+def check_distinct(keys: list[bytes]) -> None:
+    points = {(int.from_bytes(key, "little") & (2**255 - 1)) % (2**255 - 19) for key in keys}
+    need(len(points) == len(keys), "KeyRefused")
+
+
+def ascending(ids: list[int], inside: list[int]) -> bool:
+    return ids == sorted(set(ids) & set(inside))
+
+
+def commitments(ctx1: bytes, dealer: int, holder: int, of_key: bytes, of_seed: bytes) -> list[bytes]:
+    return [H("share-s", ctx1, dealer, holder, of_key), H("share-b", ctx1, dealer, holder, of_seed)]
