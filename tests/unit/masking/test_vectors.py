@@ -11,7 +11,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from secure_frl import errors
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import AlreadyAnswered, ModelMissing, PeerError, RoundAborted, SecureFrlError
-from secure_frl.masking import contexts, keys, prg, secret_sharing, site_shares
+from secure_frl.masking import contexts, graph, keys, prg, secret_sharing, site_shares
 from secure_frl.masking.coordinator_states import EpochOpening, MaskedSum
 from secure_frl.masking.refusals import CODES
 from secure_frl.masking.site_states import SiteProtocol
@@ -502,6 +502,20 @@ def test_shares_and_commitments_are_those_of_the_vectors():
     assert site_shares.seed_share_commitment(*fields).hex() == bound["h"]
     first, last = (secret_sharing.decode_share(h(share)) for share in v["771 + 5x + 7x^2 at sites 0 and 65535"])
     assert (set(first.tolist()), set(last.tolist())) == ({783}, {773})  # secure_aggregation.md, section 9
+
+
+def test_circulant_graphs_are_those_of_the_vectors():
+    v, own = load("ok_graph"), constants_of(load("ok_round_3")["constants"])
+    for item in v["graphs"]:
+        cohort = tuple(map(SiteId, item["cohort"]))
+        numbers = h(v["epoch_hash"]), item["round"], item["attempt"], cohort
+        assert graph.graph_seed(*numbers).hex() == item["seed"]
+
+        made = graph.graph_of(replace(own, profile="cross_device", neighbours=item["k"]), *numbers)
+
+        assert list(made.circle) == item["order"]
+        for site, near in item["neighbours"].items():
+            assert list(made.neighbours(SiteId(int(site)))) == near
 
 
 def test_primitives_are_those_of_their_standards():
