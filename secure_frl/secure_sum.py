@@ -51,13 +51,13 @@ class Block:
 class SumConstants:
     """Every number of a secure sum, from the charter only: none is ever read from a message, none shrinks."""
 
-    sites: int  # n
+    sites: int  # n: all sites in cross_silo, the size of every cohort in cross_device
     threshold: int  # t
     max_colluders: int  # c
     min_survivors: int
     honest_shares: int  # h = min_survivors - c
-    profile: str  # cross_silo
-    neighbours: int  # k = n - 1
+    profile: str  # cross_silo | cross_device
+    neighbours: int  # k: n - 1 in cross_silo
     protection: str  # masking | unsafe-plain
     length: int  # P, values without lanes (D in the protocol)
     modulus_bits: int  # w <= 64: words are uint32 up to 32, uint64 beyond
@@ -77,10 +77,11 @@ class SumTerms:
 
     session: bytes  # H("session", charter bytes): nobody chooses it
     constants: SumConstants
-    site_public_keys: tuple[bytes, ...]  # Ed25519, raw, by SiteId
+    site_public_keys: tuple[bytes, ...]  # Ed25519, raw, by SiteId; n of them, or more in cross_device
     coordinator_public_key: bytes  # Ed25519, raw
     roster_hash: bytes
     epoch_rounds: int  # rounds in an epoch, <= 64
+    site_expiries_s: tuple[float, ...] = ()  # Unix seconds at which each enrolment ends, by SiteId; (): none ends
 
 
 @dataclass(frozen=True, slots=True)

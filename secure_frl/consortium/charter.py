@@ -97,6 +97,7 @@ class Charter:
             coordinator_public_key=self.coordinator_public_key,
             roster_hash=self.roster_hash,
             epoch_rounds=epoch_rounds(self.study),
+            site_expiries_s=roster.expiries_s,
         )
 
     def check_roster(self, roster: Roster) -> None:

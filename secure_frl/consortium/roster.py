@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.errors import ConfigError, InvalidParameter
@@ -72,6 +72,12 @@ class Roster:
     def public_keys(self) -> tuple[bytes, ...]:
         """The sites' raw public keys by id."""
         return tuple(entry.public_key for entry in self.entries)
+
+    @property
+    def expiries_s(self) -> tuple[float, ...]:
+        """The moments at which the sites' enrolments end, Unix seconds, by id: midnight UTC after the last day."""
+        ends = [datetime.combine(entry.expires, time.min, UTC) + timedelta(days=1) for entry in self.entries]
+        return tuple(end.timestamp() for end in ends)
 
     def id_of(self, name: str) -> SiteId:
         """Return a site's id. Raises InvalidParameter for a stranger."""
