@@ -191,6 +191,17 @@ class TooFewSurvivors(RoundAborted):
     """Fewer sites than `min_survivors` or `threshold` remain."""
 
 
+class NonceWithheld(RoundAborted):
+    """Sites committed to a nonce and did not open it; the epoch starts again without them. `sites` names them."""
+
+    def __init__(self, sites: tuple[int, ...]) -> None:
+        super().__init__(
+            f"expected a nonce of every site of the epoch, got none of {list(sites)[:20]}. "
+            "Open the next epoch without them."
+        )
+        self.sites = sites
+
+
 class TooFewShares(RoundAborted):
     """Fewer than `threshold` shares of a secret came back."""
 

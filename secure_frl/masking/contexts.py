@@ -10,17 +10,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from secure_frl.degrees import LEAST_PRIVACY_EXPONENT, is_private
 from secure_frl.errors import BitBudget, CharterRefused
-from secure_frl.secure_sum import SiteId, SumConstants
+from secure_frl.secure_sum import SiteId, SumConstants, SumTerms
 from secure_frl.wire.hashing import Field, labelled_hash
 from secure_frl.wire.messages import Member
 
 WIDEST_RING_BITS = 64
 MOST_EPOCH_ROUNDS = 64
+NONCE_BYTES = 32
 LONGEST_EPOCH_S = 24 * 3600
 _MEMBER_ROW = struct.Struct(">IIQI32sI32s").pack
 MASKING = "masking"
 UNSAFE_PLAIN = "unsafe-plain"
+CROSS_SILO = "cross_silo"
+CROSS_DEVICE = "cross_device"
 PROTECTIONS = (MASKING, UNSAFE_PLAIN)
 
 
@@ -30,8 +34,13 @@ def session_id(charter: bytes) -> bytes:
 
 
 def epoch_hash(session: bytes, epoch: int, keys: Sequence[tuple[int, bytes, bytes]], coordinator_key: bytes) -> bytes:
-    """Return the hash of an epoch's list. keys: (site, c_pk, nonce) in ascending order; nonces are empty here."""
+    """Return the hash of an epoch's list. keys: (site, c_pk, nonce) in ascending order; no nonces in cross_silo."""
     return labelled_hash("epoch", session, epoch, _rows(keys), coordinator_key)
+
+
+def nonce_commitment(session: bytes, epoch: int, site: int, nonce: bytes) -> bytes:
+    """Return N_i, which is in every site's signed entry before any nonce is shown: nobody picks the epoch's hash."""
+    return labelled_hash("nonce", session, epoch, site, nonce)
 
 
 def attempt_context(session: bytes, epoch_digest: bytes, number: int, attempt: int, cohort: Sequence[SiteId]) -> bytes:
@@ -102,16 +111,15 @@ def check_constants(constants: SumConstants) -> None:
     """Refuse numbers under which the claims do not hold, whoever signed them.
 
     2t > n + c: two survivor sets of one round cannot both gather t confirmations. t > c: colluders rebuild nothing.
-    h >= 2: a site's noise is never the only noise that an attacker lacks.
+    h >= 2: a site's noise is never the only noise that an attacker lacks. In cross_device the graph takes the place of
+    the first two: no site has t corrupt neighbours and the honest stay connected, but with probability 2^-20.
     Raises CharterRefused or BitBudget. Source: secure_aggregation.md, sections 2 and 4.
     """
     n, t, c = constants.sites, constants.threshold, constants.max_colluders
     least, h, w = constants.min_survivors, constants.honest_shares, constants.modulus_bits
     rules = {
-        "3 <= n <= 100": 3 <= n <= 100,
-        "profile cross_silo with k = n - 1": constants.profile == "cross_silo" and constants.neighbours == n - 1,
-        "t > c >= 1": t > c >= 1,
-        "2t > n + c": 2 * t > n + c,
+        **_profile_rules(constants),
+        "c >= 1": c >= 1,
         "max(3, t) <= min_survivors <= n": max(3, t) <= least <= n,
         "h = min_survivors - c >= 2": h == least - c and h >= 2,
         "a known protection": constants.protection in PROTECTIONS,
@@ -122,7 +130,8 @@ def check_constants(constants: SumConstants) -> None:
     if broken:
         raise CharterRefused(
             f"expected constants with {'; '.join(broken)}, got n={n}, t={t}, c={c}, min_survivors={least}, h={h}, "
-            f"protection={constants.protection!r}. Change the study and let every site sign the new charter."
+            f"k={constants.neighbours}, profile={constants.profile!r}, protection={constants.protection!r}. "
+            "Change the study and let every site sign the new charter."
         )
     half = 1 << (w - 1) if 2 <= w <= WIDEST_RING_BITS else 0
     if n * constants.bound + constants.noise_bound >= half or n * constants.weight >= half:
@@ -130,6 +139,38 @@ def check_constants(constants: SumConstants) -> None:
             f"expected n*B + noise bound = {n * constants.bound + constants.noise_bound} and n*weight below 2^(w-1) "
             f"with w <= {WIDEST_RING_BITS}, got w={w}. Lower the declared units or the scale."
         )
+
+
+def _profile_rules(it: SumConstants) -> dict[str, bool]:
+    n, t, c, k = it.sites, it.threshold, it.max_colluders, it.neighbours
+    if it.profile == CROSS_DEVICE:
+        is_sparse = 101 <= n <= 10_000 and k % 2 == 0 and 1 <= t <= k < n - 1
+        return {
+            "101 <= n <= 10000 and an even k with t <= k < n - 1": is_sparse,
+            "k and t that keep c corrupt sites and n - min_survivors lost ones below 2^-20": is_sparse
+            and 0 <= c <= n
+            and 0 <= n - it.min_survivors <= n
+            and is_private(n, c, n - it.min_survivors, k, t, LEAST_PRIVACY_EXPONENT),
+        }
+    return {
+        "3 <= n <= 100": 3 <= n <= 100,
+        "profile cross_silo with k = n - 1": it.profile == CROSS_SILO and k == n - 1,
+        "t > c": t > c,
+        "2t > n + c": 2 * t > n + c,
+    }
+
+
+def is_cohort_size(size: int, constants: SumConstants) -> bool:
+    """Return whether a cohort may have this size: exactly n in cross_device, where the graph is computed for n."""
+    if constants.profile == CROSS_DEVICE:
+        return size == constants.sites
+    return constants.min_survivors <= size <= constants.sites
+
+
+def is_enrolled(terms: SumTerms) -> bool:
+    """Return whether as many sites are enrolled as the profile asks: n, or n and more where cohorts take turns."""
+    enrolled, n = len(terms.site_public_keys), terms.constants.sites
+    return enrolled == n or (terms.constants.profile == CROSS_DEVICE and enrolled > n)
 
 
 def _rows(rows: Sequence[tuple[int, bytes, bytes]]) -> list[Field]:

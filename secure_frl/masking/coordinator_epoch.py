@@ -1,5 +1,8 @@
 """The coordinator's half of an epoch's opening: collect signed channel keys, show everybody's to all.
 
+In cross_device a stage of nonces stands between: each was committed to before any is shown. Sites that show none are
+removed and the epoch starts again under the next number, for to go on without them would be a choice of its hash.
+
 Speaks as the coordinator. It takes part in one channel with each site and can read none between sites. Its channel
 keys live in memory only: after a restart it opens a new epoch.
 Source: secure_aggregation.md, section 5, "Epoch".
@@ -7,7 +10,7 @@ Source: secure_aggregation.md, section 5, "Epoch".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,6 +19,8 @@ from secure_frl.errors import (
     EpochRefused,
     InvalidParameter,
     LocalProtocolError,
+    MalformedMessage,
+    NonceWithheld,
     PeerError,
     TooFewSurvivors,
     UnexpectedMessage,
@@ -23,7 +28,7 @@ from secure_frl.errors import (
 )
 from secure_frl.masking import contexts
 from secure_frl.masking.correspondence import Correspondence
-from secure_frl.masking.keys import Channels, KeyPair, check_distinct, open_channels
+from secure_frl.masking.keys import Channels, KeyPair, check_distinct, open_channels, points
 from secure_frl.secure_sum import COORDINATOR_ID, Addressed, RandomSource, SiteId, SumTerms
 from secure_frl.wire.envelope import EMPTY_32, Address, cut, sign_frame, verify_frame
 from secure_frl.wire.messages import (
@@ -32,6 +37,8 @@ from secure_frl.wire.messages import (
     EpochEntry,
     EpochKey,
     EpochList,
+    EpochNonce,
+    EpochNonces,
     MessageType,
     OpenEpoch,
     decode_body,
@@ -70,11 +77,19 @@ class CoordinatorEpoch:
 @dataclass(slots=True, eq=False)
 class _AskingKeys:
     entries: dict[SiteId, EpochEntry]
+    points: set[int]  # of the keys so far
+
+
+@dataclass(slots=True, eq=False)
+class _AskingNonces:
+    entries: tuple[EpochEntry, ...]
+    nonces: dict[SiteId, bytes]
 
 
 @dataclass(slots=True, eq=False)
 class _AskingAcks:
     entries: tuple[EpochEntry, ...]
+    nonces: tuple[bytes, ...]  # of cross_device
     epoch_hash: bytes
     acknowledged: set[SiteId]
 
@@ -90,7 +105,7 @@ class _Failed:
 
 
 class EpochOpening:
-    """E0 and E1 with every enrolled site; used like a secure sum, stage by stage."""
+    """E0, E1 and in cross_device E2 with every enrolled site; used like a secure sum, stage by stage."""
 
     def __init__(
         self,
@@ -101,8 +116,12 @@ class EpochOpening:
         epoch: int,
         first_round: int,
         expiry_s: float,
+        without: Collection[SiteId] = (),
     ) -> None:
-        """epoch, first_round: >= 1. expiry_s: Unix seconds, at most 24 h from now; whole seconds are sent."""
+        """epoch, first_round: >= 1. expiry_s: Unix seconds, at most 24 h from now; whole seconds are sent.
+
+        without: sites that are not asked, because they withheld a nonce in the opening before.
+        """
         contexts.check_constants(terms.constants)
         now = clock()
         if epoch < 1 or first_round < 1 or not now < expiry_s <= now + contexts.LONGEST_EPOCH_S:
@@ -116,8 +135,12 @@ class EpochOpening:
         self._epoch, self._first_round, self._expiry_s = epoch, first_round, int(expiry_s)
         self._keys = KeyPair.draw(random)
         self._letters = Correspondence(terms, (epoch, 0, 0))
-        self._letters.begin_stage(SiteId(site) for site in range(terms.constants.sites))
-        self._state: _AskingKeys | _AskingAcks | _Opened | _Failed = _AskingKeys({})
+        enrolled = map(SiteId, range(len(terms.site_public_keys)))
+        self._letters.begin_stage(site for site in enrolled if site not in without)
+        self._has_nonces = terms.constants.profile == contexts.CROSS_DEVICE
+        self._state: _AskingKeys | _AskingNonces | _AskingAcks | _Opened | _Failed = _AskingKeys(
+            {}, set(points([self._keys.public]))
+        )
 
     @property
     def awaiting(self) -> tuple[SiteId, ...]:
@@ -140,7 +163,9 @@ class EpochOpening:
         body: Body
         if isinstance(state, _AskingKeys):
             kind, body = MessageType.E0, OpenEpoch(self._epoch, self._keys.public, self._first_round, self._expiry_s)
-        elif isinstance(state, _AskingAcks):
+        elif isinstance(state, _AskingAcks) and self._has_nonces:
+            kind, body = MessageType.E2, EpochNonces(state.nonces)
+        elif isinstance(state, _AskingNonces | _AskingAcks):
             kind, body = MessageType.E1, EpochList(state.entries)
         else:
             return
@@ -165,6 +190,8 @@ class EpochOpening:
         state, terms = self._state, self._terms
         header = self._letters.check_header(site, frame)
         wanted = MessageType.E0_REPLY if isinstance(state, _AskingKeys) else MessageType.E1_REPLY
+        if isinstance(state, _AskingAcks) and self._has_nonces:
+            wanted = MessageType.E2_REPLY
         if header.type != wanted:
             raise UnexpectedMessage(f"expected {wanted.name} of site {site}, got type {header.type}. Drop it.")
         body = cut(frame, header, SIGNATURE_BYTES)
@@ -172,6 +199,8 @@ class EpochOpening:
         verify_frame(frame, body, enrolled)
         if isinstance(state, _AskingKeys):
             self._take_key(state, site, decode_body(EpochKey, body))
+        elif isinstance(state, _AskingNonces):
+            self._take_nonce(state, site, decode_body(EpochNonce, body).nonce)
         elif isinstance(state, _AskingAcks):
             ack = decode_body(EpochAck, body)
             check_signature(enrolled, ack.signature, "epoch-ack", terms.session, self._epoch, state.epoch_hash)
@@ -180,11 +209,22 @@ class EpochOpening:
     def _take_key(self, state: _AskingKeys, site: SiteId, key: EpochKey) -> None:
         if not self._clock() < self._expiry_s:
             raise EpochRefused("expected a key before the epoch expires, got one after. Open a new epoch.")
-        fields = (self._terms.session, self._epoch, site, key.public_key, b"", self._terms.roster_hash, self._expiry_s)
+        commitment = key.nonce_commitment
+        if len(commitment) != (contexts.NONCE_BYTES if self._has_nonces else 0):
+            raise MalformedMessage(f"expected a nonce's commitment as the profile has it, got another of site {site}.")
+        session, roster = self._terms.session, self._terms.roster_hash
+        fields = (session, self._epoch, site, key.public_key, commitment, roster, self._expiry_s)
         check_signature(self._terms.site_public_keys[site], key.signature, "epoch", *fields)
-        check_distinct([key.public_key, self._keys.public, *(entry.public_key for entry in state.entries.values())])
+        check_distinct([key.public_key], state.points)
         self._keys.exchange(key.public_key)  # refuses a low-order key
-        state.entries[site] = EpochEntry(site, key.public_key, key.nonce_commitment, key.signature)
+        state.points |= points([key.public_key])
+        state.entries[site] = EpochEntry(site, key.public_key, commitment, key.signature)
+
+    def _take_nonce(self, state: _AskingNonces, site: SiteId, nonce: bytes) -> None:
+        listed = next(entry for entry in state.entries if entry.site == site)
+        if contexts.nonce_commitment(self._terms.session, self._epoch, site, nonce) != listed.nonce_commitment:
+            raise EpochRefused(f"expected the nonce that site {site} committed to, got another. Leave it out.")
+        state.nonces[site] = nonce
 
     def close_stage(self) -> None:
         """End the stage: the silent are left out. Raises TooFewSurvivors, UnexpectedState when done."""
@@ -192,10 +232,15 @@ class EpochOpening:
         if isinstance(state, _AskingKeys):
             entries = tuple(state.entries[site] for site in sorted(state.entries))
             self._require(len(entries))
-            rows = [(entry.site, entry.public_key, entry.nonce_commitment) for entry in entries]
-            digest = contexts.epoch_hash(self._terms.session, self._epoch, rows, self._keys.public)
-            self._state = _AskingAcks(entries, digest, set())
+            self._state = _AskingNonces(entries, {}) if self._has_nonces else self._asking_acks(entries, None)
             self._letters.begin_stage(SiteId(entry.site) for entry in entries)
+        elif isinstance(state, _AskingNonces):
+            missing = tuple(entry.site for entry in state.entries if entry.site not in state.nonces)
+            if missing:
+                self._state = _Failed()
+                raise NonceWithheld(missing)
+            self._state = self._asking_acks(state.entries, state.nonces)
+            self._letters.begin_stage(SiteId(entry.site) for entry in state.entries)
         elif isinstance(state, _AskingAcks):
             self._require(len(state.acknowledged))
             self._state = _Opened(self._open(state))
@@ -205,8 +250,15 @@ class EpochOpening:
                 "expected a stage in progress, got an epoch that is open or failed. Take its outcome."
             )
 
+    def _asking_acks(self, entries: tuple[EpochEntry, ...], nonces: Mapping[SiteId, bytes] | None) -> _AskingAcks:
+        opened = tuple(nonces[SiteId(entry.site)] for entry in entries) if nonces is not None else (b"",) * len(entries)
+        rows = [(entry.site, entry.public_key, nonce) for entry, nonce in zip(entries, opened, strict=True)]
+        digest = contexts.epoch_hash(self._terms.session, self._epoch, rows, self._keys.public)
+        return _AskingAcks(entries, opened, digest, set())
+
     def _require(self, count: int) -> None:
-        least = self._terms.constants.min_survivors
+        constants = self._terms.constants
+        least = constants.sites if self._has_nonces else constants.min_survivors  # a cohort of cross_device has n
         if count < least:
             self._state = _Failed()
             raise TooFewSurvivors(

@@ -14,7 +14,7 @@ from typing import Any
 
 from secure_frl.errors import InvalidParameter, PeerError, RoundAborted, UnexpectedMessage, UnexpectedState
 from secure_frl.masking import coordinator_stages as stages
-from secure_frl.masking.contexts import attempt_context, check_constants, config_hash
+from secure_frl.masking.contexts import attempt_context, check_constants, config_hash, is_cohort_size
 from secure_frl.masking.coordinator_epoch import CoordinatorEpoch, EpochOpening
 from secure_frl.masking.coordinator_memory import (
     Aborted,
@@ -77,10 +77,11 @@ class MaskedSum:
         check_constants(terms.constants)
         sites, epoch = tuple(cohort), coordinator_epoch
         is_cohort = list(sites) == sorted(set(sites) & set(epoch.members))
-        if not is_cohort or len(sites) < terms.constants.min_survivors or len(policy_tag) != 32 or attempt < 0:
+        if not is_cohort or not is_cohort_size(len(sites), terms.constants) or len(policy_tag) != 32 or attempt < 0:
             raise InvalidParameter(
-                f"expected at least {terms.constants.min_survivors} members of the epoch in ascending order, a tag of "
-                f"32 bytes and an attempt >= 0, got {len(sites)} sites and attempt={attempt}. Fix the call."
+                f"expected {terms.constants.min_survivors} to {terms.constants.sites} members of the epoch, ascending, "
+                f"in cross_device exactly {terms.constants.sites}, a tag of 32 bytes and an attempt >= 0, got "
+                f"{len(sites)} sites and attempt={attempt}. Fix the call."
             )
         epoch.begin_attempt(round, attempt, terms.epoch_rounds)
         context = RoundContext(

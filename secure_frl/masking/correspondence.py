@@ -98,9 +98,9 @@ class Correspondence:
         Raises MalformedMessage, UnexpectedMessage or LateMessage, and Refused when the reply is a valid refusal of
         our request.
         """
-        constants = self._terms.constants
+        constants, enrolled = self._terms.constants, len(self._terms.site_public_keys)
         header = read_header(frame)
-        check_length(header.type, len(frame), constants.sites, constants.length, constants.modulus_bits)
+        check_length(header.type, len(frame), enrolled, constants.length, constants.modulus_bits)
         parties = (header.session, header.sender, header.receiver, header.key_id)
         if parties != (self._terms.session, site, COORDINATOR_ID, EMPTY_32):
             raise UnexpectedMessage(f"expected a frame of this session by site {site}, got another. Drop it.")

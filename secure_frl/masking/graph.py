@@ -15,6 +15,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from secure_frl.masking.contexts import CROSS_DEVICE
 from secure_frl.secure_sum import SiteId, SumConstants
 from secure_frl.wire.hashing import labelled_hash
 
@@ -113,7 +114,7 @@ class Graph:
 
 def graph_of(constants: SumConstants, epoch_hash: bytes, number: int, attempt: int, cohort: Sequence[SiteId]) -> Graph:
     """Return the graph of one attempt; every party computes it for itself. cohort: ascending."""
-    if constants.profile == "cross_device":
+    if constants.profile == CROSS_DEVICE:
         seed = graph_seed(epoch_hash, number, attempt, cohort)
         circle = tuple(cohort[at] for at in permutation(seed, len(cohort)))
         reach = constants.neighbours // 2

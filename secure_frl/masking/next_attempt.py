@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from secure_frl.masking.contexts import CROSS_DEVICE
 from secure_frl.secure_sum import SiteId, SumConstants
 
 MOST_ATTEMPTS = 3  # of one round: each one takes new people at every site that answers
@@ -38,7 +39,7 @@ def next_cohort(
     if len(set(answered) - out) < constants.min_survivors:
         return None
     kept = [site for site in cohort if site not in out]
-    if constants.profile == "cross_device":
+    if constants.profile == CROSS_DEVICE:
         spare = [site for site in members if site not in out and site not in set(cohort)]
         kept = sorted(kept + spare[: constants.sites - len(kept)])
         if len(kept) < constants.sites:

@@ -23,7 +23,8 @@ from secure_frl.errors import (
     TooFewConfirmations,
 )
 from secure_frl.masking import contexts
-from secure_frl.masking.graph import graph_of
+from secure_frl.masking.contexts import is_cohort_size
+from secure_frl.masking.graph import Graph, graph_of
 from secure_frl.masking.keys import (
     SECRET_BYTES,
     KeyPair,
@@ -36,7 +37,7 @@ from secure_frl.masking.keys import (
     self_key,
 )
 from secure_frl.masking.secret_sharing import encode_share
-from secure_frl.masking.site_epoch import last_closed_round
+from secure_frl.masking.site_epoch import check_peers, last_closed_round
 from secure_frl.masking.site_memory import (
     Answer,
     Attempt,
@@ -105,8 +106,10 @@ def deal_update(party: SiteParty, view: EpochView, header: Header, body: Announc
         policy_tag=body.model_tag,
         cohort=tuple(SiteId(site) for site in body.cohort),
     )
+    graph = graph_of(party.terms.constants, view.epoch_hash, context.round, context.attempt, context.cohort)
+    check_peers(party, view.epoch, view.expiry_s, view.unchecked, graph.neighbours(party.me))
     words = checked_vector(party, context)
-    attempt, joined, keys = open_attempt(party, view, context, body.fresh, words)
+    attempt, joined, keys = open_attempt(party, view, context, graph, body.fresh, words)
     link = attempt.link(MessageType.R1, attempt.ctx1)
     reply = seal_frame(attempt.address(party.me), MessageType.R1, encode_body(keys), link)
     record(party, attempt, "R1", hashlib.sha256(reply).digest())
@@ -137,7 +140,7 @@ def check_announcement(party: SiteParty, view: EpochView, header: Header, body: 
         "the header's fresh bytes in the body": header.fresh == body.fresh,
         "a cohort in ascending order out of the epoch": list(cohort) == sorted(set(cohort) & set(view.members)),
         "this site in the cohort": party.me in cohort,
-        "a cohort of at least min_survivors": len(cohort) >= constants.min_survivors,
+        "a cohort of at least min_survivors, of all n in cross_device": is_cohort_size(len(cohort), constants),
         "the constants of the charter that this site signed": body.config_hash == party.config_hash,
     }
     broken = [rule for rule, holds in rules.items() if not holds]
@@ -175,11 +178,10 @@ def checked_vector(party: SiteParty, context: RoundContext) -> Words:
 
 
 def open_attempt(
-    party: SiteParty, view: EpochView, context: RoundContext, fresh_coordinator: bytes, words: Words
+    party: SiteParty, view: EpochView, context: RoundContext, graph: Graph, fresh_coordinator: bytes, words: Words
 ) -> tuple[Attempt, SharesSent, RoundKeys]:
     """Draw the attempt's secrets and deal them."""
     ctx1 = contexts.attempt_context(context.session, view.epoch_hash, context.round, context.attempt, context.cohort)
-    graph = graph_of(party.terms.constants, view.epoch_hash, context.round, context.attempt, context.cohort)
     attempt = Attempt(view, context, ctx1, party.random.take(SECRET_BYTES), fresh_coordinator, graph)
     keys, seed = KeyPair.draw(party.random), party.random.take(SECRET_BYTES)
     threshold = party.terms.constants.threshold

@@ -1,10 +1,14 @@
-"""A site's answers to E0 and E1: fresh channel keys for an epoch, exchanged under everybody's signature.
+"""A site's answers to E0, E1 and E2: fresh channel keys for an epoch, exchanged under everybody's signature.
 
+In cross_device every site commits to a nonce with its key and shows it only when it has the whole list, so that nobody
+chooses the epoch's hash, from which the graphs come; the list of E2 must open every commitment of E1.
 Speaks as a site. Channel secrets live in memory only, so a site that restarts waits for the next epoch.
 Source: secure_aggregation.md, section 5, "Epoch".
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 from secure_frl.errors import EpochRefused, RosterRefused
 from secure_frl.masking import contexts
@@ -14,6 +18,7 @@ from secure_frl.masking.site_memory import (
     EpochOpen,
     EpochView,
     KeysAdvertised,
+    NonceShown,
     SiteParty,
     SiteState,
     end_attempt,
@@ -26,12 +31,15 @@ from secure_frl.wire.messages import (
     EpochEntry,
     EpochKey,
     EpochList,
+    EpochNonce,
+    EpochNonces,
     MessageType,
     OpenEpoch,
     encode_body,
 )
 from secure_frl.wire.signatures import check_signature, signed_bytes
 
+CHECKED_AT_ONCE = 1000  # signatures of a list: a tenth of a second; in longer ones peers are checked when needed
 _CLOSING_STAGES = ("R3b", "R4", "closed")  # after one of these a site takes part in no other attempt of the round
 
 
@@ -64,57 +72,129 @@ def open_epoch(party: SiteParty, state: SiteState, header: Header, body: OpenEpo
     end_attempt(state, party.host)
     keys = KeyPair.draw(party.random)
     session, roster = party.terms.session, party.terms.roster_hash
+    nonce = party.random.take(contexts.NONCE_BYTES) if _has_nonces(party) else b""
+    commitment = contexts.nonce_commitment(session, body.epoch, party.me, nonce) if nonce else b""
     signature = party.signing_key.sign(
-        signed_bytes("epoch", session, body.epoch, party.me, keys.public, b"", roster, body.expiry_s)
+        signed_bytes("epoch", session, body.epoch, party.me, keys.public, commitment, roster, body.expiry_s)
     )
-    advertised = KeysAdvertised(body.epoch, keys, signature, body.epoch_key, body.first_round, body.expiry_s)
-    return advertised, _sign(party, body.epoch, MessageType.E0_REPLY, EpochKey(keys.public, b"", signature))
+    advertised = KeysAdvertised(
+        epoch=body.epoch,
+        keys=keys,
+        nonce=nonce,
+        nonce_commitment=commitment,
+        entry_signature=signature,
+        coordinator_key=body.epoch_key,
+        first_round=body.first_round,
+        expiry_s=body.expiry_s,
+    )
+    return advertised, _sign(party, body.epoch, MessageType.E0_REPLY, EpochKey(keys.public, commitment, signature))
 
 
-def join_epoch(party: SiteParty, state: KeysAdvertised, header: Header, body: EpochList) -> Answer:
-    """Answer E1 with a signature over the epoch's hash.
+def take_list(party: SiteParty, state: KeysAdvertised, header: Header, body: EpochList) -> Answer:
+    """Answer E1: with a signature over the epoch's hash, in cross_device with this site's nonce.
 
     Raises RosterRefused, BadSignature, KeyRefused, EpochRefused.
     """
-    if header.epoch != state.epoch or not party.clock() < state.expiry_s:
-        raise EpochRefused(
-            f"expected the list of epoch {state.epoch} before it expires, got another. Open a newer one."
+    _check_open(party, state, header)
+    unchecked = check_entries(party, state, body.entries)
+    if _has_nonces(party):
+        return NonceShown(state, body.entries, unchecked), _sign(
+            party, state.epoch, MessageType.E1_REPLY, EpochNonce(state.nonce)
         )
-    check_entries(party, state, body.entries)
-    public_keys: dict[int, bytes] = {entry.site: entry.public_key for entry in body.entries}
+    return join_epoch(party, state, body.entries, [b""] * len(body.entries), unchecked, MessageType.E1_REPLY)
+
+
+def take_nonces(party: SiteParty, state: NonceShown, header: Header, body: EpochNonces) -> Answer:
+    """Answer E2 with a signature over the epoch's hash. Raises EpochRefused, KeyRefused."""
+    advertised, session = state.advertised, party.terms.session
+    _check_open(party, advertised, header)
+    is_whole = len(body.nonces) == len(state.entries) and all(
+        contexts.nonce_commitment(session, advertised.epoch, entry.site, nonce) == entry.nonce_commitment
+        for entry, nonce in zip(state.entries, body.nonces, strict=True)
+    )
+    if not is_whole:
+        raise EpochRefused(
+            "expected the nonce that every site of the list committed to, got others. Open a new epoch without the "
+            "sites that show none."
+        )
+    return join_epoch(party, advertised, state.entries, body.nonces, state.unchecked, MessageType.E2_REPLY)
+
+
+def join_epoch(
+    party: SiteParty,
+    state: KeysAdvertised,
+    entries: tuple[EpochEntry, ...],
+    nonces: Sequence[bytes],
+    unchecked: dict[SiteId, EpochEntry],
+    reply: MessageType,
+) -> Answer:
+    """Derive every channel, forget the epoch's secret, sign the epoch's hash. Raises KeyRefused."""
+    public_keys: dict[int, bytes] = {entry.site: entry.public_key for entry in entries}
     public_keys[COORDINATOR_ID] = state.coordinator_key
     check_distinct(list(public_keys.values()))
     session = party.terms.session
-    rows = [(entry.site, entry.public_key, entry.nonce_commitment) for entry in body.entries]
+    rows = [(entry.site, entry.public_key, nonce) for entry, nonce in zip(entries, nonces, strict=True)]
     digest = contexts.epoch_hash(session, state.epoch, rows, state.coordinator_key)
     view = EpochView(
         epoch=state.epoch,
         epoch_hash=digest,
-        members=tuple(SiteId(entry.site) for entry in body.entries),
+        members=tuple(SiteId(entry.site) for entry in entries),
         points=points(public_keys.values()),
         channels=open_channels(state.keys, party.me, public_keys, digest, state.first_round),
         first_round=state.first_round,
         expiry_s=state.expiry_s,
+        unchecked=unchecked,
     )
     signature = party.signing_key.sign(signed_bytes("epoch-ack", session, state.epoch, digest))
-    return EpochOpen(view), _sign(party, state.epoch, MessageType.E1_REPLY, EpochAck(signature))
+    return EpochOpen(view), _sign(party, state.epoch, reply, EpochAck(signature))
 
 
-def check_entries(party: SiteParty, state: KeysAdvertised, entries: tuple[EpochEntry, ...]) -> None:
-    """Check the list of E1: enough enrolled sites, each one's signature, this site's own entry unchanged."""
+def _check_open(party: SiteParty, state: KeysAdvertised, header: Header) -> None:
+    if header.epoch != state.epoch or not party.clock() < state.expiry_s:
+        raise EpochRefused(
+            f"expected the list of epoch {state.epoch} before it expires, got another. Open a newer one."
+        )
+
+
+def _has_nonces(party: SiteParty) -> bool:
+    return party.terms.constants.profile == contexts.CROSS_DEVICE
+
+
+def check_entries(party: SiteParty, state: KeysAdvertised, entries: tuple[EpochEntry, ...]) -> dict[SiteId, EpochEntry]:
+    """Check the list of E1: enough enrolled sites, each one's signature, this site's own entry unchanged.
+
+    Returns the entries whose signature waits until their site becomes a neighbour: none, but in long lists.
+    Raises RosterRefused, BadSignature.
+    """
     ids = [entry.site for entry in entries]
     terms = party.terms
     if ids != sorted(set(ids)) or (ids and ids[-1] >= len(terms.site_public_keys)):
         raise RosterRefused("expected enrolled sites in ascending order, got another list. Leave this epoch.")
-    if len(ids) < terms.constants.min_survivors:
-        raise RosterRefused(
-            f"expected at least {terms.constants.min_survivors} sites in the epoch, got {len(ids)}. Leave this epoch."
-        )
-    own = EpochEntry(party.me, state.keys.public, b"", state.entry_signature)
+    constants = terms.constants
+    least = constants.sites if _has_nonces(party) else constants.min_survivors
+    if len(ids) < least:
+        raise RosterRefused(f"expected at least {least} sites in the epoch, got {len(ids)}. Leave this epoch.")
+    own = EpochEntry(party.me, state.keys.public, state.nonce_commitment, state.entry_signature)
     if own not in entries:
         raise RosterRefused("expected this site's own key unchanged in the list, got another. Leave this epoch.")
-    for entry in entries:
-        check_entry(terms.session, terms.roster_hash, state.epoch, state.expiry_s, entry, terms.site_public_keys)
+    if any(len(entry.nonce_commitment) != len(state.nonce_commitment) for entry in entries):
+        raise RosterRefused("expected a commitment to a nonce exactly where the profile has nonces. Leave this epoch.")
+    unchecked = {SiteId(entry.site): entry for entry in entries}
+    if len(entries) <= CHECKED_AT_ONCE:
+        check_peers(party, state.epoch, state.expiry_s, unchecked, list(unchecked))
+    return unchecked
+
+
+def check_peers(
+    party: SiteParty, epoch: int, expiry_s: int, unchecked: dict[SiteId, EpochEntry], peers: Iterable[SiteId]
+) -> None:
+    """Check the signatures of these peers' entries, each once an epoch. Raises BadSignature."""
+    terms = party.terms
+    for peer in peers:
+        entry = unchecked.get(peer)
+        if entry is not None:
+            check_entry(terms.session, terms.roster_hash, epoch, expiry_s, entry, terms.site_public_keys)
+            del unchecked[peer]
 
 
 def check_entry(

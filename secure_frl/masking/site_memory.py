@@ -28,7 +28,7 @@ from secure_frl.secure_sum import (
     Words,
 )
 from secure_frl.wire.envelope import Address
-from secure_frl.wire.messages import MessageType
+from secure_frl.wire.messages import EpochEntry, MessageType
 
 Shares = Mapping[SiteId, NDArray[np.uint32]]
 
@@ -59,6 +59,7 @@ class EpochView:
     channels: Channels
     first_round: int
     expiry_s: int
+    unchecked: dict[SiteId, EpochEntry]  # peers whose signature is checked when they first become neighbours
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,10 +98,21 @@ class KeysAdvertised:
 
     epoch: int
     keys: KeyPair = field(repr=False)
+    nonce: bytes = field(repr=False)  # of cross_device, shown in E1; else empty
+    nonce_commitment: bytes
     entry_signature: bytes
     coordinator_key: bytes
     first_round: int
     expiry_s: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NonceShown:
+    """E1 answered in cross_device: this list of sites, whatever their nonces turn out to be."""
+
+    advertised: KeysAdvertised
+    entries: tuple[EpochEntry, ...]
+    unchecked: dict[SiteId, EpochEntry]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,8 +174,8 @@ class Departed:
     attempt: Attempt
 
 
-SiteState = WithoutEpoch | KeysAdvertised | EpochOpen | SharesSent | InputSent | SetConfirmed | SumAwaited | Departed
 AttemptState = SharesSent | InputSent | SetConfirmed | SumAwaited | Departed
+SiteState = WithoutEpoch | KeysAdvertised | NonceShown | EpochOpen | AttemptState
 Answer = tuple[SiteState, bytes | Exception]  # the next state, with a reply or what is refused
 
 

@@ -17,17 +17,18 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secure_frl.errors import AlreadyAnswered, BadSignature, InvalidParameter, MalformedMessage, UnexpectedMessage
-from secure_frl.masking.contexts import check_constants, config_hash
+from secure_frl.masking.contexts import check_constants, config_hash, is_enrolled
 from secure_frl.masking.prg import mask_adder
 from secure_frl.masking.refusals import refusal_name, refuse
 from secure_frl.masking.site_attempt import confirm_set, join_attempt, return_shares, send_input
-from secure_frl.masking.site_epoch import join_epoch, open_epoch
+from secure_frl.masking.site_epoch import open_epoch, take_list, take_nonces
 from secure_frl.masking.site_memory import (
     Answer,
     Departed,
     EpochOpen,
     InputSent,
     KeysAdvertised,
+    NonceShown,
     SetConfirmed,
     SharesSent,
     SiteParty,
@@ -48,8 +49,9 @@ _Handler = Callable[..., Answer]  # (party, state, header, body) for the state's
 
 _ATTEMPTS = (SharesSent, InputSent, SetConfirmed, SumAwaited, Departed)
 TABLE: dict[tuple[type[Any], MessageType], _Handler] = {  # Any: one handler's state type differs from another's
-    **{(state, T.E0): open_epoch for state in (WithoutEpoch, KeysAdvertised, EpochOpen, *_ATTEMPTS)},
-    (KeysAdvertised, T.E1): join_epoch,
+    **{(state, T.E0): open_epoch for state in (WithoutEpoch, KeysAdvertised, NonceShown, EpochOpen, *_ATTEMPTS)},
+    (KeysAdvertised, T.E1): take_list,
+    (NonceShown, T.E2): take_nonces,
     **{(state, T.R0): join_attempt for state in (EpochOpen, *_ATTEMPTS)},
     (SharesSent, T.R1P): send_input,
     (InputSent, T.R3A): confirm_set,
@@ -62,7 +64,8 @@ _ANSWERED: dict[type[Any], frozenset[MessageType]] = {  # stages of the open att
     SumAwaited: frozenset({T.R1P, T.R3A, T.R3C}),
     Departed: frozenset({T.R1P, T.R3A, T.R3C}),
 }
-_REQUESTS = frozenset({T.E0, T.E1, T.R0, T.R1P, T.R3A, T.R3C, T.R5})
+_OPENING = (T.E0, T.E1, T.E2)
+_REQUESTS = frozenset({T.E0, T.E1, T.E2, T.R0, T.R1P, T.R3A, T.R3C, T.R5})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class SiteProtocol:
     ) -> None:
         """clock: Unix seconds. Raises CharterRefused, BitBudget, or InvalidParameter for a key that is not `me`'s."""
         check_constants(terms.constants)
-        if len(terms.site_public_keys) != terms.constants.sites or not 0 <= me < terms.constants.sites:
+        if not is_enrolled(terms) or not 0 <= me < len(terms.site_public_keys):
             raise InvalidParameter(
                 f"expected {terms.constants.sites} sites with {me} among them. Read the charter again."
             )
@@ -135,8 +138,8 @@ class SiteProtocol:
     def _answer(self, frame: bytes) -> bytes | Exception:
         terms, state = self._party.terms, self._state
         header = read_header(frame)
-        constants = terms.constants
-        check_length(header.type, len(frame), constants.sites, constants.length, constants.modulus_bits)
+        constants, enrolled = terms.constants, len(terms.site_public_keys)
+        check_length(header.type, len(frame), enrolled, constants.length, constants.modulus_bits)
         message_type = MessageType(header.type)
         digest = hashlib.sha256(frame).digest()
         sent = self._sent.get(message_type)
@@ -180,7 +183,7 @@ class SiteProtocol:
             is_past = (header.round, header.attempt) < pair or (
                 (header.round, header.attempt) == pair and message_type in _ANSWERED.get(type(state), frozenset())
             )
-        elif message_type in (T.E0, T.E1):
+        elif message_type in _OPENING:
             is_past = header.epoch <= self._party.register.last_epoch()
         else:
             is_past = last is not None and (header.round, header.attempt) <= last[:2]
@@ -201,8 +204,8 @@ class SiteProtocol:
             raise UnexpectedMessage(f"expected a request, got {message_type.name}. Drop it.")
         is_open_ended = message_type is T.R0
         body = cut(frame, header, spec.trailer_bytes, open_ended=is_open_ended)
-        constants = self._party.terms.constants
-        if len(body) > spec.size_limit(constants.sites, constants.length, constants.modulus_bits):
+        constants, enrolled = self._party.terms.constants, len(self._party.terms.site_public_keys)
+        if len(body) > spec.size_limit(enrolled, constants.length, constants.modulus_bits):
             raise MalformedMessage(f"expected a smaller body for {spec.name}, got {len(body)} bytes. Drop it.")
         if spec.protection.startswith("signed"):
             verify_frame(frame, body, self._party.terms.coordinator_public_key)
@@ -223,7 +226,7 @@ class SiteProtocol:
 
     def _after_failure(self, state: SiteState, message_type: MessageType) -> None:
         """End what a refused, authenticated message ends: nothing before R1, the attempt from R1' on."""
-        if message_type in (T.E0, T.E1, T.R0):
+        if message_type in (*_OPENING, T.R0):
             return
         self._state, outcome = left(state)  # first, so that nothing the host does can keep the attempt alive
         if message_type is T.R5 and isinstance(state, _ATTEMPTS):
@@ -238,4 +241,4 @@ class SiteProtocol:
         if message_type is T.E0 or isinstance(self._state, Departed):
             self._sent.clear()
         elif message_type is T.R0:
-            self._sent = {kind: sent for kind, sent in self._sent.items() if kind in (T.E0, T.E1)}
+            self._sent = {kind: sent for kind, sent in self._sent.items() if kind in _OPENING}

@@ -33,6 +33,8 @@ class MessageType(IntEnum):
     E0_REPLY = 2
     E1 = 3
     E1_REPLY = 4
+    E2 = 5
+    E2_REPLY = 6
     R0 = 16
     R1 = 17
     R1P = 18
@@ -68,7 +70,7 @@ Id = Annotated[int, msgspec.Meta(ge=0, le=65_534)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 B32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 B64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
-Empty = Annotated[bytes, msgspec.Meta(max_length=0)]
+UpToB32 = Annotated[bytes, msgspec.Meta(max_length=32)]
 SealedShares = Annotated[bytes, msgspec.Meta(min_length=SEALED_SHARES_BYTES, max_length=SEALED_SHARES_BYTES)]
 Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=_MOST_SITES)]
 
@@ -94,7 +96,7 @@ class EpochKey(Body, frozen=True):
     """E0's reply: one site's channel key."""
 
     public_key: B32
-    nonce_commitment: Empty  # cross_device only
+    nonce_commitment: UpToB32  # N_i in cross_device, else empty
     signature: B64  # over lp(LABEL, "epoch", session, epoch, i, c_pk, N_i, roster hash, expiry)
 
 
@@ -103,7 +105,7 @@ class EpochEntry(Body, frozen=True):
 
     site: Id
     public_key: B32
-    nonce_commitment: Empty
+    nonce_commitment: UpToB32
     signature: B64
 
 
@@ -113,8 +115,20 @@ class EpochList(Body, frozen=True):
     entries: Annotated[tuple[EpochEntry, ...], msgspec.Meta(max_length=_MOST_SITES)]
 
 
+class EpochNonce(Body, frozen=True):
+    """E1's reply in cross_device: what the site committed to."""
+
+    nonce: B32
+
+
+class EpochNonces(Body, frozen=True):
+    """E2, cross_device only: every nonce, in the order of E1's list."""
+
+    nonces: Annotated[tuple[B32, ...], msgspec.Meta(max_length=_MOST_SITES)]
+
+
 class EpochAck(Body, frozen=True):
-    """E1's reply."""
+    """The last reply of an epoch's opening: to E1, in cross_device to E2."""
 
     signature: B64  # over lp(LABEL, "epoch-ack", session, epoch, epoch_hash)
 
@@ -256,6 +270,14 @@ def vector_bytes(length: int, modulus_bits: int = 32) -> int:
     return (4 if modulus_bits <= 32 else 8) * (length + LANE_WORDS)
 
 
+_MOST_IN_SILO = 100  # more sites are a cross_device charter, whose epochs have nonces
+
+
+def _nonce(sites: int) -> int:
+    """Return the bytes of a nonce or of a commitment to one."""
+    return 32 if sites > _MOST_IN_SILO else 0
+
+
 _ENTRY = 3 + 34 + 2 + 66 + 1
 _DEALT = 1 + 3 + 34 + 34 + SEALED_SHARES_BYTES + 3
 _MEMBER = 1 + 3 + 34 + 34
@@ -266,11 +288,17 @@ _LIST = 8  # array prefixes
 _COORDINATOR = "coordinator and this site"
 REGISTRY: dict[MessageType, MessageSpec] = {
     MessageType.E0: MessageSpec("E0", OpenEpoch, True, "signed", lambda n, p, w: 1 + 9 + 34 + 18, False, "anyone"),
-    MessageType.E0_REPLY: MessageSpec("E0 reply", EpochKey, False, "signed", lambda n, p, w: 103, True, "anyone"),
-    MessageType.E1: MessageSpec(
-        "E1", EpochList, True, "signed", lambda n, p, w: _LIST + n * (_ENTRY + 3), False, "anyone"
+    MessageType.E0_REPLY: MessageSpec(
+        "E0 reply", EpochKey, False, "signed", lambda n, p, w: 103 + _nonce(n), True, "anyone"
     ),
-    MessageType.E1_REPLY: MessageSpec("E1 reply", EpochAck, False, "signed", lambda n, p, w: 67, True, "anyone"),
+    MessageType.E1: MessageSpec(
+        "E1", EpochList, True, "signed", lambda n, p, w: _LIST + n * (_ENTRY + 3 + _nonce(n)), False, "anyone"
+    ),
+    MessageType.E1_REPLY: MessageSpec(
+        "E1 reply", EpochAck, False, "signed", lambda n, p, w: 35 if _nonce(n) else 67, True, "anyone"
+    ),
+    MessageType.E2: MessageSpec("E2", EpochNonces, True, "signed", lambda n, p, w: _LIST + 34 * n, False, "anyone"),
+    MessageType.E2_REPLY: MessageSpec("E2 reply", EpochAck, False, "signed", lambda n, p, w: 67, True, "anyone"),
     MessageType.R0: MessageSpec(
         "R0",
         Announcement,

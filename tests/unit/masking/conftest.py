@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from secure_frl.degrees import neighbours_and_threshold
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import AlreadyAnswered, BudgetExhausted, ModelMissing, PeerError
 from secure_frl.masking.contexts import model_tag, session_id
@@ -30,10 +31,15 @@ from secure_frl.wire.messages import MessageType
 
 STAGES = ("R1", "R2", "R3b", "R4", "closed")
 SIZES = {3: (3, 1, 3), 5: (4, 2, 4), 10: (6, 1, 8)}  # n -> t, c, min_survivors: the design's table
+LEAST, CORRUPT, LOST, EXPONENT = 101, 3, 6, 20  # the smallest cross_device charter, with k and t computed for these
 
 
 def constants_for(n: int, length: int = 17, **changes: Any) -> SumConstants:
-    t, c, least = SIZES[n]
+    if n < LEAST:
+        (t, c, least), k, profile = SIZES[n], n - 1, "cross_silo"
+    else:
+        c, least, profile = CORRUPT, n - LOST, "cross_device"
+        k, t = neighbours_and_threshold(n, c, LOST, EXPONENT)
     return replace(
         SumConstants(
             sites=n,
@@ -41,8 +47,8 @@ def constants_for(n: int, length: int = 17, **changes: Any) -> SumConstants:
             max_colluders=c,
             min_survivors=least,
             honest_shares=least - c,
-            profile="cross_silo",
-            neighbours=n - 1,
+            profile=profile,
+            neighbours=k,
             protection="masking",
             length=length,
             modulus_bits=24,
@@ -139,10 +145,10 @@ def next_model(model: bytes, total: Sum) -> bytes:
 class Federation:
     """n sites and a coordinator under one charter. `wire` sees and may change every frame."""
 
-    def __init__(self, n: int, seed: int = 1, charter: bytes = b"charter", **changes: Any) -> None:
+    def __init__(self, n: int, seed: int = 1, charter: bytes = b"charter", enrolled: int = 0, **changes: Any) -> None:
         self.n, self.seed = n, seed
         self.constants = constants_for(n, **changes)
-        self.keys = [Ed25519PrivateKey.from_private_bytes(bytes([1 + i]) * 32) for i in range(n)]
+        self.keys = [Ed25519PrivateKey.from_private_bytes(bytes([1 + i]) * 32) for i in range(max(n, enrolled))]
         self.coordinator_key = Ed25519PrivateKey.from_private_bytes(bytes([200]) * 32)
         self.terms = SumTerms(
             session=session_id(charter),
@@ -154,13 +160,14 @@ class Federation:
         )
         self.now = 1_000_000.0
         generator = np.random.default_rng(seed)
-        self.values = generator.integers(-1000, 1001, (n, self.constants.length))
-        self.registers = [Register() for _ in range(n)]
-        self.hosts = [Host(self.constants, self.values[i], self.registers[i].trail) for i in range(n)]
-        self.logs: list[list[tuple[str, str]]] = [[] for _ in range(n)]
+        self.values = generator.integers(-1000, 1001, (len(self.keys), self.constants.length))
+        count = len(self.keys)
+        self.registers = [Register() for _ in range(count)]
+        self.hosts = [Host(self.constants, self.values[i], self.registers[i].trail) for i in range(count)]
+        self.logs: list[list[tuple[str, str]]] = [[] for _ in range(count)]
         self.starts = 0
         self.random = rehearsal_source(seed, "coordinator")
-        self.sites = [self.start(SiteId(i)) for i in range(n)]
+        self.sites = [self.start(SiteId(i)) for i in range(count)]
         self.errors: dict[int, list[str]] = {}
         self.frames: list[tuple[str, int, bytes]] = []
         self.wire: Callable[[str, int, bytes], bytes | None] = lambda direction, site, frame: frame
@@ -206,7 +213,7 @@ class Federation:
         opening = EpochOpening(
             self.terms, self.coordinator_key, self.random, lambda: self.now, epoch, first_round, self.now + 3600
         )
-        for _ in range(2):
+        for _ in range(2 if self.n < LEAST else 3):
             self.exchange(opening)
             opening.close_stage()
         return opening.outcome()

@@ -14,8 +14,8 @@ from secure_frl.wire.messages import REGISTRY, MessageType, greatest_model_bytes
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
-NAMES = {"E0_REPLY": "E0 reply", "E1_REPLY": "E1 reply", "R1P": "R1′", "BAD_SHARE": "BadShare", "R3A": "R3a"} | {
-    "R3B": "R3b", "R3C": "R3c", "R5_REPLY": "R5 reply", "REFUSAL": "Refusal"
+NAMES = {"E0_REPLY": "E0 reply", "E1_REPLY": "E1 reply", "E2_REPLY": "E2 reply", "R1P": "R1′"} | {
+    "BAD_SHARE": "BadShare", "R3A": "R3a", "R3B": "R3b", "R3C": "R3c", "R5_REPLY": "R5 reply", "REFUSAL": "Refusal"
 }  # fmt: skip
 
 

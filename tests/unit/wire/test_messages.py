@@ -33,8 +33,9 @@ BODIES = [spec.body for spec in REGISTRY.values() if spec.body is not None]
 
 def test_the_type_numbers_are_those_of_the_design():
     assert {kind.name: int(kind) for kind in MessageType} == {
-        "E0": 1, "E0_REPLY": 2, "E1": 3, "E1_REPLY": 4, "R0": 16, "R1": 17, "R1P": 18, "R2": 19, "BAD_SHARE": 20,
-        "R3A": 21, "R3B": 22, "R3C": 23, "R4": 24, "R5": 25, "R5_REPLY": 26, "REFUSAL": 31,
+        "E0": 1, "E0_REPLY": 2, "E1": 3, "E1_REPLY": 4, "E2": 5, "E2_REPLY": 6, "R0": 16,
+        "R1": 17, "R1P": 18, "R2": 19, "BAD_SHARE": 20, "R3A": 21, "R3B": 22, "R3C": 23,
+        "R4": 24, "R5": 25, "R5_REPLY": 26, "REFUSAL": 31,
     }  # fmt: skip
     assert set(REGISTRY) == set(MessageType)
     assert (STAGE_NAMES[MessageType.R1P], STAGE_NAMES[MessageType.BAD_SHARE]) == ("R1p", "BadShare")
@@ -43,7 +44,7 @@ def test_the_type_numbers_are_those_of_the_design():
 def test_every_message_states_direction_protection_and_readers():
     assert {spec.protection for spec in REGISTRY.values()} == {"signed", "signed+sealed", "sealed", "mac"}
     down = {kind.name for kind, spec in REGISTRY.items() if spec.to_site}
-    assert down == {"E0", "E1", "R0", "R1P", "R3A", "R3C", "R5"}
+    assert down == {"E0", "E1", "E2", "R0", "R1P", "R3A", "R3C", "R5"}
     assert all(spec.readers for spec in REGISTRY.values())
 
 
@@ -64,7 +65,7 @@ def test_a_ring_beyond_32_bits_doubles_the_words():
         check_length(19, 336, 10, 17, 32)
 
 
-@pytest.mark.parametrize("number", [0, 5, 15, 27, 30, 32, 255])
+@pytest.mark.parametrize("number", [0, 7, 15, 27, 30, 32, 255])
 def test_unknown_types_are_refused(number):
     with pytest.raises(MalformedMessage):
         check_length(number, 200, 10, 17)
