@@ -23,7 +23,7 @@ from reference import (
     sign,
 )
 
-STAGES = ("E0", "E1", "R0", "R1p", "R3a", "R3c", "R5")  # the requests; each has one reply
+STAGES = ("E0", "E1", "E2", "R0", "R1p", "R3a", "R3c", "R5")  # the requests; each has one reply
 
 
 @dataclass
@@ -69,8 +69,9 @@ class Frames:
     def entry(self, i: int, key: bytes | None = None, epoch: int | None = None) -> list[Any]:
         """Return a site's entry of E1, correctly signed by it over whatever key and epoch."""
         r, key = self.round, key or self.round.c_pk[i]
-        fields = (r.study.session, epoch or r.epoch, i, key, b"", r.study.roster_hash, r.study.expiry_s)
-        return [i, key, b"", sign(r.study.identities[i], "epoch", *fields)]
+        nonce = H("nonce", r.study.session, epoch or r.epoch, i, r.nonces[i]) if r.study.is_sparse else b""
+        fields = (r.study.session, epoch or r.epoch, i, key, nonce, r.study.roster_hash, r.study.expiry_s)
+        return [i, key, nonce, sign(r.study.identities[i], "epoch", *fields)]
 
     def e0_reply(self, i: int) -> bytes:
         return self.signed("E0 reply", i, self.entry(i)[1:])
@@ -80,9 +81,18 @@ class Frames:
         return self.signed("E1", i, [listed], **changes)
 
     def e1_reply(self, i: int) -> bytes:
+        return self.signed("E1 reply", i, [self.round.nonces[i]]) if self.round.study.is_sparse else self.ack(i, "E1")
+
+    def ack(self, i: int, stage: str) -> bytes:
         r = self.round
         signature = sign(r.study.identities[i], "epoch-ack", r.study.session, r.epoch, r.epoch_hash)
-        return self.signed("E1 reply", i, [signature])
+        return self.signed(f"{stage} reply", i, [signature])
+
+    def e2(self, i: int, nonces: list[bytes] | None = None) -> bytes:
+        return self.signed("E2", i, [self.round.nonces if nonces is None else nonces])
+
+    def e2_reply(self, i: int) -> bytes:
+        return self.ack(i, "E2")
 
     # --- the round
 
@@ -117,13 +127,13 @@ class Frames:
     def r1_body(self, i: int) -> list[Any]:
         r = self.round
         own = H("share-b", r.ctx1, i, i, share(r.rows["seed", i], i))
-        return [r.s_pk[i], r.commitments[i], own, [[j, *self.dealt(i, j)] for j in r.cohort if j != i]]
+        return [r.s_pk[i], r.commitments[i], own, [[j, *self.dealt(i, j)] for j in r.near(i, r.cohort)]]
 
     def r1(self, i: int) -> bytes:
         return self.sealed("R1", i, self.r1_body(i))
 
     def inbox(self, i: int) -> list[Any]:
-        return [[j, *self.dealt(j, i)] for j in self.round.members if j != i]
+        return [[j, *self.dealt(j, i)] for j in self.round.near(i, self.round.members)]
 
     def r1p(self, i: int, members: list[Any] | None = None, inbox: list[Any] | None = None, **changes: Any) -> bytes:
         listed = self.round.member_rows if members is None else members
@@ -146,16 +156,16 @@ class Frames:
         return [i, j, digest, hmac.digest(self.round.confirm_key(i, j), digest, "sha256")]
 
     def r3b(self, i: int) -> bytes:
-        return self.sealed("R3b", i, [[self.confirmation(i, j) for j in self.round.survivors if j != i]])
+        return self.sealed("R3b", i, [[self.confirmation(i, j) for j in self.round.near(i, self.round.survivors)]])
 
     def r3c(self, i: int, items: list[Any] | None = None) -> bytes:
-        honest = [self.confirmation(j, i) for j in self.round.confirmed if j != i]
+        honest = [self.confirmation(j, i) for j in self.round.near(i, self.round.confirmed)]
         return self.sealed("R3c", i, [honest if items is None else items])
 
     def r4_body(self, i: int) -> list[Any]:
         r = self.round
-        lost = [j for j in r.members if j not in r.survivors]
-        seeds = [[j, share(r.rows["seed", j], i)] for j in r.survivors]
+        lost = [j for j in r.near(i, r.members) if j not in r.survivors]
+        seeds = [[j, share(r.rows["seed", j], i)] for j in r.survivors if j == i or j in r.near(i, [j])]
         return [seeds, [[j, share(r.rows["key", j], i)] for j in lost]]
 
     def r4(self, i: int) -> bytes:
@@ -183,12 +193,13 @@ class Frames:
 
     # --- all of it, in order
 
-    def steps(self) -> list[dict[str, Any]]:
-        """Return stage by stage each site's request and reply; a lost reply has arrives = false."""
+    def steps(self, only: list[int] | None = None) -> list[dict[str, Any]]:
+        """Return stage by stage each site's (or only some sites') request and reply; a lost one has arrives = false."""
         r, listed = self.round, []
         plan = (
             ("E0", r.cohort, self.e0, self.e0_reply, ()),
             ("E1", r.cohort, self.e1, self.e1_reply, ()),
+            ("E2", r.cohort if r.study.is_sparse else [], self.e2, self.e2_reply, ()),
             ("R0", r.cohort, self.r0, self.r1, r.silent_r1),
             ("R1p", r.members, self.r1p, self.r2, r.silent_r2),
             ("R3a", r.survivors, self.r3a, self.r3b, r.silent_r3b),
@@ -196,7 +207,7 @@ class Frames:
             ("R5", r.cohort, self.r5, self.r5_reply, ()),
         )
         for stage, sites, request, reply, silent in plan:
-            for i in sites:
+            for i in sites if only is None else [i for i in sites if i in only]:
                 step = {"stage": stage, "site": i, "request": request(i).hex(), "reply": reply(i).hex()}
                 listed.append(step | {"arrives": i not in silent})
         return listed

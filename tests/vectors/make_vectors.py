@@ -19,7 +19,22 @@ import wrong_replies
 import wrong_requests
 from frames import Frames
 from primitives import primitives
-from reference import LABEL, H, Round, Study, config_hash, exchange, kdf, lp, pack, permutation, share, stream, words_of
+from reference import (
+    LABEL,
+    H,
+    Round,
+    Study,
+    config_hash,
+    exchange,
+    identity,
+    kdf,
+    lp,
+    pack,
+    permutation,
+    share,
+    stream,
+    words_of,
+)
 
 FOLDER = Path(__file__).parent / "v1"
 SIZES = {3: (3, 1, 3), 5: (4, 2, 4)}  # n -> t, c, min_survivors
@@ -46,12 +61,16 @@ def values(n: int, bound: int) -> list[list[int]]:
     return rows
 
 
-def trace(title: str, r: Round, **more: Any) -> dict[str, Any]:
-    """Return one round as a vector: what everybody holds and draws, every frame, what comes out."""
-    study, hexed = r.study, lambda items: [item.hex() for item in items]
-    rows = {
-        kind: [hexed([share_row(row) for row in r.rows[kind, i][1:]]) for i in r.cohort] for kind in ("seed", "key")
-    }
+def trace(title: str, r: Round, only: list[int] | None = None) -> dict[str, Any]:
+    """Return one round as a vector: what everybody (or only some) holds and draws, every frame, what comes out."""
+    study, shown = r.study, r.cohort if only is None else only
+    rows = {kind: [[share_row(row).hex() for row in r.rows[kind, i][1:]] for i in shown] for kind in ("seed", "key")}
+    present = [i for i in shown if i in r.members]
+
+    def hexed(items: list[bytes]) -> list[str]:
+        return [items[i].hex() for i in shown]
+
+    pairs = [(i, j) for i in present for j in r.near(i, r.members) if i < j or j not in present]
     return {
         "protocol": LABEL,
         "what": title,
@@ -70,7 +89,7 @@ def trace(title: str, r: Round, **more: Any) -> dict[str, Any]:
         "attempt": r.attempt,
         "model": r.model.hex(),
         "sites_without_the_model": list(r.lacks_model),
-        "values": r.values,
+        "values": [r.values[i] for i in shown],
         "drawn": {
             "coordinator": {"c_sk": r.coordinator_c_sk.hex(), "fresh": r.coordinator_fresh.hex()},
             "c_sk": hexed(r.c_sk),
@@ -89,11 +108,11 @@ def trace(title: str, r: Round, **more: Any) -> dict[str, Any]:
             "U2_hash": r.members_hash.hex(),
             "model_tag": r.model_tag.hex(),
             "ctx2": r.ctx2.hex(),
-            "pair_keys": {f"{i},{j}": r.pair_key(i, j).hex() for i in r.members for j in r.members if i < j},
-            "self_keys": {str(i): r.self_key(i).hex() for i in r.members},
-            "plain_words": {str(i): r.plain_words(i) for i in r.members},
+            "pair_keys": {f"{i},{j}": r.pair_key(i, j).hex() for i, j in pairs},
+            "self_keys": {str(i): r.self_key(i).hex() for i in present},
+            "plain_words": {str(i): r.plain_words(i) for i in present},
         },
-        "steps": Frames(r).steps(),
+        "steps": Frames(r).steps(only),
         "outcome": {
             "U3": r.survivors,
             "sum": r.totals,
@@ -103,7 +122,27 @@ def trace(title: str, r: Round, **more: Any) -> dict[str, Any]:
             "next_model": r.next_model.hex(),
             "next_tag": r.next_tag.hex(),
         },
-    } | more
+    }
+
+
+def sparse_round() -> Round:
+    """Return a round of 101 sites on the circulant graph, in which two neighbours of site 0 get lost."""
+    numbers = {"sites": 101, "threshold": 11, "max_colluders": 10, "min_survivors": 91, "honest_shares": 81}
+    study = Study(constants(3) | {"profile": "cross_device", "neighbours": 22} | numbers)
+    whole = Round(study, values(101, 1000))
+    near = whole.near(0, whole.cohort)
+    return Round(study, values(101, 1000), silent_r2=(near[0], near[-1]), silent_r3b=(near[1],))
+
+
+def sparse(r: Round) -> dict[str, Any]:
+    """Return what site 0 of 101 sees of it."""
+    made = trace("site 0 of 101 in cross_device: nonces, E2, 22 neighbours of whom two get lost", r, only=[0])
+    return made | {
+        "site_identity_publics": [identity(secret).hex() for secret in r.study.identities],
+        "nonce_0": r.nonces[0].hex(),
+        "order": r.order,
+        "neighbours_0": r.near(0, r.cohort),
+    }
 
 
 def share_row(words: list[int]) -> bytes:
@@ -288,6 +327,14 @@ def vectors() -> dict[str, dict[str, Any]]:
         "ok_contexts_and_keys": contexts(), "ok_encodings": encodings(), "ok_masks": masks(), "ok_shares": shares(),
         "ok_graph": graph(), "ok_primitives": primitives(),
     }  # fmt: skip
+    large = sparse_round()
+    files["ok_site_0_of_101"] = sparse(large)
+    files["bad_to_site_0_of_101"] = {
+        "protocol": LABEL,
+        "base": "ok_site_0_of_101",
+        "what": "requests that only cross_device refuses",
+        "cases": wrong_requests.to_site(large, (wrong_requests.nonces,)),
+    }
     base = made["ok_round_5_one_lost"]
     head = {"protocol": LABEL, "base": "ok_round_5_one_lost"}
     files["bad_to_site"] = head | {"what": "requests that site 0 refuses", "cases": wrong_requests.to_site(base)}

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from reference import LABEL, H, exchange, lp
+from reference import LABEL, TYPES, H, exchange, lp
 
-SHAPES: dict[str, Any] = {  # section 7: "u", "id", a number of bytes, "bytes", [shape] or a tuple
+SHAPES: dict[str, Any] = {  # section 7: "u", "id", a number of bytes, "short", "bytes", [shape] or a tuple
     "E0": ("u", 32, "u", "u"),
-    "E1": ([("id", 32, 0, 64)],),
+    "E1": ([("id", 32, "short", 64)],),
+    "E2": ([32],),
     "R0": (["id"], 32, 32, 32, 32),
     "R1p": ([("id", 32, 32)], [("id", 32, 32, 144)]),
     "R3a": (["id"], 64),
     "R3c": ([("id", "id", 32, 32)],),
     "R5": (["id"], "bytes", 32, 32, 64),
+}
+
+NAMES = {number: name for name, number in TYPES.items()}
+ATTEMPT = ("SharesSent", "InputSent", "SetConfirmed", "SumAwaited", "Departed")
+TAKES = {  # section 13
+    "WithoutEpoch": {"E0"},
+    "KeysAdvertised": {"E0", "E1"},
+    "NonceShown": {"E0", "E2"},
+    "EpochOpen": {"E0", "R0"},
+    "SharesSent": {"E0", "R0", "R1p", "R5"},
+    "InputSent": {"E0", "R0", "R3a", "R5"},
+    "SetConfirmed": {"E0", "R0", "R3c", "R5"},
+    "SumAwaited": {"E0", "R0", "R5"},
+    "Departed": {"E0", "R0", "R5"},
+}
+ANSWERED = {
+    "InputSent": {"R1p"},
+    "SetConfirmed": {"R1p", "R3a"},
+    "SumAwaited": {"R1p", "R3a", "R3c"},
+    "Departed": {"R1p", "R3a", "R3c"},
 }
 
 
@@ -50,7 +72,8 @@ def unpack(data: bytes, at: int, shape: Any) -> tuple[Any, int]:
         need(0 <= value <= (65_534 if shape == "id" else 2**63 - 1), "MalformedMessage")
         return value, at
     size, at = number(data, at, {0xC4: 1, 0xC5: 2, 0xC6: 4}[mark])
-    need(shape in ("bytes", size) and at + size <= len(data), "MalformedMessage")
+    need(shape in ("bytes", size) or (shape == "short" and size <= 32), "MalformedMessage")
+    need(at + size <= len(data), "MalformedMessage")
     return data[at : at + size], at + size
 
 
@@ -66,6 +89,22 @@ def decode(kind: str, data: bytes) -> list[Any]:
         raise Refused("MalformedMessage") from None
     need(end == len(data), "MalformedMessage")
     return list(body)
+
+
+def check_size(kind: str, size: int, *, sites: int, length: int, word: int) -> None:
+    """Check a frame's size against the last column of section 7. sites: in the roster."""
+    n, d, nonce = sites, length, 32 if sites > 100 else 0
+    body, trailer, exact = {
+        "E0": (62, 64, False), "E0 reply": (103 + nonce, 64, True), "E1": (8 + (109 + nonce) * n, 64, False),
+        "E1 reply": (35 if nonce else 67, 64, True), "E2": (8 + 34 * n, 64, False), "E2 reply": (67, 64, True),
+        "R0": (144 + 3 * n + 65_536 + 64 * d, 64, False), "R1": (110 + 219 * n, 16, False),
+        "R1p": (16 + 291 * n, 16, False), "R2": (word * (d + 4), 16, True), "BadShare": (8 + 3 * n, 16, False),
+        "R3a": (74 + 3 * n, 16, False), "R3b": (8 + 75 * n, 16, False), "R3c": (8 + 75 * n, 16, False),
+        "R4": (16 + 70 * n, 16, False), "R5": (150 + 3 * n + word * (d + 4), 16, False),
+        "R5 reply": (1, 16, True), "Refusal": (2, 64, True), "": (-1000, 0, False),
+    }[kind]  # fmt: skip
+    greatest = 152 + body + trailer
+    need(size == greatest if exact else size <= greatest, "MalformedMessage")
 
 
 # --- checks of bytes -------------------------------------------------------------------------------------------------
@@ -103,3 +142,13 @@ def ascending(ids: list[int], inside: list[int]) -> bool:
 
 def commitments(ctx1: bytes, dealer: int, holder: int, of_key: bytes, of_seed: bytes) -> list[bytes]:
     return [H("share-s", ctx1, dealer, holder, of_key), H("share-b", ctx1, dealer, holder, of_seed)]
+
+
+def is_connected(survivors: list[int], near: Callable[[int, list[int]], list[int]]) -> bool:
+    """Return whether the graph on the survivors is one piece."""
+    seen, open_ = {survivors[0]}, [survivors[0]]
+    while open_:
+        found = set(near(open_.pop(), survivors)) - seen
+        seen |= found
+        open_ += found
+    return len(seen) == len(survivors)

@@ -24,7 +24,8 @@ COORDINATOR = 2**64 - 1
 PRIME = 65_537
 ZERO = bytes(32)
 TYPES = {
-    "E0": 1, "E0 reply": 2, "E1": 3, "E1 reply": 4, "R0": 16, "R1": 17, "R1p": 18, "R2": 19, "BadShare": 20,
+    "E0": 1, "E0 reply": 2, "E1": 3, "E1 reply": 4, "E2": 5, "E2 reply": 6,
+    "R0": 16, "R1": 17, "R1p": 18, "R2": 19, "BadShare": 20,
     "R3a": 21, "R3b": 22, "R3c": 23, "R4": 24, "R5": 25, "R5 reply": 26, "Refusal": 31,
 }  # fmt: skip
 CODES = {
@@ -164,10 +165,15 @@ class Study:
     def __post_init__(self) -> None:
         self.n = self.constants["sites"]
         self.session = H("session", self.charter)
-        self.identities = [bytes([0x01 + i]) * 32 for i in range(self.n)]
+        self.is_sparse = self.constants["profile"] == "cross_device"
+        self.identities = [self.drawn("identity", 0x01, i) for i in range(self.n)]
         self.coordinator_identity = b"\xc8" * 32
         self.word_bytes = 4 if self.constants["modulus_bits"] <= 32 else 8
         self.config_hash = config_hash(self.constants)
+
+    def drawn(self, what: str, first: int, i: int) -> bytes:
+        """Return a secret of site i: a byte 32 times in small studies, a hash of its name in large ones."""
+        return sha256(f"vectors/{what}/{i}".encode()) if self.is_sparse else bytes([first + i]) * 32
 
 
 def config_hash(c: dict[str, Any]) -> bytes:
@@ -182,10 +188,10 @@ def config_hash(c: dict[str, Any]) -> bytes:
 
 @dataclass
 class Round:
-    """Every value and frame of one round on the complete graph.
+    """Every value of one round.
 
     silent_r1, silent_r2: sites whose reply to R0, to R1' gets lost. lacks_model: sites that R0 sends the model to.
-    key_rows, seed_rows: coefficients that a cheating dealer shares in place of its secret's.
+    first_words: what a cheating dealer shares in place of its secret's words.
     """
 
     study: Study
@@ -204,18 +210,24 @@ class Round:
     def __post_init__(self) -> None:
         study, n, t = self.study, self.study.n, self.study.constants["threshold"]
         self.cohort = list(range(n))
-        self.c_sk = [bytes([0x11 + i]) * 32 for i in range(n)]
+        self.c_sk = [study.drawn("c_sk", 0x11, i) for i in range(n)]
         self.c_pk = [public(secret) for secret in self.c_sk]
         self.coordinator_c_sk = b"\x1f" * 32
         self.coordinator_c_pk = public(self.coordinator_c_sk)
-        self.s_sk = [bytes([0x21 + i]) * 32 for i in range(n)]
+        self.s_sk = [study.drawn("s_sk", 0x21, i) for i in range(n)]
         self.s_pk = [public(secret) for secret in self.s_sk]
-        self.seeds = [bytes([0x31 + i]) * 32 for i in range(n)]
-        self.fresh = [bytes([0x66 + i]) * 32 for i in range(n)]
+        self.seeds = [study.drawn("b", 0x31, i) for i in range(n)]
+        self.fresh = [study.drawn("fresh", 0x66, i) for i in range(n)]
+        self.nonces = [study.drawn("nonce", 0, i) if study.is_sparse else b"" for i in range(n)]
         self.coordinator_fresh = b"\x6f" * 32
-        keys = [[i, self.c_pk[i], b""] for i in self.cohort]
+        keys = [[i, self.c_pk[i], self.nonces[i]] for i in self.cohort]
         self.epoch_hash = H("epoch", study.session, self.epoch, keys, self.coordinator_c_pk)
         self.ctx1 = H("ctx1", study.session, self.epoch_hash, self.number, self.attempt, self.cohort)
+        self.order = self.cohort
+        if study.is_sparse:
+            graph_seed = H("graph", self.epoch_hash, self.number, self.attempt, self.cohort)
+            self.order = permutation(graph_seed, self.cohort)
+        self.place = {site: at for at, site in enumerate(self.order)}
         self.commitments = [H("b-commit", self.ctx1, i, self.seeds[i]) for i in self.cohort]
         self.rows: dict[tuple[str, int], list[list[int]]] = {}
         for kind, secrets in (("seed", self.seeds), ("key", self.s_sk)):
@@ -236,6 +248,14 @@ class Round:
         self.transcript = H("transcript", self.ctx2, self.survivors_hash, sha256(self.sum_bytes))
         self.next_model = sha256(self.model + struct.pack(f"<{len(self.totals)}q", *self.totals))
         self.next_tag = H("model", self.next_model)
+
+    def near(self, i: int, among: Sequence[int]) -> list[int]:
+        """Return N(i) inside a set, ascending."""
+        if self.study.is_sparse:
+            reach, size = self.study.constants["neighbours"] // 2, len(self.order)
+            found = {self.order[(self.place[i] + step) % size] for step in range(-reach, reach + 1)}
+            return [j for j in among if j in found and j != i]
+        return [j for j in among if j != i]
 
     # --- keys
 
@@ -278,7 +298,9 @@ class Round:
     def masked(self, i: int, words: Sequence[int] | None = None) -> bytes:
         words = list(words or self.plain_words(i))
         size = self.study.word_bytes
-        masks = [(self.self_key(i), 1)] + [(self.pair_key(i, j), 1 if i < j else -1) for j in self.members if j != i]
+        masks = [(self.self_key(i), 1)] + [
+            (self.pair_key(i, j), 1 if i < j else -1) for j in self.near(i, self.members)
+        ]
         for key, sign_ in masks:
             words = [word + sign_ * mask for word, mask in zip(words, stream(key, len(words), size), strict=True)]
         modulus = 1 << self.study.constants["modulus_bits"]

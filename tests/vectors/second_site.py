@@ -1,8 +1,8 @@
 """A site of secure_frl/secagg/v1 written a second time, from docs/protocol.md and the vectors alone.
 
 It shows that the page is enough: it imports nothing of secure_frl, answers every frame of the ok vectors with the same
-bytes, and refuses every request of bad_to_site.json with the same refusal. Complete graph only; not for use: it keeps
-its row in memory and its secrets in plain sight.
+bytes, and refuses every request of bad_to_site.json with the same refusal. Not for use: it keeps its row in memory and
+its secrets in plain sight.
 """
 
 from __future__ import annotations
@@ -13,7 +13,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from reading import SHAPES, Refused, agreed, ascending, check, check_distinct, commitments, decode, need, opened
+from reading import (
+    ANSWERED,
+    ATTEMPT,
+    NAMES,
+    SHAPES,
+    TAKES,
+    Refused,
+    agreed,
+    ascending,
+    check,
+    check_distinct,
+    check_size,
+    commitments,
+    decode,
+    is_connected,
+    need,
+    opened,
+)
 from reference import (
     CODES,
     COORDINATOR,
@@ -28,6 +45,7 @@ from reference import (
     kdf,
     lp,
     pack,
+    permutation,
     public,
     sha256,
     share,
@@ -35,25 +53,6 @@ from reference import (
     stream,
     words_of,
 )
-
-NAMES = {number: name for name, number in TYPES.items()}
-ATTEMPT = ("SharesSent", "InputSent", "SetConfirmed", "SumAwaited", "Departed")
-TAKES = {  # section 13
-    "WithoutEpoch": {"E0"},
-    "KeysAdvertised": {"E0", "E1"},
-    "EpochOpen": {"E0", "R0"},
-    "SharesSent": {"E0", "R0", "R1p", "R5"},
-    "InputSent": {"E0", "R0", "R3a", "R5"},
-    "SetConfirmed": {"E0", "R0", "R3c", "R5"},
-    "SumAwaited": {"E0", "R0", "R5"},
-    "Departed": {"E0", "R0", "R5"},
-}
-ANSWERED = {
-    "InputSent": {"R1p"},
-    "SetConfirmed": {"R1p", "R3a"},
-    "SumAwaited": {"R1p", "R3a", "R3c"},
-    "Departed": {"R1p", "R3a", "R3c"},
-}
 
 
 @dataclass
@@ -75,7 +74,11 @@ class Site:
         self.n, self.t, self.least = self.c["sites"], self.c["threshold"], self.c["min_survivors"]
         self.session, self.config = H("session", bytes.fromhex(v["charter"])), config_hash(self.c)
         self.secret = bytes.fromhex(v["site_identity_secrets"][i])
-        self.enrolled = [identity(bytes.fromhex(secret)) for secret in v["site_identity_secrets"]]
+        secrets = [bytes.fromhex(secret) for secret in v["site_identity_secrets"]]
+        publics = [bytes.fromhex(key) for key in v.get("site_identity_publics", [])]
+        self.enrolled = publics or [identity(secret) for secret in secrets]
+        self.is_sparse = self.c["profile"] == "cross_device"
+        self.nonce = bytes.fromhex(v[f"nonce_{i}"]) if self.is_sparse else b""
         self.coordinator = identity(bytes.fromhex(v["coordinator_identity_secret"]))
         self.model = b"" if i in v["sites_without_the_model"] else bytes.fromhex(v["model"])
         self.c_sk, self.fresh, self.s_sk, self.b = (bytes.fromhex(drawn[k][i]) for k in ("c_sk", "fresh", "s_sk", "b"))
@@ -101,7 +104,7 @@ class Site:
     def answer(self, frame: bytes) -> bytes:
         need(len(frame) >= 152 and frame[:4] == b"SFS1" and frame[5:8] == bytes(3), "MalformedMessage")
         kind = NAMES.get(frame[4], "")
-        self.check_size(kind, len(frame))
+        check_size(kind, len(frame), sites=len(self.enrolled), length=self.c["length"], word=self.word)
         if self.sent.get(kind, (b"",))[0] == sha256(frame):
             return self.sent[kind][1]
         numbers = struct.unpack(">3Q", frame[40:64])
@@ -114,13 +117,13 @@ class Site:
         need(kind in TAKES[self.state], self.unexpected(kind, numbers))
         body, sealed = self.open(kind, frame)
         handlers: dict[str, Callable[..., bytes]] = {
-            "E0": self.e0, "E1": self.e1, "R0": self.r0, "R1p": self.r1p,
+            "E0": self.e0, "E1": self.e1, "E2": self.e2, "R0": self.r0, "R1p": self.r1p,
             "R3a": self.r3a, "R3c": self.r3c, "R5": self.r5,
         }  # fmt: skip
         try:
             reply = handlers[kind](numbers, body, frame, sealed)
         except Refused:
-            if kind not in ("E0", "E1", "R0"):
+            if kind not in ("E0", "E1", "E2", "R0"):
                 self.state = {"SetConfirmed": "SumAwaited", "SumAwaited": "SumAwaited"}.get(self.state, "Departed")
                 self.state = "EpochOpen" if kind == "R5" else self.state
                 self.sent.clear()
@@ -128,30 +131,16 @@ class Site:
         if kind == "E0":
             self.sent.clear()
         elif kind == "R0":
-            self.sent = {name: sent for name, sent in self.sent.items() if name in ("E0", "E1")}
+            self.sent = {name: sent for name, sent in self.sent.items() if name[0] == "E"}
         self.sent[kind] = (sha256(frame), reply)
         return reply
-
-    def check_size(self, kind: str, size: int) -> None:
-        n, d = self.n, self.c["length"]
-        body, trailer, exact = {
-            "E0": (62, 64, False), "E0 reply": (103, 64, True), "E1": (8 + 109 * n, 64, False),
-            "E1 reply": (67, 64, True), "R0": (144 + 3 * n + 65_536 + 64 * d, 64, False),
-            "R1": (110 + 219 * n, 16, False), "R1p": (16 + 291 * n, 16, False), "R2": (self.word * (d + 4), 16, True),
-            "BadShare": (8 + 3 * n, 16, False),
-            "R3a": (74 + 3 * n, 16, False), "R3b": (8 + 75 * n, 16, False), "R3c": (8 + 75 * n, 16, False),
-            "R4": (16 + 70 * n, 16, False), "R5": (150 + 3 * n + self.word * (d + 4), 16, False),
-            "R5 reply": (1, 16, True), "Refusal": (2, 64, True), "": (-1000, 0, False),
-        }[kind]  # fmt: skip
-        greatest = 152 + body + trailer
-        need(size == greatest if exact else size <= greatest, "MalformedMessage")
 
     def unexpected(self, kind: str, numbers: tuple[int, ...]) -> str:
         """AlreadyAnswered for what is past, else UnexpectedMessage: section 13, "Repetition"."""
         if self.state in ATTEMPT:
             pair, own = numbers[1:], self.numbers[1:]
             is_past = pair < own or (pair == own and kind in ANSWERED.get(self.state, set()))
-        elif kind in ("E0", "E1"):
+        elif kind in ("E0", "E1", "E2"):
             is_past = numbers[0] <= self.epoch_noted
         else:
             is_past = self.row is not None and numbers[1:] <= self.row[:2]
@@ -159,7 +148,7 @@ class Site:
 
     def open(self, kind: str, frame: bytes) -> tuple[list[Any], bytes]:
         (size,) = struct.unpack(">Q", frame[112:120])
-        trailer = 64 if kind in ("E0", "E1", "R0") else 16
+        trailer = 64 if kind in ("E0", "E1", "E2", "R0") else 16
         end = 152 + size + trailer
         need(len(frame) == end or (kind == "R0" and len(frame) > end), "MalformedMessage")
         head, body = frame[:152], frame[152 : 152 + size]
@@ -205,8 +194,9 @@ class Site:
         self.epoch_noted = self.epoch = epoch
         self.coordinator_key, self.first_round, self.expiry = key, first, expiry
         roster = bytes.fromhex(self.vector["roster_hash"])
-        fields = (self.session, epoch, self.me, public(self.c_sk), b"", roster, expiry)
-        self.entry = [self.me, public(self.c_sk), b"", sign(self.secret, "epoch", *fields)]
+        commitment = H("nonce", self.session, epoch, self.me, self.nonce) if self.is_sparse else b""
+        fields = (self.session, epoch, self.me, public(self.c_sk), commitment, roster, expiry)
+        self.entry = [self.me, public(self.c_sk), commitment, sign(self.secret, "epoch", *fields)]
         self.state = "KeysAdvertised"
         return self.signed("E0 reply", (epoch, 0, 0), self.entry[1:])
 
@@ -214,23 +204,40 @@ class Site:
         need(numbers[0] == self.epoch and self.clock_s < self.expiry, "EpochRefused")
         entries = body[0]
         ids = [entry[0] for entry in entries]
-        need(ascending(ids, list(range(self.n))) and len(ids) >= self.least and self.entry in entries, "RosterRefused")
+        least = self.n if self.is_sparse else self.least
+        need(ascending(ids, list(range(len(self.enrolled)))) and len(ids) >= least, "RosterRefused")
+        need(self.entry in entries and {len(e[2]) for e in entries} == {len(self.entry[2])}, "RosterRefused")
         roster = bytes.fromhex(self.vector["roster_hash"])
         for i, key, nonce, signature in entries:
             check(self.enrolled[i], signature, "epoch", self.session, self.epoch, i, key, nonce, roster, self.expiry)
+        if self.is_sparse:
+            self.entries, self.state = entries, "NonceShown"
+            return self.signed("E1 reply", (self.epoch, 0, 0), [self.nonce])
+        return self.join(entries, [b""] * len(entries), "E1 reply")
+
+    def e2(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
+        need(numbers[0] == self.epoch and self.clock_s < self.expiry, "EpochRefused")
+        need(len(body[0]) == len(self.entries), "EpochRefused")
+        for entry, nonce in zip(self.entries, body[0], strict=True):
+            need(H("nonce", self.session, self.epoch, entry[0], nonce) == entry[2], "EpochRefused")
+        return self.join(self.entries, body[0], "E2 reply")
+
+    def join(self, entries: list[Any], nonces: list[bytes], reply: str) -> bytes:
+        """Derive the epoch's channels and sign its hash."""
         keys = {entry[0]: entry[1] for entry in entries} | {COORDINATOR: self.coordinator_key}
         check_distinct(list(keys.values()))
-        listed = [[i, key, nonce] for i, key, nonce, _ in entries]
+        listed = [[entry[0], entry[1], nonce] for entry, nonce in zip(entries, nonces, strict=True)]
         self.epoch_hash = H("epoch", self.session, self.epoch, listed, self.coordinator_key)
         self.channels = {}
         for i, key in keys.items():
             if i != self.me:
                 shared = agreed(self.c_sk, key)
                 self.channels[i] = kdf(shared, self.epoch_hash, "chan", min(i, self.me), max(i, self.me))
-        self.members_of_epoch, self.epoch_keys, self.at_round = ids, list(keys.values()), self.first_round - 1
+        self.members_of_epoch, self.epoch_keys = [entry[0] for entry in entries], list(keys.values())
+        self.at_round = self.first_round - 1
         self.state = "EpochOpen"
         acknowledged = sign(self.secret, "epoch-ack", self.session, self.epoch, self.epoch_hash)
-        return self.signed("E1 reply", (self.epoch, 0, 0), [acknowledged])
+        return self.signed(reply, (self.epoch, 0, 0), [acknowledged])
 
     def ratcheted(self, number_: int) -> dict[int, bytes]:
         keys = dict(self.channels)
@@ -249,7 +256,8 @@ class Site:
         need(epoch == self.epoch and first <= round_ < self.first_round + self.vector["epoch_rounds"], "RoundRefused")
         need(self.clock_s < self.expiry and fresh == frame[80:112] and config == self.config, "RoundRefused")
         need(ascending(cohort, self.members_of_epoch) and self.me in cohort, "RoundRefused")
-        need(len(cohort) >= self.least and sha256(sealed) == digest, "RoundRefused")
+        need(len(cohort) == self.n if self.is_sparse else len(cohort) >= self.least, "RoundRefused")
+        need(sha256(sealed) == digest, "RoundRefused")
         channels, model = self.ratcheted(round_), self.model
         if sealed:
             key = kdf(channels[COORDINATOR], self.epoch_hash, "link", "down", "R0", fresh)
@@ -258,28 +266,38 @@ class Site:
         self.model, self.channels, self.at_round = model, channels, round_
         self.numbers, self.cohort, self.tag, self.coordinator_fresh = numbers, cohort, tag, fresh
         self.ctx1 = H("ctx1", self.session, self.epoch_hash, *numbers[1:], cohort)
+        self.order = (
+            permutation(H("graph", self.epoch_hash, *numbers[1:], cohort), cohort) if self.is_sparse else cohort
+        )
         self.commitment = H("b-commit", self.ctx1, self.me, self.b)
         own = share(self.rows[1], self.me)
         self.shares = {self.me: (b"", own)}
         dealt = []
-        for j in cohort:
-            if j != self.me:
-                pair = share(self.rows[0], j), share(self.rows[1], j)
-                g, h = commitments(self.ctx1, self.me, j, *pair)
-                key = kdf(self.channels[j], self.ctx1, "share", self.me, j, public(self.s_sk), self.commitment)
-                dealt.append([j, g, h, gcm(key, pair[0] + pair[1], lp(self.me, j, g, h))])
+        for j in self.near(self.me, cohort):
+            pair = share(self.rows[0], j), share(self.rows[1], j)
+            g, h = commitments(self.ctx1, self.me, j, *pair)
+            key = kdf(self.channels[j], self.ctx1, "share", self.me, j, public(self.s_sk), self.commitment)
+            dealt.append([j, g, h, gcm(key, pair[0] + pair[1], lp(self.me, j, g, h))])
         self.record("R1")
         self.state = "SharesSent"
         own_h = commitments(self.ctx1, self.me, self.me, b"", own)[1]
         return self.sealed("R1", [public(self.s_sk), self.commitment, own_h, dealt], self.ctx1)
+
+    def near(self, i: int, among: list[int]) -> list[int]:
+        """Return N(i) inside a set, ascending: section 10."""
+        reach = self.c["neighbours"] // 2 if self.is_sparse else self.n
+        places = {site: at for at, site in enumerate(self.order)}
+        gaps = {j: (places[j] - places[i]) % len(self.order) for j in among}
+        return sorted(j for j, gap in gaps.items() if j != i and min(gap, len(self.order) - gap) <= reach)
 
     def r1p(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
         members, inbox = body
         ids = [member[0] for member in members]
         need(ascending(ids, self.cohort), "RosterRefused")
         need([self.me, public(self.s_sk), self.commitment] in members, "RosterRefused")
-        need(len(ids) >= max(self.least, self.t), "RosterRefused")  # complete graph: |N[i] and U2| = |U2|
-        need([item[0] for item in inbox] == [i for i in ids if i != self.me], "RosterRefused")
+        need(len(ids) >= self.least, "RosterRefused")
+        need(all(len(self.near(i, ids)) + 1 >= self.t for i in ids), "RosterRefused")
+        need([item[0] for item in inbox] == self.near(self.me, ids), "RosterRefused")
         check_distinct([member[1] for member in members] + self.epoch_keys)
         keys = {i: (key, commitment) for i, key, commitment in members}
         self.ctx2 = H("ctx2", self.ctx1, self.tag, self.config, H("U2", members))
@@ -308,11 +326,10 @@ class Site:
     def masked(self, keys: dict[int, tuple[bytes, bytes]]) -> bytes:
         words = [1, 0, *self.vector["values"][self.me], self.c["weight"], 0]
         masks = [(kdf(self.b, self.ctx2, "self-mask", self.me), 1)]
-        for j, (key, _) in keys.items():
-            if j != self.me:
-                shared = agreed(self.s_sk, key)
-                pair = kdf(shared, self.ctx2, "pair-mask", min(self.me, j), max(self.me, j))
-                masks.append((pair, 1 if self.me < j else -1))
+        for j in self.near(self.me, list(keys)):
+            shared = agreed(self.s_sk, keys[j][0])
+            pair = kdf(shared, self.ctx2, "pair-mask", min(self.me, j), max(self.me, j))
+            masks.append((pair, 1 if self.me < j else -1))
         for key, sign_ in masks:
             words = [word + sign_ * mask for word, mask in zip(words, stream(key, len(words), self.word), strict=True)]
         return b"".join((word % (1 << self.width)).to_bytes(self.word, "little") for word in words)
@@ -320,15 +337,19 @@ class Site:
     def r3a(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
         survivors, signature = body
         check(self.coordinator, signature, "R3a", self.session, *numbers[1:], self.ctx2, survivors)
-        need(ascending(survivors, self.members) and len(survivors) >= max(self.least, self.t), "SurvivorsRefused")
+        need(ascending(survivors, self.members) and len(survivors) >= self.least, "SurvivorsRefused")
+        for i in self.members:
+            holders = len(self.near(i, survivors))
+            enough = holders + 1 >= self.t if i in survivors else holders == 0 or holders >= self.t
+            need(enough, "SurvivorsRefused")
+        need(is_connected(survivors, self.near), "SurvivorsRefused")
         if self.c["noise"] == "distributed":
             need(len(survivors) - self.c["max_colluders"] >= self.c["honest_shares"], "SurvivorsRefused")
         need(self.me in survivors, "SurvivorsRefused")
         self.survivors, digest = survivors, H("U3", self.ctx2, survivors)
         items = [
             [self.me, j, digest, hmac.digest(self.confirm_key(self.me, j), digest, "sha256")]
-            for j in survivors
-            if j != self.me
+            for j in self.near(self.me, survivors)
         ]
         self.record("R3b")
         self.state = "SetConfirmed"
@@ -340,14 +361,15 @@ class Site:
     def r3c(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
         digest, confirmed = H("U3", self.ctx2, self.survivors), {self.me}
         for i, j, found, mac in body[0]:
-            if j != self.me or i == self.me or i not in self.survivors:
+            if j != self.me or i not in self.near(self.me, self.survivors):
                 continue
             if hmac.digest(self.confirm_key(i, self.me), found, "sha256") == mac:
                 need(found == digest, "Equivocation")
                 confirmed.add(i)
         need(len(confirmed) >= self.t, "TooFewConfirmations")
-        seeds = [[j, self.shares[j][1]] for j in self.survivors]
-        keys = [[j, self.shares[j][0]] for j in self.members if j not in self.survivors]
+        near = self.near(self.me, self.members)
+        seeds = [[j, self.shares[j][1]] for j in self.survivors if j == self.me or j in near]
+        keys = [[j, self.shares[j][0]] for j in near if j not in self.survivors]
         self.record("R4")
         self.state = "SumAwaited"
         return self.sealed("R4", [seeds, keys], self.ctx2)

@@ -23,7 +23,7 @@ def flip(frame: bytes, at: int) -> bytes:
 # --- to a site -------------------------------------------------------------------------------------------------------
 
 
-def to_site(base: Round) -> list[dict[str, Any]]:
+def to_site(base: Round, parts: tuple[Callable[..., None], ...] = ()) -> list[dict[str, Any]]:
     """Return the cases for site 0 of the base round. after: the last stage that it has answered, or null."""
     f, cases = Frames(base), []
 
@@ -32,7 +32,7 @@ def to_site(base: Round) -> list[dict[str, Any]]:
         if error != "BadShare":
             cases[-1]["reply"] = f.refusal(frame, 0, error).hex()
 
-    for part in (_frames, _epoch, _announcement, _members, _survivors, _confirmations, _sum):
+    for part in parts or (_frames, _epoch, _announcement, _members, _survivors, _confirmations, _sum):
         part(f, case)
     return cases
 
@@ -118,6 +118,19 @@ def _epoch(f: Frames, case: Case) -> None:
     case("E1 with the coordinator's key for a site", "E0", f.e1(0, changed(2, f.entry(2, key))), "KeyRefused")
     case("E1 of another epoch", "E0", f.e1(0, epoch=2), "EpochRefused")
     case("E1 after the epoch has expired", "E0", f.e1(0), "EpochRefused", clock_s=expiry)
+
+
+def nonces(f: Frames, case: Case) -> None:
+    """What only cross_device has: commitments to nonces, and cohorts of one size."""
+    shown = f.round.nonces
+    case("E2 before E1", "E0", f.e2(0), "AlreadyAnswered")
+    case("E2 with a nonce that its site did not commit to", "E1", f.e2(0, [*shown[:-1], ZERO]), "EpochRefused")
+    case("E2 with one nonce missing", "E1", f.e2(0, shown[:-1]), "EpochRefused")
+    case("E2 with two nonces exchanged", "E1", f.e2(0, [*shown[:-2], *shown[:-3:-1]]), "EpochRefused")
+    case("E2 with a nonce of 31 bytes", "E1", f.e2(0, [*shown[:-1], bytes(31)]), "MalformedMessage")
+    case("another E2", "E2", f.e2(0, [*shown[:-1], ZERO]), "AlreadyAnswered")
+    case("R0 before E2", "E1", f.r0(0), "UnexpectedMessage")
+    case("R0 with a cohort of fewer than n", "E2", f.r0(0, cohort=f.round.cohort[:-1]), "RoundRefused")
 
 
 def _announcement(f: Frames, case: Case) -> None:

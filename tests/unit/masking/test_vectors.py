@@ -38,13 +38,14 @@ from secure_frl.wire.messages import Complaint, Member, MessageType, RefusalCode
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 FOLDER = VECTORS / "v1"
-STAGES = ("E0", "E1", "R0", "R1p", "R3a", "R3c", "R5")
+STAGES = ("E0", "E1", "E2", "R0", "R1p", "R3a", "R3c", "R5")
 ROUNDS = sorted(path.stem for path in FOLDER.glob("ok_round_*.json"))
 # what the vectors say of an attempt -> the states that it may be in
 BECOMES = {
     "left": {"Departed", "SumAwaited"},
     "closed": {"EpochOpen"},
 }
+BAD_TO_SITE = ("bad_to_site", "bad_to_site_0_of_101")
 LOST = sorted(path.stem for path in FOLDER.glob("bad_round_*.json"))
 
 
@@ -150,7 +151,8 @@ class Parties:
         self.terms = SumTerms(
             session=contexts.session_id(h(v["charter"])),
             constants=self.constants,
-            site_public_keys=tuple(key.public_key().public_bytes_raw() for key in self.signing),
+            site_public_keys=tuple(map(h, v.get("site_identity_publics", [])))
+            or tuple(key.public_key().public_bytes_raw() for key in self.signing),
             coordinator_public_key=self.coordinator_key.public_key().public_bytes_raw(),
             roster_hash=h(v["roster_hash"]),
             epoch_rounds=v["epoch_rounds"],
@@ -163,7 +165,8 @@ class Parties:
     def site(self, i: int) -> SiteProtocol:
         v, d = self.vector, self.vector["drawn"]
         polynomials = [d["seed_coefficients"][i], d["key_coefficients"][i]]
-        random = Drawn([h(d[name][i]) for name in ("c_sk", "fresh", "s_sk", "b")], polynomials)
+        nonce = [h(v[f"nonce_{i}"])] if v["constants"]["profile"] == "cross_device" else []
+        random = Drawn([h(d["c_sk"][i]), *nonce, *(h(d[name][i]) for name in ("fresh", "s_sk", "b"))], polynomials)
         model = b"" if i in v["sites_without_the_model"] else h(v["model"])
         host = Host(self.constants, v["values"][i], model)
         now = lambda: self.clock  # noqa: E731
@@ -185,6 +188,8 @@ class Parties:
         """Yield each stage with the coordinator's machine in it; the caller asks, answers and closes."""
         machine: Any = self.opening()
         for stage in STAGES:
+            if stage == "E2":  # every vector of both ends is cross_silo
+                continue
             if stage == "R0":
                 machine = self.begin(machine)
             elif stage == "R5":
@@ -194,6 +199,12 @@ class Parties:
 
 def steps_of(vector: dict[str, Any], stage: str) -> dict[int, dict[str, Any]]:
     return {step["site"]: step for step in vector["steps"] if step["stage"] == stage}
+
+
+def requests_before(vector: dict[str, Any], after: str | None) -> list[bytes]:
+    """Return the requests to site 0 up to the stage `after`, none without one."""
+    stages = STAGES[: STAGES.index(after) + 1] if after else ()
+    return [h(step["request"]) for step in vector["steps"] if step["site"] == 0 and step["stage"] in stages]
 
 
 # --- whole rounds ----------------------------------------------------------------------------------------------------
@@ -226,6 +237,13 @@ def test_every_site_answers_every_frame_of_the_vector_byte_by_byte(name):
 
     for i in range(vector["constants"]["sites"]):
         assert replay_site(vector, i).state_name in {"EpochOpen", "Departed"}
+
+
+def test_a_site_of_cross_device_answers_every_frame_of_the_vector_byte_by_byte():
+    vector = load("ok_site_0_of_101")
+
+    assert replay_site(vector, 0).state_name == "EpochOpen"
+    assert {step["stage"] for step in vector["steps"]} == set(STAGES)
 
 
 @pytest.mark.parametrize("name", ROUNDS)
@@ -281,16 +299,17 @@ def test_the_generator_writes_these_vectors_again(second_program):
 
 def test_a_site_written_from_the_page_alone_answers_all_vectors(second_program):
     second = second_program("second_site")
-    for name in ROUNDS:
-        sites = [second.Site(load(name), i) for i in range(load(name)["constants"]["sites"])]
+    for name in (*ROUNDS, "ok_site_0_of_101"):
+        sites = [second.Site(load(name), i) for i in range(len(load(name)["site_identity_secrets"]))]
         for step in load(name)["steps"]:
             assert sites[step["site"]].handle(h(step["request"])).hex() == step["reply"], (name, step["stage"])
 
-    base, refused = load(load("bad_to_site")["base"]), 0
-    for case in load("bad_to_site")["cases"]:
+    refused = 0
+    for case in (parameters.values[0] for name in BAD_TO_SITE for parameters in cases(name)):
+        base = load(case["base"])
         site = second.Site(base, 0)
-        for stage in STAGES[: STAGES.index(case["after"]) + 1] if case["after"] else ():
-            site.handle(h(steps_of(base, stage)[0]["request"]))
+        for request in requests_before(base, case["after"]):
+            site.handle(request)
         if case.get("restarts"):
             site = second.Site(base, 0, site.row, site.epoch_noted)
         site.clock_s, before = case.get("clock_s", base["clock_s"]), site.state
@@ -304,16 +323,17 @@ def test_a_site_written_from_the_page_alone_answers_all_vectors(second_program):
 
 
 def cases(name: str) -> list[Any]:
-    return [pytest.param(case, id=case["name"]) for case in load(name)["cases"]]
+    vector = load(name)
+    return [pytest.param({"base": vector.get("base"), **case}, id=case["name"]) for case in vector["cases"]]
 
 
-@pytest.mark.parametrize("case", cases("bad_to_site"))
+@pytest.mark.parametrize("case", [case for name in BAD_TO_SITE for case in cases(name)])
 def test_a_site_refuses_each_bad_request_by_its_name(case):
-    base = load(load("bad_to_site")["base"])
+    base = load(case["base"])
     parties = Parties(base)
     site = parties.site(0)
-    for stage in STAGES[: STAGES.index(case["after"]) + 1] if case["after"] else ():
-        site.handle(h(steps_of(base, stage)[0]["request"]))
+    for request in requests_before(base, case["after"]):
+        site.handle(request)
     if case.get("restarts"):
         site = parties.site(0)
     parties.clock = float(case.get("clock_s", parties.clock))
