@@ -20,7 +20,7 @@ import numpy as np
 from fault_bending import ANSWER_TO, DOWN, library, next_tag
 from fault_insider import HUGE, Opened, altered, opened
 from fault_lies import coordinator_lie, peer_lie
-from fault_world import FIRST_MODEL, World, charter_of, next_model, remembered_signatures
+from fault_world import FIRST_MODEL, World, charter_of, remembered_signatures
 from mutation_rules import is_acceptable
 
 from secure_frl import errors
@@ -28,7 +28,7 @@ from secure_frl.errors import BadShare, HolderCheated, PeerError, RoundAborted
 from secure_frl.masking.refusals import CODES
 from secure_frl.masking.site_memory import SharesSent
 from secure_frl.wire.envelope import HEADER_BYTES, Header
-from secure_frl.wire.messages import MessageType, decode_body
+from secure_frl.wire.messages import MessageType
 
 T = MessageType
 _SHAPES = ((3, 0, 24, 2), (4, 0, 24, 2), (5, 0, 16, 3))
@@ -113,7 +113,7 @@ class Bench:
         r = self.r
         if r.random() < 0.5:
             self.score.kinds[f"{letter.kind.name} bytes"] += 1
-            return _changed_bytes(r, frame), None, b""
+            return changed_bytes(r, frame), None, b""
         self.score.before_sealing += 1
         self.score.kinds[f"{letter.kind.name} plaintext"] += 1
         donors = self.library.plaintexts[letter.kind.name]
@@ -131,15 +131,20 @@ class Bench:
         return letter.sealed(plain), letter, plain
 
     def try_site(self, machine: Any, stage: str, site: int, request: bytes, letter: Opened) -> None:
+        frame, used, plain = self.changed(machine, site, request, letter)
+        acceptable = used is not None and is_acceptable(self.world, machine, site, used, plain)
+        self.deliver_to_site(stage, site, frame, used is not None, acceptable or frame == request, plain)
+
+    def deliver_to_site(
+        self, stage: str, site: int, frame: bytes, is_insiders: bool, acceptable: bool, plain: bytes
+    ) -> None:
+        """Let a site answer, judge its answer, and put its memory back."""
         protocol, world = self.world.sites[site], self.world
         register, host, log = world.registers[site], world.hosts[site], world.logs[site]
         kept = (protocol._state, dict(protocol._sent), register.epoch, list(register.rows), host.model)
         words = protocol._state.words.copy() if isinstance(protocol._state, SharesSent) else None  # masked in place
         channels = _channels_of(protocol._state)
         ratchet = (channels.at_round, channels._keys) if channels is not None else None
-        frame, used, plain = self.changed(machine, site, request, letter)
-        acceptable = used is not None and is_acceptable(world, machine, site, used, plain)
-        acceptable = acceptable or frame == request
         reply = self._measured(lambda: protocol.handle(frame))
         self.score.messages += 1
         is_accepted = reply[4] not in (T.REFUSAL, T.BAD_SHARE)
@@ -147,7 +152,7 @@ class Bench:
             self.named(log[-1][0], f"{stage} at a site: {log[-1]}")
             if log[-1][0] not in CODES:
                 self.fail(f"{stage}: {log[-1]}")
-            if used is None and protocol._state is not kept[0]:
+            if not is_insiders and protocol._state is not kept[0]:
                 self.fail(f"{stage}: noise moved a site to {protocol.state_name}")
         self.judge(is_accepted, acceptable, f"{stage} to site {site}", plain)
         log.clear()
@@ -165,23 +170,27 @@ class Bench:
         frame, used, plain = self.changed(machine, site, reply, letter)
         if commitment is not None:  # a lie about the seed changes its teller's memory
             object.__setattr__(own, "seed_commitment", commitment)
-        acceptable = frame == reply or (used is not None and is_acceptable(self.world, machine, site, used, plain))
+        acceptable = used is not None and is_acceptable(self.world, machine, site, used, plain)
+        self.deliver_to_coordinator(machine, stage, site, frame, acceptable or frame == reply, plain)
+
+    def deliver_to_coordinator(
+        self, machine: Any, stage: str, site: int, frame: bytes, acceptable: bool, plain: bytes
+    ) -> None:
+        """Let the coordinator take an answer, judge what it made of it, and put its memory back."""
         kept, before = _kept(machine), _fingerprint(machine)
-        is_accepted, expected_change = True, True
+        is_accepted, may_change = True, True
         try:
             self._measured(lambda: machine.receive(site, frame))
         except PeerError as error:
             is_accepted = False
-            expected_change = isinstance(
-                error, HolderCheated | BadShare
-            )  # these two keep a site's good shares, its complaint
+            may_change = isinstance(error, HolderCheated | BadShare)  # these keep a site's good shares, its complaint
             self.named(type(error).__name__, f"{stage} at the coordinator: {error!r}")
         except RoundAborted as error:
             self.fail(f"{stage}: one site ended the stage with {error!r}")
         except Exception as error:
             self.fail(f"{stage}: crash {error!r}")
         self.score.messages += 1
-        if not is_accepted and not expected_change and _fingerprint(machine) != before:
+        if not is_accepted and not may_change and _fingerprint(machine) != before:
             self.fail(f"{stage}: a refused answer changed the stage")
         self.judge(is_accepted, acceptable, f"{stage} of site {site}", plain)
         _put_back(machine, kept)
@@ -211,7 +220,7 @@ class Bench:
         self.score.failures.append(f"seed {self.seed}: {what}")
 
 
-def _changed_bytes(r: Random, frame: bytes) -> bytes:
+def changed_bytes(r: Random, frame: bytes) -> bytes:
     choice = r.randrange(8)
     place = r.randrange(len(frame))
     if choice == 0:
@@ -230,7 +239,7 @@ def _changed_bytes(r: Random, frame: bytes) -> bytes:
             r.randbytes(r.randrange(400)) if r.random() < 0.5 else frame[:HEADER_BYTES] + r.randbytes(r.randrange(300))
         )
     if choice == 6:
-        place = r.randrange(HEADER_BYTES)
+        place = r.randrange(min(HEADER_BYTES, len(frame)))
     return frame[:place] + bytes([frame[place] ^ (1 << r.randrange(8))]) + frame[place + 1 :]
 
 
@@ -327,4 +336,4 @@ def run_campaign(first_seed: int, messages: int, jobs: int) -> Score:
     return total
 
 
-__all__ = ["Bench", "Score", "decode_body", "next_model", "run_campaign", "run_mutations"]
+__all__ = ["Bench", "Score", "run_campaign", "run_mutations"]

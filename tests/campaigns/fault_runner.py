@@ -56,7 +56,7 @@ _SHAPES = (  # (n, index into thresholds(n), w, length): few, for each is set up
     (7, 4, 32, 2),
     (10, 2, 24, 1),
 )
-_SHAPE_WEIGHTS = (2, 2, 2, *(5,) * 5, *(4,) * 4, 1.5, 0.8, 0.4)
+_SHAPE_WEIGHTS = (3, 3, 3, *(5,) * 5, *(2.5,) * 4, 0.8, 0.4, 0.3)
 _CELL_WEIGHTS = [
     {"R5": 2.0, "R5_REPLY": 2.2, "R3C": 1.5, "R4": 1.5, "R3A": 1.2, "R3B": 1.3}.get(c[1], 1.0) for c in CELLS
 ]

@@ -1,0 +1,140 @@
+"""A coverage-guided fuzz target: both machines in every stage, and the decoders, on arbitrary bytes.
+
+    pip install atheris
+    PYTHONPATH=. python tests/campaigns/fuzz_machines.py --write-corpus corpus
+    PYTHONPATH=. python tests/campaigns/fuzz_machines.py corpus -max_len=4096 -max_total_time=3600
+
+The first byte chooses the place, the second whether the rest is a frame as it arrives or a plaintext that an insider
+seals with valid keys. atheris is no dependency of the package; test_fuzz_target.py runs the same target without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fault_bending import ANSWER_TO, next_tag
+from fault_insider import Opened, opened
+from fault_mutations import Bench, Score
+from mutation_rules import is_acceptable
+
+from secure_frl.errors import MalformedMessage
+from secure_frl.wire.canonical import parse_canonical
+from secure_frl.wire.messages import REGISTRY, decode_body
+
+STAGES = ("E0", "E1", "R0", "R1P", "R3A", "R3C", "R5")
+BODIES = tuple(spec.body for spec in REGISTRY.values() if spec.body is not None)
+
+
+@dataclass
+class Place:
+    """A machine that waits for one message of one site, with the genuine message."""
+
+    bench: Bench
+    machine: Any
+    stage: str
+    site: int
+    frame: bytes
+    letter: Opened
+    at_site: bool
+
+    def try_bytes(self, data: bytes, is_plaintext: bool) -> None:
+        """Deliver the bytes, raw or sealed by an insider, and judge what comes of them."""
+        frame, letter, plain = (self.letter.sealed(data), self.letter, data) if is_plaintext else (data, None, b"")
+        bench = self.bench
+        acceptable = frame == self.frame
+        if letter is not None and not acceptable:
+            acceptable = is_acceptable(bench.world, self.machine, self.site, letter, plain)
+        if self.at_site:
+            bench.deliver_to_site(self.stage, self.site, frame, letter is not None, acceptable, plain)
+        else:
+            bench.deliver_to_coordinator(self.machine, ANSWER_TO[self.stage], self.site, frame, acceptable, plain)
+        if bench.score.failures:
+            raise AssertionError(bench.score.failures.pop())
+
+
+def places(seed: int = 5) -> list[Place]:
+    """One world for each stage and end, stopped there."""
+    return [_stopped(stage, at_site, seed) for stage in STAGES for at_site in (True, False)]
+
+
+def _stopped(stage: str, at_site: bool, seed: int) -> Place:
+    bench = Bench(seed, Score(), per_stage=0)
+    world = bench.world
+    machine: Any = world.opening(1, 1)
+    for name in STAGES:
+        if name == "R0":
+            world.epoch = machine.outcome()
+            machine = world.attempt(1, 0, world.epoch.members, world.hosts[0].model, {})
+        if name == "R5":
+            machine.publish(next_tag(machine))
+        if name == stage:
+            break
+        bench.stage(machine, name)
+    requests = dict(machine.requests())
+    if at_site:
+        return Place(bench, machine, stage, 0, requests[0], opened(world, machine, 0, requests[0]), True)
+    reply = world.sites[0].handle(requests[0])
+    return Place(bench, machine, stage, 0, reply, opened(world, machine, 0, reply), False)
+
+
+class Target:
+    """What a fuzzer calls with each input."""
+
+    def __init__(self) -> None:
+        self.places = places()
+
+    def __call__(self, data: bytes) -> None:
+        if len(data) < 2:
+            return
+        where, payload = data[0] % (len(self.places) + 1), bytes(data[2:])
+        if where == len(self.places):
+            decode_everything(payload)
+        else:
+            self.places[where].try_bytes(payload, data[1] % 2 == 1)
+
+    def corpus(self) -> Iterator[tuple[str, bytes]]:
+        """The genuine frame and plaintext of every place, and every body for the decoders."""
+        for number, place in enumerate(self.places):
+            end = "site" if place.at_site else "coordinator"
+            yield f"{place.stage}-{end}-frame", bytes([number, 0]) + place.frame
+            yield f"{place.stage}-{end}-plaintext", bytes([number, 1]) + place.letter.plain
+            yield f"{place.stage}-{end}-decoders", bytes([len(self.places), 0]) + place.letter.plain
+
+
+def decode_everything(data: bytes) -> None:
+    """Nothing but MalformedMessage leaves a decoder."""
+    readers: list[Callable[[], object]] = [lambda body=body: decode_body(body, data) for body in BODIES]  # type: ignore[misc]
+    readers.append(lambda: parse_canonical(data, what="a file"))
+    for read in readers:
+        try:
+            read()
+        except MalformedMessage:
+            continue
+
+
+def main(arguments: list[str]) -> None:
+    """Write the corpus, or fuzz."""
+    target = Target()
+    if arguments[1:2] == ["--write-corpus"]:
+        folder = Path(arguments[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in target.corpus():
+            (folder / name).write_bytes(data)
+        return
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("expected the package atheris, got none. Install it beside the project: pip install atheris")
+    atheris.instrument_all()
+    atheris.Setup(arguments, target)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,249 @@
+"""Each check of the protocol taken out of a copy of the package, alone: a named test must turn red.
+
+The copy lies in a temporary folder, together with the tests it is put to; a patch names the text that it removes and
+fails when the text is not there exactly once. Two run in the default suite, all of them in the campaigns.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MASKING = "tests/unit/masking"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One check, the text that is it, what stands there instead, and the tests that must notice."""
+
+    check: str
+    file: str
+    text: str
+    instead: str
+    tests: tuple[str, ...]
+
+
+REMOVALS = (
+    Removal(
+        "two survivor-confirmation answers: another attempt after R3b",
+        "masking/site_attempt.py",
+        "if (last is not None and pair <= last[:2]) or pair[0] <= last_closed_round(party):",
+        "if last is not None and pair <= last[:2]:",
+        (f"{MASKING}/test_invariants.py::test_a_site_that_confirmed_a_set_joins_no_other_attempt_of_that_round",),
+    ),
+    Removal(
+        "two survivor-confirmation answers: the same attempt",
+        "masking/site_attempt.py",
+        "    return confirmed, reply\n",
+        "    party.register.rows.pop()\n    return state, reply\n",  # neither remembered nor written down
+        (
+            f"{MASKING}/test_tampering.py::test_an_identical_request_gets_identical_bytes_and_another_one_is_refused",
+            f"{MASKING}/test_site_states.py::test_secrets_are_gone_when_their_life_is_over",
+        ),
+    ),
+    Removal(
+        "unmask answer after restart",
+        "masking/site_epoch.py",
+        "if body.first_round <= last_closed_round(party):",
+        "if False:",
+        (f"{MASKING}/test_protocol_attacks.py::test_a_site_that_restarts_cannot_answer_for_another_set[after R4]",),
+    ),
+    Removal(
+        "t from the announcement: constants of the coordinator taken",
+        "masking/site_attempt.py",
+        "body.config_hash == party.config_hash",
+        "len(body.config_hash) == 32",
+        (f"{MASKING}/test_protocol_attacks.py::test_constants_that_the_sites_have_not_signed_are_refused",),
+    ),
+    Removal(
+        "t from a message: as many confirmations as the coordinator passes on",
+        "masking/site_attempt.py",
+        "if len(confirmed) < threshold:",
+        "if len(confirmed) < min(threshold, len(body.items)):",
+        (f"{MASKING}/test_protocol_attacks.py::test_two_halves_with_different_sets_get_no_shares",),
+    ),
+    Removal(
+        "own-s share given: asked over a set without the site itself",
+        "masking/site_attempt.py",
+        "if fault is not None or party.me not in survivors:",
+        "if fault is not None:",
+        (f"{MASKING}/test_cheating_parties.py::test_a_survivor_set_is_confirmed_only_inside_the_charter[survivors1-",),
+    ),
+    Removal(
+        "own-s share given: in the answer",
+        "masking/site_attempt.py",
+        "    link = attempt.link(MessageType.R4, state.ctx2)\n",
+        "    link = attempt.link(MessageType.R4, state.ctx2)\n"
+        "    of_keys.append(Share(party.me, encode_share(state.seed_shares[party.me])))\n",
+        (f"{MASKING}/test_invariants.py::test_an_answer_holds_one_kind_of_share_a_peer_and_none_of_the_own_key",),
+    ),
+    Removal(
+        "both kinds of share for one peer",
+        "masking/site_attempt.py",
+        "for site, share in state.key_shares.items() if site not in survivors]",
+        "for site, share in state.key_shares.items()]",
+        (f"{MASKING}/test_invariants.py::test_an_answer_holds_one_kind_of_share_a_peer_and_none_of_the_own_key",),
+    ),
+    Removal(
+        "policy left out of the mask context",
+        "masking/contexts.py",
+        'labelled_hash("ctx2", ctx1, model_tag, config_digest, members_digest)',
+        'labelled_hash("ctx2", ctx1, config_digest, members_digest)',
+        (
+            f"{MASKING}/test_protocol_attacks.py::"
+            "test_sites_that_believe_another_model_make_the_sum_garbage_that_lanes_catch",
+            f"{MASKING}/test_contexts.py::test_every_field_of_ctx1_and_ctx2_changes_it",
+        ),
+    ),
+    Removal(
+        "survivor list left out",
+        "masking/contexts.py",
+        'labelled_hash("U3", ctx2, list(survivors))',
+        'labelled_hash("U3", ctx2)',
+        (f"{MASKING}/test_protocol_attacks.py::test_several_survivor_sets_open_nothing_and_are_named",),
+    ),
+    Removal(
+        "AEAD key reused: the stage left out of the link key",
+        "masking/keys.py",
+        '"down" if down else "up", STAGE_NAMES[message_type], fresh)',
+        '"down" if down else "up", fresh)',
+        (f"{MASKING}/test_protocol_attacks.py::test_no_key_seals_two_messages",),
+    ),
+    Removal(
+        "AEAD key reused: the direction left out of the share key",
+        "masking/keys.py",
+        'return derive(channel, ctx1, "share", dealer, holder, public, seed_commitment)',
+        'return derive(channel, ctx1, "share", min(dealer, holder), max(dealer, holder))',
+        (f"{MASKING}/test_protocol_attacks.py::test_no_key_seals_two_messages",),
+    ),
+    Removal(
+        "h check: honest noise shares promised by the charter",
+        "masking/contexts.py",
+        "h == least - c and h >= 2",
+        "True",
+        (f"{MASKING}/test_contexts.py::test_constants_that_break_the_claims_are_refused",),
+    ),
+    Removal(
+        "lanes",
+        "encoding/lanes.py",
+        "if found != expected:",
+        "if False:",
+        (
+            f"{MASKING}/test_cheating_parties.py::"
+            "test_a_published_sum_that_cannot_be_is_refused_by_every_site[change-LaneMismatch0]",
+        ),
+    ),
+    Removal(
+        "missing inbox item",
+        "masking/site_attempt.py",
+        "if [item.site for item in body.dealt] != expected:",
+        "if False:",
+        (
+            f"{MASKING}/test_cheating_parties.py::"
+            "test_a_site_refuses_a_member_list_that_the_coordinator_has_changed[missing item]",
+        ),
+    ),
+    Removal(
+        "b of the last attempt reused",
+        "masking/site_attempt.py",
+        "KeyPair.draw(party.random), party.random.take(SECRET_BYTES)\n",
+        "KeyPair.draw(party.random), hashlib.sha256(view.epoch_hash + bytes([party.me])).digest()\n",
+        (f"{MASKING}/test_invariants.py::test_a_second_attempt_draws_every_secret_anew",),
+    ),
+    Removal(
+        "share words by modulo",
+        "masking/secret_sharing.py",
+        "drawn[drawn < PRIME]",
+        "drawn % PRIME",
+        (
+            f"{MASKING}/test_secret_sharing.py::"
+            "test_coefficients_are_uniform_over_the_whole_field_and_a_remainder_would_not_be",
+        ),
+    ),
+)
+DEFAULT = ("missing inbox item", "b of the last attempt reused")
+
+Copy = Callable[[], Path]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    """Return a function that lays out the package with its masking tests in a folder of their own."""
+
+    def make() -> Path:
+        folder = tmp_path / "copy"
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "secure_frl", folder / "secure_frl", ignore=ignored)
+        shutil.copytree(ROOT / MASKING, folder / MASKING, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        (folder / "docs").mkdir()
+        return folder
+
+    return make
+
+
+def put_to(folder: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run tests against the copy. A name that ends in `-` or has no parameters stands for all that begin so."""
+    names = " or ".join(test.split("::")[1].split("[")[0] for test in tests)
+    files = sorted({test.split("::")[0] for test in tests})
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", names, *files]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def take_out(folder: Path, removal: Removal) -> None:
+    path = folder / "secure_frl" / removal.file
+    source = path.read_text()
+    assert source.count(removal.text) == 1, f"{removal.file} has not this text exactly once: {removal.text!r}"
+    path.write_text(source.replace(removal.text, removal.instead))
+
+
+def check_that_it_is_noticed(folder: Path, removal: Removal) -> None:
+    take_out(folder, removal)
+
+    found = put_to(folder, removal.tests)
+
+    assert found.returncode == 1, found.stdout[-2000:] + found.stderr[-500:]
+    for test in removal.tests:
+        assert f"FAILED {test}" in found.stdout, found.stdout[-2000:]
+
+
+@pytest.mark.parametrize("removal", [r for r in REMOVALS if r.check in DEFAULT], ids=lambda removal: removal.check)
+def test_a_check_taken_out_turns_its_test_red(copy: Copy, removal: Removal) -> None:
+    check_that_it_is_noticed(copy(), removal)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("removal", REMOVALS, ids=lambda removal: removal.check)
+def test_every_check_taken_out_turns_its_tests_red(copy: Copy, removal: Removal) -> None:
+    check_that_it_is_noticed(copy(), removal)
+
+
+@pytest.mark.campaign
+def test_control_an_untouched_copy_passes_all_of_them(copy: Copy) -> None:
+    folder = copy()
+    every = tuple(dict.fromkeys(test for removal in REMOVALS for test in removal.tests))
+
+    found = put_to(folder, every)
+
+    assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-500:]
+    where = subprocess.run(
+        [sys.executable, "-c", "import secure_frl; print(secure_frl.__file__)"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert where.stdout.startswith(str(folder))  # the copy was tried, not what is installed

@@ -1,0 +1,34 @@
+"""The fuzz target without its fuzzer: its corpus and seeded changes of it pass through, and it can fail."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from fault_mutations import changed_bytes
+from fuzz_machines import Target
+
+from secure_frl.masking import coordinator_stages
+
+
+def test_the_corpus_and_changes_of_it_break_nothing() -> None:
+    target, random = Target(), Random(3)
+    corpus = dict(target.corpus())
+
+    for data in corpus.values():
+        target(data)
+        for _ in range(15):
+            target(data[:2] + changed_bytes(random, data[2:] or b"\x00"))
+
+    assert len(corpus) == 3 * 14
+
+
+def test_control_the_target_sees_a_coordinator_that_takes_shares_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target()
+    data = dict(target.corpus())["R3C-coordinator-plaintext"]
+    changed = data[:20] + bytes([data[20] ^ 1]) + data[21:]
+    target(changed)
+    monkeypatch.setattr(coordinator_stages, "_matches", lambda *share, **kind: True)
+
+    with pytest.raises(AssertionError, match="accepted"):
+        target(changed)
