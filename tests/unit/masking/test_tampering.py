@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secure_frl.errors import LateMessage, PeerError, SecureFrlError, UnexpectedMessage
+from secure_frl.errors import BadSignature, LateMessage, PeerError, SecureFrlError, UnexpectedMessage
 from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.refusals import read_refusal
@@ -147,6 +147,26 @@ def test_a_late_or_repeated_answer_leaves_its_sender_in(federation):
 
     assert machine.excluded == {}
     assert machine.outcome().contributors == (0, 1, 2)
+
+
+def test_a_repeated_input_with_another_vector_is_refused_and_its_sender_stays(federation):
+    parties = federation(3)
+    machine = parties.begin(parties.open())
+    parties.exchange(machine)
+    machine.close_stage()
+    parties.exchange(machine)
+    sent = next(frame for way, site, frame in reversed(parties.frames) if (way, site) == ("up", 1))
+    other = sent[:HEADER_BYTES] + bytes([sent[HEADER_BYTES] ^ 1]) + sent[HEADER_BYTES + 1 :]  # header and tag as before
+
+    for _ in range(3):  # while inputs come in, and in both stages after
+        with pytest.raises(BadSignature):
+            machine.receive(1, other)
+        machine.receive(1, sent)
+        parties.exchange(machine)
+        machine.close_stage()
+
+    assert machine.excluded == {}
+    assert machine.outcome().integers.tolist() == parties.plain_sum(range(3)).tolist()
 
 
 def test_a_reflected_frame_is_refused_on_both_sides(federation):
