@@ -167,6 +167,11 @@ def is_cohort_size(size: int, constants: SumConstants) -> bool:
     return constants.min_survivors <= size <= constants.sites
 
 
+def expired_sites(terms: SumTerms, sites: Sequence[int], now: float) -> list[int]:
+    """Return the sites whose enrolment has ended. now: Unix seconds. What they signed says nothing any more."""
+    return [site for site in sites if terms.site_expiries_s and not now < terms.site_expiries_s[site]]
+
+
 def is_enrolled(terms: SumTerms) -> bool:
     """Return whether as many sites are enrolled as the profile asks: n, or n and more where cohorts take turns."""
     enrolled, n = len(terms.site_public_keys), terms.constants.sites

@@ -22,6 +22,7 @@ from secure_frl.errors import (
     MalformedMessage,
     NonceWithheld,
     PeerError,
+    RosterRefused,
     TooFewSurvivors,
     UnexpectedMessage,
     UnexpectedState,
@@ -209,6 +210,10 @@ class EpochOpening:
     def _take_key(self, state: _AskingKeys, site: SiteId, key: EpochKey) -> None:
         if not self._clock() < self._expiry_s:
             raise EpochRefused("expected a key before the epoch expires, got one after. Open a new epoch.")
+        if contexts.expired_sites(self._terms, [site], self._clock()):
+            raise RosterRefused(
+                f"expected a site whose enrolment lasts, got site {site} after its end. Enrol it again."
+            )
         commitment = key.nonce_commitment
         if len(commitment) != (contexts.NONCE_BYTES if self._has_nonces else 0):
             raise MalformedMessage(f"expected a nonce's commitment as the profile has it, got another of site {site}.")

@@ -174,6 +174,9 @@ def check_entries(party: SiteParty, state: KeysAdvertised, entries: tuple[EpochE
     least = constants.sites if _has_nonces(party) else constants.min_survivors
     if len(ids) < least:
         raise RosterRefused(f"expected at least {least} sites in the epoch, got {len(ids)}. Leave this epoch.")
+    expired = contexts.expired_sites(terms, ids, party.clock())
+    if expired:
+        raise RosterRefused(f"expected sites whose enrolment lasts, but it ended for {expired}. Leave this epoch.")
     own = EpochEntry(party.me, state.keys.public, state.nonce_commitment, state.entry_signature)
     if own not in entries:
         raise RosterRefused("expected this site's own key unchanged in the list, got another. Leave this epoch.")
