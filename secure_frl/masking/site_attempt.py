@@ -349,7 +349,8 @@ def confirming_sites(party: SiteParty, state: SetConfirmed, body: Confirmations)
         if item.survivors_hash != digest:
             raise Equivocation(
                 f"expected one survivor set, got another one confirmed by site {sender}. Show the auditor this signed "
-                f"list: survivors={list(state.survivors)}, signature={state.survivors_signature.hex()}."
+                f"list: survivors={list(state.survivors)}, signature={state.survivors_signature.hex()}, round="
+                f"{attempt.context.round}, attempt={attempt.context.attempt}, ctx2={state.ctx2.hex()}."
             )
         confirmed.add(sender)
     return confirmed
