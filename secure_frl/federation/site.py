@@ -106,9 +106,11 @@ class StudySite:
                 f"expected the policy after step {self._state.round} as this site computed it, got another one. "
                 "Compare versions with the coordinator; nothing was answered."
             )
-        self._parts.log.warning("took the policy of step %d unchecked, for this site missed steps", offered.round)
-        self._state = offered
-        return model_tag(model)
+        tag = model_tag(model)
+        if tag == announced_tag:  # else the round is refused, and nothing of it stays
+            self._parts.log.warning("took the policy of step %d unchecked, for this site missed steps", offered.round)
+            self._state = offered
+        return tag
 
     def contribute(self, context: RoundContext) -> RingVector:
         """Reserve, collect, clip, quantise, add noise, in this order."""

@@ -1,0 +1,53 @@
+"""A policy that comes with R0: taken for steps that the site missed and under its tag, else nothing of it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secure_frl.errors import ModelDoesNotFollow, ModelMissing
+from secure_frl.federation import run_folder
+from secure_frl.federation.enrolment import enrol, open_site
+from secure_frl.federation.run_folder import RunOptions
+from secure_frl.masking.contexts import model_tag
+from secure_frl.secure_sum import SiteId
+from secure_frl.study import Study
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def site(tiny: Callable[..., Study], tmp_path: Path) -> Iterator[Any]:
+    folder = run_folder.begin(tmp_path / "run", tiny(), RunOptions(), None)
+    opened = open_site(folder, enrol(folder, tiny(), rehearse=False), SiteId(0))
+    yield opened
+    opened.shut_down()
+
+
+def test_a_policy_under_another_tag_than_announced_is_not_kept(site: Any) -> None:
+    held = site._state
+    ahead = replace(held, round=10**6).to_bytes()
+
+    tag = site.policy_tag(b"\x09" * 32, ahead)
+
+    assert tag == model_tag(ahead) != b"\x09" * 32  # so that the protocol refuses the round
+    assert site._state is held
+
+
+def test_a_policy_of_missed_steps_is_taken_and_one_in_place_of_the_own_is_not(site: Any) -> None:
+    held = site._state
+    other = replace(held, logits=held.logits + 1.0).to_bytes()
+    with pytest.raises(ModelDoesNotFollow):
+        site.policy_tag(model_tag(other), other)
+    with pytest.raises(ModelMissing):
+        site.policy_tag(model_tag(other), None)
+    assert site._state is held
+
+    later = replace(held, round=held.round + 3).to_bytes()
+    assert site.policy_tag(model_tag(later), later) == model_tag(later)
+
+    assert site._state.to_bytes() == later
