@@ -297,7 +297,7 @@ def test_the_generator_writes_these_vectors_again(second_program):
     assert [name for name, text in made.items() if text != (FOLDER / f"{name}.json").read_text()] == []
 
 
-def test_a_site_written_from_the_page_alone_answers_all_vectors(second_program):
+def test_a_second_site_that_follows_the_page_answers_all_vectors(second_program):
     second = second_program("second_site")
     for name in (*ROUNDS, "ok_site_0_of_101"):
         sites = [second.Site(load(name), i) for i in range(len(load(name)["site_identity_secrets"]))]
