@@ -1,7 +1,7 @@
 """A site of secure_frl/secagg/v1 written a second time, rule by rule after docs/protocol.md.
 
-Its author knew the package; its code shares nothing with it. It imports nothing of secure_frl, answers every frame of the ok vectors with the same
-bytes, and refuses every request of bad_to_site.json with the same refusal. Not for use: it keeps its row in memory and
+Its author knew the package; its code shares nothing with it. It answers every frame of the ok vectors with the same
+bytes, and refuses every request of bad_to_site*.json with the same refusal. Not for use: it keeps its row in memory and
 its secrets in plain sight.
 """
 
