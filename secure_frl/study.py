@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from secure_frl.degrees import fraction_of, neighbours_and_threshold
+
 SCHEMA = 1  # the only version of the file format that this program reads
 
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-SiteCount = Annotated[int, Field(ge=3, le=100)]
+SiteCount = Annotated[int, Field(ge=3, le=10_000)]
 
 
 class _Section(BaseModel):
@@ -33,8 +35,10 @@ class StudySection(_Section):
 class SimulatedDrop(_Section):
     """Sites lost in each round, drawn from the seed."""
 
-    before_masked: int = Field(default=0, ge=0, le=100, description="a number of sites lost before their masked input")
-    after_masked: int = Field(default=0, ge=0, le=100, description="a number of sites lost after their masked input")
+    before_masked: int = Field(
+        default=0, ge=0, le=10_000, description="a number of sites lost before their masked input"
+    )
+    after_masked: int = Field(default=0, ge=0, le=10_000, description="a number of sites lost after their masked input")
 
 
 class Deadlines(_Section):
@@ -47,10 +51,12 @@ class Deadlines(_Section):
 class SitesSection(_Section):
     """Who takes part, and how many may be lost or corrupt."""
 
-    count: SiteCount = Field(default=10, description="a number of simulated sites, 3 to 100")
+    count: SiteCount = Field(
+        default=10, description="a number of simulated sites, 3 to 100, or 101 to 10000 with profile cross_device"
+    )
     simulate_drop: SimulatedDrop = SimulatedDrop()
-    min_survivors: int = Field(default=8, ge=3, le=100, description="the least number of sites in a sum, 3 to 100")
-    max_colluders: int = Field(default=1, ge=1, le=99, description="how many sites may pool what they know, 1 to 99")
+    min_survivors: int = Field(default=8, ge=3, le=10_000, description="the least number of sites in a sum, from 3")
+    max_colluders: int = Field(default=1, ge=1, le=9_999, description="how many sites may pool what they know, from 1")
     deadline_s: Deadlines = Deadlines()
 
 
@@ -155,8 +161,29 @@ class ProtectionSection(_Section):
     method: Literal["masking", "unsafe-plain"] = Field(
         default="masking", description="'masking'; 'unsafe-plain' as the control of an attack only"
     )
-    profile: Literal["cross_silo"] = Field(default="cross_silo", description="'cross_silo': the complete graph")
-    threshold: int = Field(default=0, ge=0, le=100, description="0 = floor((n + c) / 2) + 1")
+    profile: Literal["cross_silo", "cross_device"] = Field(
+        default="cross_silo",
+        description="'cross_silo': the complete graph, against a malicious coordinator; 'cross_device': a sparse graph "
+        "for more than 100 sites, against one that follows the protocol",
+    )
+    corrupt_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=0.5,
+        description="a number above 0, below 0.5: the corrupt part of the sites; cross_device",
+    )
+    dropout_fraction: float = Field(
+        default=0.3, ge=0, lt=1, description="a number from 0, below 1: the silent part of the sites; cross_device"
+    )
+    privacy_exponent: int = Field(
+        default=40,
+        ge=20,
+        le=80,
+        description="s, 20 to 80: the graph protects except with probability 2^-s; cross_device",
+    )
+    threshold: int = Field(
+        default=0, ge=0, le=100, description="0 = floor((n + c) / 2) + 1; in cross_device what the graph needs"
+    )
     modulus_bits: int = Field(
         default=0, ge=0, le=64, description="0 = the smallest that holds the sum; above 32 doubles the bytes"
     )
@@ -196,8 +223,27 @@ class Study(_Section):
 
     @property
     def threshold(self) -> int:
-        """Return t: as written, or floor((n + c) / 2) + 1."""
+        """Return t: as written, or floor((n + c) / 2) + 1; in cross_device what the graph needs."""
+        if self.is_sparse:
+            return self.sparse_graph[1]
         return self.protection.threshold or default_threshold(self.sites.count, self.sites.max_colluders)
+
+    @property
+    def neighbours(self) -> int:
+        """Return k: with how many sites each one shares keys."""
+        return self.sparse_graph[0] if self.is_sparse else self.sites.count - 1
+
+    @property
+    def is_sparse(self) -> bool:
+        """Return whether sites share keys with a few others only."""
+        return self.protection.profile == "cross_device"
+
+    @property
+    def sparse_graph(self) -> tuple[int, int]:
+        """Return (k, t) that carry the stated fractions; (0, 0) when no graph does, which no site signs."""
+        graph, n = self.protection, self.sites.count
+        corrupt, dropped = fraction_of(n, graph.corrupt_fraction), fraction_of(n, graph.dropout_fraction)
+        return neighbours_and_threshold(n, corrupt, dropped, graph.privacy_exponent) or (0, 0)
 
     @property
     def declared_units(self) -> int:
@@ -209,6 +255,35 @@ class Study(_Section):
         """Return each choice that takes a protection away; every output is marked with them."""
         chosen = {"privacy.noise": self.privacy.noise, "protection.method": self.protection.method}
         return tuple(f"{path} = {value}" for path, value in chosen.items() if value.startswith("unsafe"))
+
+
+def sum_mistakes(study: Study) -> tuple[str, ...]:
+    """Return what makes the constants of a study's sum unsafe to sign; empty when they hold."""
+    sites = study.sites
+    if study.is_sparse:
+        return sparse_mistakes(study)
+    return survival_mistakes(sites.count, study.threshold, sites.max_colluders, sites.min_survivors)
+
+
+def sparse_mistakes(study: Study) -> tuple[str, ...]:
+    """Return what makes a cross_device study unsafe to sign. Source: secure_aggregation.md, sections 2 and 7."""
+    sites, graph, n = study.sites, study.protection, study.sites.count
+    if not 101 <= n <= 10_000:
+        return (f"sites = {n}: 101 to 10000 for cross_device; up to 100 sites use cross_silo",)
+    (degree, threshold), c, least = study.sparse_graph, sites.max_colluders, sites.min_survivors
+    corrupt = fraction_of(n, graph.corrupt_fraction)
+    answering = n - fraction_of(n, graph.dropout_fraction)
+    rules = (
+        (degree > 0, "corrupt_fraction, dropout_fraction and privacy_exponent that some graph carries, found none"),
+        (graph.threshold == 0, f"threshold = {graph.threshold}: 0, for the graph's rules give {threshold}"),
+        (c == corrupt, f"max_colluders = {c}: {corrupt}, as corrupt_fraction of {n} sites"),
+        (
+            max(3, threshold, answering) <= least <= n,
+            f"min_survivors = {least}: {max(3, threshold, answering)} to {n}, for dropout_fraction may be silent",
+        ),
+        (least - c >= 2, f"min_survivors - max_colluders = {least - c}: at least 2 honest shares"),
+    )
+    return tuple(message for holds, message in rules if not holds)
 
 
 def default_threshold(sites: int, max_colluders: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from secure_frl.errors import InvalidParameter, StudyRefused
-from secure_frl.study import Study, survival_mistakes
+from secure_frl.study import Study, sum_mistakes
 
 MAX_STUDY_BYTES = 1 << 20
 
@@ -21,8 +21,7 @@ MAX_STUDY_BYTES = 1 << 20
 
 
 def _survivors_fit(study: Study) -> Iterator[str]:
-    sites = study.sites
-    yield from survival_mistakes(sites.count, study.threshold, sites.max_colluders, sites.min_survivors)
+    yield from sum_mistakes(study)
 
 
 def _delta_fits(study: Study) -> Iterator[str]:
@@ -42,7 +41,16 @@ def _drops_fit(study: Study) -> Iterator[str]:
 _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]], str], ...] = (
     (
         "sites.min_survivors",
-        ("sites.count", "sites.min_survivors", "sites.max_colluders", "protection.threshold"),
+        (
+            "sites.count",
+            "sites.min_survivors",
+            "sites.max_colluders",
+            "protection.threshold",
+            "protection.profile",
+            "protection.corrupt_fraction",
+            "protection.dropout_fraction",
+            "protection.privacy_exponent",
+        ),
         _survivors_fit,
         "leave protection.threshold at 0, then raise min_survivors or lower max_colluders",
     ),

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from secure_frl.consortium.constants import check_constants, constants_from_plain
+from secure_frl.consortium.constants import CROSS_DEVICE, check_constants, constants_from_plain
 from secure_frl.consortium.identity import Identity
 from secure_frl.consortium.roster import Roster
 from secure_frl.errors import BadSignature, CharterRefused, MalformedMessage
@@ -102,7 +102,9 @@ class Charter:
 
     def check_roster(self, roster: Roster) -> None:
         """Check that the roster is the one this charter names. Raises CharterRefused."""
-        if roster.hash != self.roster_hash or len(roster.entries) != self.constants.sites:
+        enrolled, n = len(roster.entries), self.constants.sites
+        is_sized = enrolled == n or (self.constants.profile == CROSS_DEVICE and enrolled > n)  # cohorts take turns
+        if roster.hash != self.roster_hash or not is_sized:
             raise CharterRefused(
                 f"expected the roster {self.roster_hash.hex()[:16]} with {self.constants.sites} sites, got "
                 f"{roster.hash.hex()[:16]} with {len(roster.entries)}. Sign a charter for the roster in force."

@@ -10,11 +10,14 @@ from dataclasses import asdict
 
 import msgspec
 
+from secure_frl.degrees import LEAST_PRIVACY_EXPONENT, is_private
 from secure_frl.errors import CharterRefused
 from secure_frl.secure_sum import SumConstants
 from secure_frl.wire.canonical import canonical_json
 
 MIN_SITES, MAX_SITES = 3, 100  # cross_silo
+MIN_COHORT, MAX_COHORT = 101, 10_000  # cross_device
+CROSS_DEVICE = "cross_device"
 PROTECTIONS = ("masking", "unsafe-plain")
 NOISES = ("distributed", "local", "unsafe-none")
 _SHARES_TOLERANCE = 1e-9  # shares are decimal numbers that people wrote
@@ -44,10 +47,8 @@ def check_constants(constants: SumConstants) -> None:
 def _rules(it: SumConstants) -> list[tuple[str, bool]]:
     n, t, c = it.sites, it.threshold, it.max_colluders
     return [
-        (f"{MIN_SITES} <= n <= {MAX_SITES} (n={n})", MIN_SITES <= n <= MAX_SITES),
+        *(_sparse_rules(it) if it.profile == CROSS_DEVICE else _complete_rules(it)),
         (f"c >= 1 (c={c}): a site knows its own share", c >= 1),
-        (f"t > c (t={t}, c={c}): colluders could rebuild every secret", t > c),
-        (f"2t > n + c (t={t}, n={n}, c={c}): two survivor sets could both open", 2 * t > n + c),
         (f"t <= n (t={t}, n={n})", t <= n),
         (
             f"max(3, t) <= min_survivors <= n (min_survivors={it.min_survivors}, t={t}, n={n})",
@@ -58,14 +59,35 @@ def _rules(it: SumConstants) -> list[tuple[str, bool]]:
             f"h = min_survivors - c (h={it.honest_shares}, min_survivors={it.min_survivors}, c={c})",
             it.honest_shares == it.min_survivors - c,
         ),
-        (
-            f"profile = cross_silo with k = n - 1 (k={it.neighbours})",
-            it.profile == "cross_silo" and it.neighbours == n - 1,
-        ),
         (f"protection of {', '.join(PROTECTIONS)} ({it.protection[:30]!r})", it.protection in PROTECTIONS),
         (f"noise of {', '.join(NOISES)} ({it.noise[:30]!r})", it.noise in NOISES),
         *_size_rules(it),
         *_noise_rules(it),
+    ]
+
+
+def _complete_rules(it: SumConstants) -> list[tuple[str, bool]]:
+    n, t, c = it.sites, it.threshold, it.max_colluders
+    return [
+        (f"{MIN_SITES} <= n <= {MAX_SITES} (n={n})", MIN_SITES <= n <= MAX_SITES),
+        (f"t > c (t={t}, c={c}): colluders could rebuild every secret", t > c),
+        (f"2t > n + c (t={t}, n={n}, c={c}): two survivor sets could both open", 2 * t > n + c),
+        (
+            f"profile = cross_silo with k = n - 1 (k={it.neighbours})",
+            it.profile == "cross_silo" and it.neighbours == n - 1,
+        ),
+    ]
+
+
+def _sparse_rules(it: SumConstants) -> list[tuple[str, bool]]:
+    n, t, c, k, lost = it.sites, it.threshold, it.max_colluders, it.neighbours, it.sites - it.min_survivors
+    is_sized = MIN_COHORT <= n <= MAX_COHORT and k % 2 == 0 and 1 <= t <= k < n - 1 and 0 <= c <= n and 0 <= lost <= n
+    return [
+        (f"{MIN_COHORT} <= n <= {MAX_COHORT}, an even k and t <= k < n - 1 (n={n}, k={k}, t={t})", is_sized),
+        (
+            f"k and t that keep {c} corrupt and {lost} lost sites below 2^-{LEAST_PRIVACY_EXPONENT} (k={k}, t={t})",
+            is_sized and is_private(n, c, lost, k, t, LEAST_PRIVACY_EXPONENT),
+        ),
     ]
 
 

@@ -22,6 +22,7 @@ class SitePolicy:
     max_delta: float
     protections: frozenset[str] = frozenset({"masking"})
     noises: frozenset[str] = frozenset({"distributed", "local"})
+    profiles: frozenset[str] = frozenset({"cross_silo"})  # cross_device trusts the coordinator to follow the protocol
     smallest_cohort: int = 3  # least min_survivors
     allow_unsafe: bool = False  # protections, noises and units with `unsafe` in their name
 
@@ -48,6 +49,7 @@ class SitePolicy:
                 (f"unsafe choices ({', '.join(unsafe)})", self.allow_unsafe or not unsafe),
                 (f"protection {constants.protection}", constants.protection in self.protections),
                 (f"noise {constants.noise}", constants.noise in self.noises),
+                (f"profile {constants.profile}", constants.profile in self.profiles),
                 (f"min_survivors {constants.min_survivors}", constants.min_survivors >= self.smallest_cohort),
                 *(
                     (f"{key} {table.get(key)} above {limit}", _at_most(table.get(key), limit))
@@ -73,6 +75,7 @@ def policy_of_simulated_site(charter: Charter) -> SitePolicy:
         max_delta=float(table.get("delta", 0.0)),
         protections=frozenset({constants.protection}),
         noises=frozenset({constants.noise}),
+        profiles=frozenset({constants.profile}),
         smallest_cohort=constants.min_survivors,
         allow_unsafe=any(
             name.startswith("unsafe") for name in (constants.protection, constants.noise, str(table.get("unit")))

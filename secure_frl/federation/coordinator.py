@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from itertools import chain
 
 from secure_frl.consortium.identity import Identity
-from secure_frl.errors import BudgetExhausted, PeerError, RoundAborted, StudyStopped
+from secure_frl.errors import BudgetExhausted, NonceWithheld, PeerError, RoundAborted, StudyStopped
 from secure_frl.federation.evaluation import Evaluate
 from secure_frl.federation.optimisers import OptimiserRule, step
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.windows import window_event
 from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.coordinator_states import CoordinatorEpoch, EpochOpening, MaskedSum
-from secure_frl.masking.next_attempt import MOST_ATTEMPTS, left_out
+from secure_frl.masking.next_attempt import MOST_ATTEMPTS, first_cohort, left_out
 from secure_frl.records.chain import Receipt
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
@@ -32,6 +32,7 @@ from secure_frl.secure_sum import Addressed, Carrier, RandomSource, SecureSum, S
 from secure_frl.study import Study
 
 MAX_CONSECUTIVE_LOST = 3  # then the study stops (exit 6): more rounds would only spend people for nothing
+MOST_OPENINGS = 4  # of one epoch, each without the sites that withheld a nonce in the one before
 EPOCH_LIFE_S = 23 * 3600.0  # channel keys live at most a day; an hour is left for clocks that differ
 
 
@@ -147,7 +148,7 @@ class Coordinator:
     ) -> tuple[RoundOutcome, tuple[SiteId, ...] | None]:
         """Return what became of one attempt, with the cohort that another one may ask, if any may.
 
-        cohort: None for the first attempt, which asks everybody of the epoch who is not left out.
+        cohort: None for the first attempt.
         """
         parts = self._parts
         try:
@@ -155,7 +156,7 @@ class Coordinator:
         except StudyStopped:
             parts.ledger.cancel(receipt, "no epoch could be opened")
             raise
-        cohort = cohort or self._first_cohort(epoch)
+        cohort = cohort or first_cohort(epoch.members, self._left_out, number, parts.terms.constants)
         parts.journal.begin_round(number, attempt, [parts.names[site] for site in cohort])
         self._windows += 1
         parts.ledger.release(receipt)  # sites release on their own; the claim is booked before the first of them can
@@ -168,11 +169,6 @@ class Coordinator:
         except RoundAborted as error:
             return self._lose(machine, epoch, receipt, error)
         return self._publish(machine, epoch, receipt, total), None
-
-    def _first_cohort(self, epoch: CoordinatorEpoch) -> tuple[SiteId, ...]:
-        """Return the whole epoch list, without dealers that were blamed in this epoch while enough others remain."""
-        kept = tuple(site for site in epoch.members if site not in self._left_out)
-        return kept if len(kept) >= self._parts.terms.constants.min_survivors else epoch.members
 
     def _publish(self, machine: MaskedSum, epoch: CoordinatorEpoch, receipt: Receipt, total: Sum) -> RoundOutcome:
         """Step the policy, write both down, then tell the cohort."""
@@ -251,32 +247,46 @@ class Coordinator:
         parts = self._parts
         if self._epoch is not None and number < self._epoch_first_round + parts.terms.epoch_rounds:
             return self._epoch
-        self._epoch_number += 1
-        parts.journal.open_epoch(self._epoch_number)
-        opening = EpochOpening(
-            parts.terms,
-            parts.identity.private_key,
-            parts.random,
-            parts.clock,
-            epoch=self._epoch_number,
-            first_round=number,
-            expiry_s=parts.clock() + EPOCH_LIFE_S,
-        )
-        try:
-            self._drive(opening, parts.study.sites.deadline_s.stage)
-            self._epoch = opening.outcome()
-        except RoundAborted as error:
-            raise StudyStopped(
-                f"expected {parts.terms.constants.min_survivors} sites in epoch {self._epoch_number}: {error} "
-                "Bring sites back, then `secure-frl resume`."
-            ) from error
+        without: set[SiteId] = set()
+        for opened in range(1, MOST_OPENINGS + 1):
+            self._epoch_number += 1
+            parts.journal.open_epoch(self._epoch_number)
+            opening = EpochOpening(
+                parts.terms,
+                parts.identity.private_key,
+                parts.random,
+                parts.clock,
+                epoch=self._epoch_number,
+                first_round=number,
+                expiry_s=parts.clock() + EPOCH_LIFE_S,
+                without=without,
+            )
+            try:
+                self._drive(opening, parts.study.sites.deadline_s.stage)
+                self._epoch = opening.outcome()
+                break
+            except RoundAborted as error:
+                if isinstance(error, NonceWithheld) and opened < MOST_OPENINGS:
+                    without |= set(map(SiteId, error.sites))
+                    continue
+                raise StudyStopped(
+                    f"expected {parts.terms.constants.min_survivors} sites in epoch {self._epoch_number}: {error} "
+                    "Bring sites back, then `secure-frl resume`."
+                ) from error
         self._epoch_first_round, self._left_out = number, frozenset()  # fresh keys: whoever was blamed is back
-        return self._epoch
+        return opening.outcome()
 
     def _leave_epoch_if_broken(self, machine: MaskedSum) -> None:
-        """Open a new epoch at the next round when a site is outside this one, or restarted and lost its keys."""
-        refused = {code for code in machine.refusals.values() if code != BudgetExhausted.__name__}
-        if refused or (self._epoch is not None and len(self._epoch.members) < len(self._parts.names)):
+        """Open a new epoch at the next round when a site is outside this one, or restarted and lost its keys.
+
+        In cross_device there is always such a site: only when they are half of what a round may lose.
+        """
+        constants = self._parts.terms.constants
+        members = self._epoch.members if self._epoch is not None else ()
+        refused = sum(code != BudgetExhausted.__name__ for code in machine.refusals.values())
+        outside = refused + len(self._parts.names) - len(members)
+        bearable = (constants.sites - constants.min_survivors) // 2 if constants.profile == "cross_device" else 0
+        if outside > bearable:
             self._epoch = None
 
     def _everybody(self) -> frozenset[SiteId]:

@@ -28,7 +28,7 @@ from secure_frl.privacy.planning import make_plan
 from secure_frl.randomness import rehearsal_source, system_source
 from secure_frl.records.ledger import Ledger
 from secure_frl.records.register import Register
-from secure_frl.secure_sum import RandomSource, SiteId, SumTerms
+from secure_frl.secure_sum import RandomSource, SiteId, SumConstants, SumTerms
 from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 
@@ -77,7 +77,8 @@ def enrol(folder: RunFolder, study: Study, *, rehearse: bool) -> Enrolled:
         roster = sign_roster(consortium, entries)
         write_durably(folder.roster, roster.encode())
         charter = make_charter(study.plain(), roster, make_plan(study).constants, coordinator.public_key)
-        signatures = tuple(_sign_at_site(charter, identity) for identity in identities)
+        derived = make_plan(parse_study(charter.study, source="the charter's study")).constants  # once for all sites
+        signatures = tuple(_sign_at_site(charter, derived, identity) for identity in identities)
         signed = SignedCharter(charter, signatures, sign_charter(coordinator, charter))
         write_durably(folder.charter, signed.encode())
     return read_enrolment(folder, rehearse=rehearse)
@@ -143,9 +144,11 @@ def _identity(home: Path) -> Identity:
     return read_key(path, allow_simulated=True)
 
 
-def _sign_at_site(charter: Charter, identity: Identity) -> bytes:
-    """Do what a site does before it signs: read the study, derive the constants itself, check its own limits."""
-    own = make_plan(parse_study(charter.study, source="the charter's study")).constants
+def _sign_at_site(charter: Charter, own: SumConstants, identity: Identity) -> bytes:
+    """Do what a site does before it signs: compare with what the study gives, check its own limits.
+
+    own: what the sites derive from the charter's study. They run one program here, so they derive the same.
+    """
     if own != charter.constants:
         raise CharterViolation(
             "expected the constants that this site derives from the study, got others. "

@@ -96,7 +96,7 @@ def _account(record: RoundRecord, enrolled: Enrolled) -> dict[str, Any]:  # Any:
         "noise": constants.noise,
         "honest_shares_assumed": constants.honest_shares,
         "rehearsal": enrolled.rehearse,
-        **protection_in_force(constants.protection),
+        **protection_in_force(constants.protection, constants.profile),
     }
 
 
@@ -147,7 +147,7 @@ def _summary(
         policy_hash=model_tag(state.to_bytes()).hex(),
         rehearsal=enrolled.rehearse,
         unsafe=study.unsafe_choices,
-        trust=protection_in_force(constants.protection)["readable_by"],
+        trust=protection_in_force(constants.protection, constants.profile)["readable_by"],
         seed=study.study.seed,
         seconds=round(time.monotonic() - started, 3),
     )

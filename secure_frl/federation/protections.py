@@ -8,6 +8,11 @@ _IN_FORCE: dict[str, dict[str, str]] = {
         "readable_by": "coordinator and sites: the sum over the survivors; nobody: a single site's update, "
         "unless more than max_colluders sites and the coordinator pool what they know",
     },
+    "masking, cross_device": {
+        "protection": "masking",
+        "readable_by": "coordinator and sites: the sum over the survivors; a coordinator that follows the protocol, "
+        "with max_colluders sites: no single site's update; a MALICIOUS coordinator: not excluded in this profile",
+    },
     "unsafe-plain": {
         "protection": "unsafe-plain",
         "readable_by": "coordinator: EVERY SINGLE UPDATE. A control for attacks; it protects nobody",
@@ -15,6 +20,6 @@ _IN_FORCE: dict[str, dict[str, str]] = {
 }
 
 
-def protection_in_force(method: str) -> dict[str, str]:
+def protection_in_force(method: str, profile: str = "cross_silo") -> dict[str, str]:
     """Return the description of a protection, under the names that `rounds.jsonl` uses."""
-    return dict(_IN_FORCE[method])
+    return dict(_IN_FORCE.get(f"{method}, {profile}", _IN_FORCE[method]))

@@ -1,4 +1,4 @@
-"""Whom a round may ask again when it aborted before its survivors were named: the rule for attempt + 1.
+"""Whom a round asks, and whom again when it aborted before its survivors were named: the rule for attempt + 1.
 
 Speaks as the coordinator, which cannot tell a cheating dealer from a lying complainer: a site that blames more than
 `max_colluders` others lies or is broken, because at most that many cheat; otherwise its dealers stay out. Nobody
@@ -14,6 +14,23 @@ from secure_frl.masking.contexts import CROSS_DEVICE
 from secure_frl.secure_sum import SiteId, SumConstants
 
 MOST_ATTEMPTS = 3  # of one round: each one takes new people at every site that answers
+
+
+def first_cohort(
+    members: Sequence[SiteId], out: Collection[SiteId], number: int, constants: SumConstants
+) -> tuple[SiteId, ...]:
+    """Return whom round `number` asks: the whole epoch list; in cross_device one whole batch of n, in turn.
+
+    Whole batches, so that two cohorts are equal or have nobody in common. out: blamed in this epoch; they are asked
+    again when too few others remain.
+    """
+    kept = tuple(site for site in members if site not in out)
+    if constants.profile != CROSS_DEVICE:
+        return kept if len(kept) >= constants.min_survivors else tuple(members)
+    if len(kept) < constants.sites:
+        kept = tuple(members)
+    turn = (number - 1) % (len(kept) // constants.sites)
+    return kept[turn * constants.sites : (turn + 1) * constants.sites]
 
 
 def left_out(complaints: Mapping[SiteId, Sequence[SiteId]], max_colluders: int) -> frozenset[SiteId]:

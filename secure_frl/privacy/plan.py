@@ -49,6 +49,8 @@ class Plan:
             found.append("noise = unsafe-none: nobody is protected, and no epsilon is stated")
         elif self.constants.protection.startswith("unsafe"):
             found.append(f"protection = {self.constants.protection}: the coordinator reads every single update")
+        if self.constants.profile == "cross_device":
+            found.append("profile = cross_device: protects against a coordinator that follows the protocol, no other")
         if self.noise_norm > 1:
             found.append(f"the noise is {self.noise_norm:.2f} clips long: the mean gradient drowns in it")
         return tuple(found)
@@ -74,6 +76,8 @@ class Plan:
             "threshold": constants.threshold,
             "min_survivors": constants.min_survivors,
             "max_colluders": constants.max_colluders,
+            "profile": constants.profile,
+            "neighbours": constants.neighbours,
             "honest_shares_assumed": constants.honest_shares,
             "protection": constants.protection,
             "blocks": [asdict(block) for block in constants.blocks],

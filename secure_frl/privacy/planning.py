@@ -19,7 +19,7 @@ from secure_frl.privacy.events import DISTRIBUTED, LOCAL, PRODUCTION, UNSAFE_NON
 from secure_frl.privacy.plan import Plan
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.secure_sum import Block, SumConstants
-from secure_frl.study import Study, survival_mistakes
+from secure_frl.study import Study, sum_mistakes
 from secure_frl.wire.messages import vector_bytes
 
 LOCAL_NOISE_SCALE = 4096  # S under local noise: one site's deviation is the whole noise, so its grid is finer
@@ -114,7 +114,7 @@ def planned_event(study: Study, constants: SumConstants) -> GaussianSumEvent:
 def _check(study: Study) -> None:
     """Refuse what no site may sign. Source: secure_aggregation.md, sections 2 and 6; privacy.md, sections 1 and 4."""
     privacy, training, sites = study.privacy, study.training, study.sites
-    mistakes = list(survival_mistakes(sites.count, study.threshold, sites.max_colluders, sites.min_survivors))
+    mistakes = list(sum_mistakes(study))
     units = training.rounds * sites.count * training.episodes_per_site
     if privacy.delta >= 1 / units:
         mistakes.append(f"delta = {privacy.delta:g}: below 1 / {units} declared units = {1 / units:.3g}")
@@ -170,7 +170,7 @@ def _constants(study: Study, length: int, blocks: tuple[Block, ...], sigma: floa
         min_survivors=sites.min_survivors,
         honest_shares=honest,
         profile=study.protection.profile,
-        neighbours=sites.count - 1,
+        neighbours=study.neighbours,
         protection=study.protection.method,
         length=length,
         modulus_bits=asked or smallest,

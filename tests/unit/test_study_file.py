@@ -130,3 +130,39 @@ def test_what_this_version_cannot_carry_out_is_refused() -> None:
         ("data", "source", "steps"),
     ):
         assert len(_mistakes({**LEAST, section: {key: value}})) == 1
+
+
+# --- cross_device ----------------------------------------------------------------------------------------------------
+
+# n = 1,000, 10 % corrupt, 30 % silent, s = 40: k = 88, t = 36 (secure_aggregation.md, section 7)
+THOUSAND = {
+    **LEAST,
+    "sites": {"count": 1000, "min_survivors": 700, "max_colluders": 100},
+    "privacy": {"delta": 1e-8},
+    "protection": {"profile": "cross_device"},
+}
+
+
+def test_a_cross_device_study_gets_the_graph_of_its_fractions() -> None:
+    study = parse_study(THOUSAND)
+    smaller = parse_study(THOUSAND, {"protection.dropout_fraction": 0.1, "sites.min_survivors": 900})
+
+    assert (study.neighbours, study.threshold) == (88, 36)
+    assert (smaller.neighbours, smaller.threshold) == (48, 27)
+    assert parse_study(LEAST).neighbours == 9
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        ({"sites.count": 100}, "up to 100 sites use cross_silo"),
+        ({"sites.max_colluders": 99}, "max_colluders = 99: 100"),
+        ({"sites.min_survivors": 699}, "min_survivors = 699: 700"),
+        ({"protection.threshold": 36}, "the graph's rules give 36"),
+        ({"protection.corrupt_fraction": 0.49, "protection.dropout_fraction": 0.5}, "found none"),
+        ({"protection.profile": "cross_silo"}, "sites = 1000: 3 to 100"),
+    ],
+)
+def test_a_cross_device_study_that_does_not_fit_is_refused(overrides: dict[str, object], word: str) -> None:
+    with pytest.raises(StudyRefused, match=word):
+        parse_study(THOUSAND, overrides)

@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from secure_frl.errors import TooFewShares, TooFewSurvivors
-from secure_frl.masking.next_attempt import left_out, next_cohort
+from secure_frl.masking.next_attempt import first_cohort, left_out, next_cohort
 
 
 def test_a_blamed_dealer_stays_out_and_so_does_who_blames_more_than_can_cheat() -> None:
@@ -39,6 +39,22 @@ def test_a_profile_with_fixed_cohorts_takes_another_member_in_place(make_constan
 
     assert next_cohort(cohort, cohort, {1: (0,)}, tuple(range(12)), constants) == tuple(range(1, 11))
     assert next_cohort(cohort, cohort, {1: (0,)}, cohort, constants) is None
+
+
+def test_the_first_attempt_asks_the_whole_epoch_but_for_the_blamed(make_constants):
+    constants = make_constants(10)  # min_survivors 8
+
+    assert first_cohort(range(10), {3}, 1, constants) == (0, 1, 2, 4, 5, 6, 7, 8, 9)
+    assert first_cohort(range(10), {1, 2, 3}, 1, constants) == tuple(range(10))  # without them too few would remain
+
+
+def test_fixed_cohorts_are_whole_batches_in_turn(make_constants):
+    constants = replace(make_constants(10), profile="cross_device", sites=10)
+
+    cohorts = [first_cohort(range(25), (), number, constants) for number in (1, 2, 3)]
+
+    assert cohorts == [tuple(range(10)), tuple(range(10, 20)), tuple(range(10))]  # equal, or nobody in common
+    assert first_cohort(range(11), {0}, 5, constants) == tuple(range(1, 11))
 
 
 def test_silence_of_enough_sites_after_the_survivors_are_named_gives_no_other_attempt(federation):

@@ -73,4 +73,6 @@ def test_a_plan_that_hides_nothing_has_no_warning_and_a_bad_one_says_why() -> No
 
     assert PLAN.warnings == ()
     assert "drowns" in dataclasses.replace(PLAN, noise_norm=1.5).warnings[0]
+    device = dataclasses.replace(PLAN.constants, profile="cross_device")
+    assert "follows the protocol" in dataclasses.replace(PLAN, constants=device).warnings[0]
     assert "nobody is protected" in dataclasses.replace(PLAN, constants=unsafe).warnings[0]
