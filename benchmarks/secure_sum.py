@@ -1,0 +1,203 @@
+"""What a secure sum costs: ours beside the limit that AES sets, and beside Flower's SecAgg+, in one run.
+
+    python benchmarks/secure_sum.py [--json] [--quick] [--only NAME,...] [--flower FOLDER]
+
+The limit is (k + 1) masks of the vector's length, each AES-256-CTR over one buffer and one addition: no site can mask
+with fewer. It is measured between our rounds, so that what disturbs one disturbs the other; a figure is the median of
+the ratios. CPU seconds of one thread at a site, of all threads at the coordinator. The last line of --json is
+{"figures": [{"name", "value", "unit", "bar", "holds"}]}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
+
+import numpy as np
+from figures import Figure, as_json, at_least, at_most, line, load_average
+from flower_environment import flower_round, python_of
+from many_sites import Cost, ManySites
+from one_site import OneSite
+from parties import BOUND, circulant_constants, silo_constants
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from secure_frl.encoding.quantise import quantise
+from secure_frl.randomness import system_source
+from secure_frl.secure_sum import SumConstants
+
+MILLION = 1_000_000
+FLOWER_FOLDER = Path("build/flower-1.41.0")
+EXTRA_PER_NEIGHBOUR_S, EXTRA_S = 100e-6, 1e-3  # what a site of any size may add to 1.3 x the limit
+SPARSE_FLOWER = 21  # shares of its sparse graph: k = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to run."""
+
+    quick: bool
+    flower: Path
+
+    def repetitions(self, full: int) -> int:
+        """Return how often to repeat something that is repeated `full` times in a full run."""
+        return min(full, 3) if self.quick else full
+
+
+class Limit:
+    """Masks as fast as AES and one addition make them: one buffer, nothing around it."""
+
+    def __init__(self, words: int) -> None:
+        self._zeros, self._room = np.zeros(4 * words, np.uint8), np.empty(4 * words + 15, np.uint8)
+        self._mask, self._sum = self._room[: 4 * words].view(np.uint32), np.zeros(words, np.uint32)
+
+    def seconds(self, masks: int) -> float:
+        """Return the CPU seconds of so many masks."""
+        keys = [os.urandom(32) for _ in range(masks)]
+        start = time.thread_time()
+        for key in keys:
+            Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into(self._zeros, self._room)
+            np.add(self._sum, self._mask, out=self._sum)
+        return time.thread_time() - start
+
+
+def graphs(length: int) -> dict[str, SumConstants]:
+    """Return the three consortia in which a site is measured."""
+    return {
+        "n16": silo_constants(16, length),
+        "n64": silo_constants(64, length),
+        "n1000_k48": circulant_constants(1000, length),
+    }
+
+
+def client_over_limit(options: Options) -> Iterator[Figure]:
+    """Measure one site from R0 received to R4 sent, at one million values."""
+    for name, constants in graphs(MILLION).items():
+        site, limit, masks = OneSite(constants), Limit(MILLION), constants.neighbours + 1
+        site.round()  # weights, decoders and buffers are made on first use
+        limit.seconds(masks)
+        ratios = []
+        for _ in range(options.repetitions(15)):
+            ratios.append(site.round().total_s / limit.seconds(masks))
+        bar = 1.25 if name == "n16" else 1.2
+        yield at_most(f"client_over_limit.{name}", statistics.median(ratios), bar, "x limit")
+
+
+def client_small(options: Options) -> Iterator[Figure]:
+    """Measure one site where keys and shares cost more than masks."""
+    for length in (10_000, 100_000):
+        for name, constants in graphs(length).items():
+            site, limit, k = OneSite(constants), Limit(length), constants.neighbours
+            site.round()
+            ours, bars = [], []
+            for _ in range(options.repetitions(15)):
+                ours.append(site.round().total_s)
+                bars.append(1.3 * limit.seconds(k + 1) + EXTRA_PER_NEIGHBOUR_S * k + EXTRA_S)
+            value, bar = statistics.median(ours), statistics.median(bars)
+            yield at_most(f"client_small.{name}.d{length // 1000}k", 1e3 * value, 1e3 * bar, "ms")
+
+
+def quantiser(options: Options) -> Iterator[Figure]:
+    """Measure the quantiser beside the site: a clipped sum of one million float64."""
+    random, scale = system_source(), 2.0**16
+    vector = np.random.default_rng(1).standard_normal(MILLION)
+    vector *= 0.9 * BOUND / scale / np.linalg.norm(vector)
+    spent = []
+    for _ in range(options.repetitions(15) + 1):
+        start = time.thread_time()
+        quantise(vector, scale, BOUND, random)
+        spent.append(time.thread_time() - start)
+    yield at_most("quantiser", 1e3 * statistics.median(spent[1:]), 1.5, "ms per 1M")
+
+
+def flower(options: Options) -> Iterator[Figure]:
+    """Measure both with 64 sites, one million values, 10 % lost, one after the other."""
+    clients, lost = 64, 6
+    length = 100_000 if options.quick else MILLION
+    python = python_of(options.flower)
+    constants = silo_constants(clients, length)
+    site, sites = OneSite(constants), ManySites(constants)
+    exchanges = [site.round() for _ in range(options.repetitions(7) + 1)][1:]
+    ours_s = statistics.median(exchange.total_s for exchange in exchanges)
+    ours_bytes = exchanges[0].sent_bytes
+    coordinator_s = sites.round(lost).total_cpu_s
+    sparse = flower_round(python, clients=clients, shares=SPARSE_FLOWER, length=length, lost=lost)
+    complete = flower_round(python, clients=clients, shares=clients, length=length, lost=lost)
+    yield at_least("flower_client.equal_k", complete["client_cpu_s"] / ours_s, 10, "x ours, k = 63")
+    yield at_least("flower_client.ours_complete", sparse["client_cpu_s"] / ours_s, 4, "x ours, k = 20")
+    unmasking_s = sparse["server_cpu_s"]["unmask_stage"]
+    yield at_least("flower_server.ours_complete", unmasking_s / coordinator_s, 10, "x ours, k = 20")
+    complete_s = complete["server_cpu_s"]["unmask_stage"]
+    yield at_least("flower_server.equal_k", complete_s / coordinator_s, 10, "x ours, k = 63")
+    yield at_most("flower_bytes", ours_bytes / sparse["sent_bytes"], 0.55, "x Flower's")
+
+
+def thousand_clients(options: Options) -> Iterator[Figure]:
+    """Measure the coordinator of 1,000 sites, 100,000 values, 10 % lost."""
+    n, length = (200, 10_000) if options.quick else (1000, 100_000)
+    cost = ManySites(circulant_constants(n, length)).round(n // 10)
+    yield at_most("thousand_clients", cost.total_cpu_s, 10, "CPU s")
+
+
+def growth(options: Options) -> Iterator[Figure]:
+    """Measure the coordinator from 200 to 10,000 sites: CPU for each pair of neighbours, and memory of unmasking."""
+    sizes, length = ((200, 1000) if options.quick else (200, 1000, 10_000)), 10_000
+    costs: dict[int, Cost] = {}
+    for n in sizes:
+        constants = circulant_constants(n, length)
+        rounds = [ManySites(constants).round(n // 10) for _ in range(options.repetitions(5) if n < 1000 else 1)]
+        costs[n] = min(rounds, key=lambda cost: cost.total_cpu_s)
+        costs_us = 1e6 * costs[n].total_cpu_s / (n * constants.neighbours)
+        show(f"growth: n = {n}, k = {constants.neighbours}: {costs_us:.1f} us per neighbour, {costs[n]}")
+        yield from ()
+    per_pair = [costs[n].total_cpu_s / (n * circulant_constants(n, length).neighbours) for n in sizes]
+    yield at_most("growth.seconds", per_pair[-1] / per_pair[0], 1.1, f"x, {sizes[0]}-{sizes[-1]}")
+    beyond = [costs[n].unmasking_bytes - KEY_BYTES * n for n in sizes]
+    yield at_most("growth.memory", beyond[-1] / beyond[0], 1.1, f"x, {sizes[0]}-{sizes[-1]}")
+
+
+KEY_BYTES = 400  # of Python around one rebuilt secret of 32 bytes, its key pair and its place in a dictionary
+PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
+    "client_over_limit": client_over_limit,
+    "client_small": client_small,
+    "quantiser": quantiser,
+    "flower": flower,
+    "thousand_clients": thousand_clients,
+    "growth": growth,
+}
+
+
+def show(text: str) -> None:
+    """Print progress where it does not mix with the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run and report; the exit code says nothing of the bars, `holds` does."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--quick", action="store_true", help="few repetitions and small sizes: a smoke test")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--flower", type=Path, default=FLOWER_FOLDER, help="environment for Flower, made if missing")
+    chosen = parser.parse_args(arguments)
+    options, figures = Options(chosen.quick, chosen.flower), []
+    show(f"load average at the start: {load_average()}")
+    for name in chosen.only.split(","):
+        for figure in PARTS[name](options):
+            figures.append(figure)
+            show(line(figure))
+    show(f"load average at the end: {load_average()}")
+    if chosen.json:
+        print(as_json(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
