@@ -10,7 +10,7 @@ Source: secure_aggregation.md, section 5, "Epoch".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -135,7 +135,7 @@ class EpochOpening:
         self._terms, self._signing_key, self._clock = terms, signing_key, clock
         self._epoch, self._first_round, self._expiry_s = epoch, first_round, int(expiry_s)
         self._keys = KeyPair.draw(random)
-        self._letters = Correspondence(terms, (epoch, 0, 0))
+        self._letters = Correspondence(terms, (epoch, 0, 0), self._again)
         enrolled = map(SiteId, range(len(terms.site_public_keys)))
         self._letters.begin_stage(site for site in enrolled if site not in without)
         self._has_nonces = terms.constants.profile == contexts.CROSS_DEVICE
@@ -160,6 +160,13 @@ class EpochOpening:
 
     def requests(self) -> Iterator[Addressed]:
         """Yield the frames of the stage in progress for the sites that have not answered; nothing when done."""
+        for site, frame in self._requests_of(self._letters.awaiting):
+            yield site, self._letters.sent(site, frame)
+
+    def _again(self, site: SiteId) -> bytes:
+        return next(frame for _, frame in self._requests_of([site]))
+
+    def _requests_of(self, sites: Iterable[SiteId]) -> Iterator[Addressed]:
         state, session = self._state, self._terms.session
         body: Body
         if isinstance(state, _AskingKeys):
@@ -171,10 +178,9 @@ class EpochOpening:
         else:
             return
         encoded = encode_body(body)
-        for site in self._letters.awaiting:
+        for site in sites:
             address = Address(session, self._epoch, 0, 0, COORDINATOR_ID, site, EMPTY_32)
-            frame = sign_frame(address.header(kind, len(encoded)), encoded, self._signing_key)
-            yield site, self._letters.sent(site, frame)
+            yield site, sign_frame(address.header(kind, len(encoded)), encoded, self._signing_key)
 
     def receive(self, site: SiteId, frame: bytes) -> None:
         """Take one reply. Raises PeerError, which leaves this site out."""

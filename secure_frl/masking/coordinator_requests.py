@@ -37,8 +37,9 @@ from secure_frl.wire.signatures import signed_bytes
 def requests_of(state: CoordinatorState, sites: Iterable[SiteId]) -> Iterator[Addressed]:
     """Yield this stage's request to each of the sites."""
     if isinstance(state, AskingKeys):
+        without_model = announced(state, b"")
         for site in sites:
-            yield site, announcement(state, site)
+            yield site, announcement(state, site, without_model)
     elif isinstance(state, AskingInputs):
         listed = encode_list(member_list(state.members))
         for site in sites:
@@ -56,21 +57,22 @@ def requests_of(state: CoordinatorState, sites: Iterable[SiteId]) -> Iterator[Ad
         yield from publication(state, sites)
 
 
-def announcement(state: AskingKeys, site: SiteId) -> bytes:
-    """Return R0: header and cohort signed, then the model, sealed, for a site that lacks it."""
+def announced(state: AskingKeys, sealed: bytes) -> bytes:
+    """Return R0's body: the same for every site that needs no model."""
     view, context = state.view, state.view.context
-    model = view.models.get(site)
-    address = view.address(site, view.fresh)
+    digest = hashlib.sha256(sealed).digest()
+    return encode_body(Announcement(context.cohort, view.fresh, context.config_hash, context.policy_tag, digest))
 
-    def body_of(digest: bytes) -> bytes:
-        return encode_body(Announcement(context.cohort, view.fresh, context.config_hash, context.policy_tag, digest))
 
-    header = address.header(MessageType.R0, len(body_of(bytes(32))))
-    sealed = b""
-    if model is not None:
-        key = view.link(site, MessageType.R0, context.epoch_hash, view.fresh)
-        sealed = seal(key, model, header.encode())
-    return sign_frame(header, body_of(hashlib.sha256(sealed).digest()), view.epoch.signing_key) + sealed
+def announcement(state: AskingKeys, site: SiteId, without_model: bytes) -> bytes:
+    """Return R0: header and cohort signed, then the model, sealed, for a site that lacks it."""
+    view, model = state.view, state.view.models.get(site)
+    header = view.address(site, view.fresh).header(MessageType.R0, len(without_model))  # a digest has one size
+    if model is None:
+        return sign_frame(header, without_model, view.epoch.signing_key)
+    key = view.link(site, MessageType.R0, view.context.epoch_hash, view.fresh)
+    sealed = seal(key, model, header.encode())
+    return sign_frame(header, announced(state, sealed), view.epoch.signing_key) + sealed
 
 
 def inbox(state: AskingInputs, site: SiteId) -> tuple[DealtShares, ...]:

@@ -100,7 +100,7 @@ class MaskedSum:
             terms, epoch, context, graph, ctx1, random.take(SECRET_BYTES), mask_adder(terms.constants), dict(models), {}
         )
         self._view = view
-        self._letters = Correspondence(terms, (epoch.epoch, round, attempt))
+        self._letters = Correspondence(terms, (epoch.epoch, round, attempt), self._again)
         self._letters.begin_stage(sites)
         self._state: CoordinatorState = AskingKeys(view, {}, set(points(epoch.public_keys)))
         self._joined: tuple[SiteId, ...] = ()
@@ -116,6 +116,9 @@ class MaskedSum:
         """Yield the frames of the stage in progress for the sites that have not answered; nothing when done."""
         for site, frame in requests_of(self._state, self._letters.awaiting):
             yield site, self._letters.sent(site, frame)
+
+    def _again(self, site: SiteId) -> bytes:
+        return next(frame for _, frame in requests_of(self._state, [site]))
 
     def receive(self, site: SiteId, reply: bytes) -> None:
         """Fold one reply in at once. Raises PeerError, which excludes this site only and leaves the stage as it was."""

@@ -9,7 +9,7 @@ delivers it late would otherwise choose who is in the sum.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 
 from secure_frl.errors import LateMessage, PeerError, Refused, UnexpectedMessage
@@ -24,12 +24,17 @@ _TYPE_AT = 4  # of a header, behind the magic
 class Correspondence:
     """Requests and replies of the stage in progress."""
 
-    def __init__(self, terms: SumTerms, numbers: tuple[int, int, int]) -> None:
-        """numbers: epoch, round and attempt that every reply must repeat."""
+    def __init__(self, terms: SumTerms, numbers: tuple[int, int, int], again: Callable[[SiteId], bytes]) -> None:
+        """numbers: epoch, round and attempt that every reply must repeat.
+
+        again: makes a site's request of this stage once more, the same bytes. A refusal is bound to their SHA-256;
+        refusals are rare, so no request is hashed before one comes: U2 alone has 0.8 MB at 10,000 sites.
+        """
         self._terms = terms
         self._numbers = numbers
         self._asked: frozenset[SiteId] = frozenset()
-        self._requests: dict[SiteId, bytes] = {}  # SHA-256 of what was sent: a refusal is bound to it
+        self._again = again
+        self._sent: set[SiteId] = set()
         self._accepted: dict[SiteId, bytes] = {}  # SHA-256 of what was accepted
         self._earlier: set[tuple[SiteId, bytes]] = set()  # the same of the stages before
         self._is_open_to_excluded = False
@@ -41,7 +46,7 @@ class Correspondence:
     def begin_stage(self, asked: Iterable[SiteId]) -> None:
         """Start over with the sites that this stage asks."""
         self._asked = frozenset(asked)
-        self._requests.clear()
+        self._sent.clear()
         self._earlier.update(self._accepted.items())
         self._accepted.clear()
 
@@ -69,7 +74,7 @@ class Correspondence:
 
     def sent(self, site: SiteId, frame: bytes) -> bytes:
         """Note a request and return it."""
-        self._requests[site] = hashlib.sha256(frame).digest()
+        self._sent.add(site)
         return frame
 
     def is_repetition(self, site: SiteId, frame: bytes) -> bool:
@@ -114,7 +119,8 @@ class Correspondence:
             kind = LateMessage if numbers < self._numbers else UnexpectedMessage
             raise kind(f"expected (epoch, round, attempt) {self._numbers} of site {site}, got {numbers}. Drop it.")
         if header.type == MessageType.REFUSAL:
-            code = read_refusal(frame, self._terms.site_public_keys[site], self._requests.get(site, b""))
+            request = hashlib.sha256(self._again(site)).digest() if site in self._sent else b""
+            code = read_refusal(frame, self._terms.site_public_keys[site], request)
             self._refusals[site] = code
             raise Refused(code)
         return header

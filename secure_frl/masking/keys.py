@@ -89,7 +89,12 @@ class Channels:
         if number < self.at_round:
             raise LocalProtocolError(f"expected a round from {self.at_round} on, got {number}. Open a new epoch.")
         if number > self.at_round:
-            self._keys = {peer: self.key_at(peer, number) for peer in self._keys}
+            for step in range(self.at_round + 1, number + 1):
+                info = labelled("ratchet") + lp(step)  # the same for every peer
+                self._keys = {
+                    peer: HKDF(SHA256(), SECRET_BYTES, self.epoch_hash, info).derive(key)
+                    for peer, key in self._keys.items()
+                }
             self.at_round = number
 
 

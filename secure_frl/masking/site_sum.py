@@ -45,9 +45,10 @@ def take_sum(party: SiteParty, state: AttemptState, header: Header, body: Publis
         )
     party.host.close("summed")  # of the round: a lost site follows to the next policy too
     link = attempt.link(MessageType.R5_REPLY, attempt.ctx1)
-    return EpochOpen(attempt.view), seal_frame(
-        attempt.address(party.me), MessageType.R5_REPLY, encode_body(Nothing()), link
-    )
+    reply = seal_frame(attempt.address(party.me), MessageType.R5_REPLY, encode_body(Nothing()), link)
+    # Nothing of a closed round is opened again: its channel keys go now rather than when the next round starts.
+    attempt.view.channels.advance_to(context.round + 1)
+    return EpochOpen(attempt.view), reply
 
 
 def check_sum(party: SiteParty, state: AttemptState, body: PublishedSum) -> Sum:

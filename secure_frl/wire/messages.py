@@ -76,7 +76,11 @@ Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=_MOST_SITES)]
 
 
 class Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """A MessagePack array with exactly these fields."""
+    """A MessagePack array with exactly these fields.
+
+    gc=False on those of which a coordinator holds one a pair of sites: they refer to nothing that could refer back, and
+    the collector would walk through a million of them again and again.
+    """
 
     def __repr__(self) -> str:
         # bodies hold shares: none of them may reach a log through a repr
@@ -100,7 +104,7 @@ class EpochKey(Body, frozen=True):
     signature: B64  # over lp(LABEL, "epoch", session, epoch, i, c_pk, N_i, roster hash, expiry)
 
 
-class EpochEntry(Body, frozen=True):
+class EpochEntry(Body, frozen=True, gc=False):
     """One E0 reply as the list of E1 carries it."""
 
     site: Id
@@ -143,7 +147,7 @@ class Announcement(Body, frozen=True):
     sealed_digest: B32  # SHA-256 of the sealed part, of nothing when there is none
 
 
-class DealtShares(Body, frozen=True):
+class DealtShares(Body, frozen=True, gc=False):
     """What one site deals to another: commitments and the sealed pair of shares."""
 
     site: Id  # R1: the receiver; R1': the dealer
@@ -161,7 +165,7 @@ class RoundKeys(Body, frozen=True):
     dealt: Annotated[tuple[DealtShares, ...], msgspec.Meta(max_length=_MOST_SITES)]
 
 
-class Member(Body, frozen=True):
+class Member(Body, frozen=True, gc=False):
     """One sender of R1."""
 
     site: Id
@@ -189,7 +193,7 @@ class Survivors(Body, frozen=True):
     signature: B64  # over lp(LABEL, "R3a", session, round, attempt, ctx2, U3)
 
 
-class Confirmation(Body, frozen=True):
+class Confirmation(Body, frozen=True, gc=False):
     """One site's word to another that it saw this survivor set."""
 
     sender: Id
@@ -204,7 +208,7 @@ class Confirmations(Body, frozen=True):
     items: Annotated[tuple[Confirmation, ...], msgspec.Meta(max_length=_MOST_SITES)]
 
 
-class Share(Body, frozen=True):
+class Share(Body, frozen=True, gc=False):
     """One share of one site's secret."""
 
     site: Id  # whose secret

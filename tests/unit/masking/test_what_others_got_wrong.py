@@ -470,6 +470,7 @@ def test_control_a_site_that_keeps_its_secrets_opens_its_input(federation, monke
 
 
 def test_control_a_site_that_keeps_old_channel_keys_opens_old_shares(federation, monkeypatch):
+    monkeypatch.setattr(keys.Channels, "advance_to", lambda self, number: setattr(self, "at_round", number))
     monkeypatch.setattr(keys.Channels, "key_at", lambda self, peer, number: self._keys[peer])  # no ratchet
 
     assert seize_in_round_two(federation).open_shares() == 2
