@@ -21,7 +21,7 @@ from secure_frl.wire.messages import REGISTRY, MessageType
 KINDS = ("drop", "delay", "duplicate", "reorder", "reflect", "replay", "flip", "truncate", "splice")
 DOWN = ("E0", "E1", "R0", "R1P", "R3A", "R3C", "R5")
 UP = ("E0_REPLY", "E1_REPLY", "R1", "R2", "R3B", "R4", "R5_REPLY")
-ANSWER_TO = dict(zip(DOWN, UP, strict=True))
+ANSWER_TO = dict(zip((*DOWN, "E2"), (*UP, "E2_REPLY"), strict=True))  # E2: cross_device only
 Cell = tuple[str, str, str]  # fault, stage, role
 CELLS: tuple[Cell, ...] = (
     *((kind, stage, "carrier") for kind in KINDS for stage in (*DOWN, *UP)),
@@ -194,8 +194,8 @@ def _clean_round(charter: Charter) -> tuple[dict[str, bytes], dict[str, list[byt
         machine.close_stage()
 
     opening = world.opening(1, 1)
-    stage(opening)
-    stage(opening)
+    for _ in charter.opening_stages:
+        stage(opening)
     world.epoch = opening.outcome()
     machine = world.attempt(1, 0, world.epoch.members, FIRST_MODEL, {})
     for _ in range(4):

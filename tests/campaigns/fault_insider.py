@@ -25,7 +25,7 @@ from secure_frl.wire.envelope import (
     sign_frame,
     unseal_frame,
 )
-from secure_frl.wire.messages import REGISTRY, MessageType, decode_body
+from secure_frl.wire.messages import REGISTRY, Body, EpochNonce, MessageType, decode_body
 
 T = MessageType
 _UNDER_CTX1 = frozenset({T.R1, T.R1P, T.R5, T.R5_REPLY})
@@ -41,6 +41,7 @@ class Opened:
     header: Header
     plain: bytes
     seal: Callable[[Header, bytes], bytes]
+    body_type: type[Body] | None
 
     def sealed(self, plain: bytes) -> bytes:
         """The same header and keys around another plaintext."""
@@ -48,8 +49,7 @@ class Opened:
 
     def body(self) -> Any:
         """The decoded body; None for a vector."""
-        body_type = REGISTRY[self.kind].body
-        return None if body_type is None else decode_body(body_type, self.plain)
+        return None if self.body_type is None else decode_body(self.body_type, self.plain)
 
 
 def opened(world: Any, machine: MaskedSum | EpochOpening, site: int, frame: bytes) -> Opened:
@@ -57,6 +57,8 @@ def opened(world: Any, machine: MaskedSum | EpochOpening, site: int, frame: byte
     header = read_header(frame)
     kind = T(header.type)
     body_end = HEADER_BYTES + header.body_bytes
+    has_nonces = world.charter.constants.profile == "cross_device"
+    body_type = EpochNonce if kind is T.E1_REPLY and has_nonces else REGISTRY[kind].body
     if REGISTRY[kind].protection.startswith("signed"):
         to_site = REGISTRY[kind].to_site
         key = world.charter.coordinator_key if to_site else world.charter.site_keys[site]
@@ -66,6 +68,7 @@ def opened(world: Any, machine: MaskedSum | EpochOpening, site: int, frame: byte
             header,
             frame[HEADER_BYTES:body_end],
             lambda head, plain: sign_frame(_sized(head, plain), plain, key) + rest,
+            body_type,
         )
     state: Any = machine._state
     view = state.view
@@ -77,13 +80,21 @@ def opened(world: Any, machine: MaskedSum | EpochOpening, site: int, frame: byte
             header,
             frame[HEADER_BYTES:body_end],
             lambda head, plain: mac_frame(address_of(head), head.type, memoryview(plain), link),
+            body_type,
         )
     plain = unseal_frame(frame, link)
-    return Opened(kind, header, plain, lambda head, other: seal_frame(address_of(head), head.type, other, link))
+    return Opened(
+        kind, header, plain, lambda head, other: seal_frame(address_of(head), head.type, other, link), body_type
+    )
 
 
 def _sized(header: Header, plain: bytes) -> Header:
     return address_of(header).header(header.type, len(plain))
+
+
+def word_type(bits: int) -> str:
+    """The words of a ring on the wire."""
+    return "<u4" if bits <= 32 else "<u8"
 
 
 def address_of(header: Header) -> Address:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from fault_insider import LOW_ORDER, Opened, address_of
+from fault_insider import LOW_ORDER, Opened, address_of, word_type
 
 from secure_frl.masking import contexts
 from secure_frl.masking.coordinator_states import MaskedSum
@@ -43,6 +43,10 @@ def coordinator_lie(world: Any, machine: Any, site: int, letter: Opened, random:
         else:
             del entries[place]
         return encode_body(replace(body, entries=tuple(entries)))
+    if kind is T.E2:
+        nonces = list(body.nonces)
+        nonces[random.randrange(len(nonces))] = random.randbytes(32)
+        return encode_body(replace(body, nonces=tuple(nonces)))
     if kind is T.R0:
         cohort = body.cohort
         changes = (
@@ -107,7 +111,8 @@ def _of_another_set(world: Any, machine: Any, site: int, item: Any, random: Rand
 
 def _published(world: Any, machine: Any, body: Any, random: Random) -> bytes:
     """R5 over another sum, set or next model; half of the time with the transcript hash that would belong to it."""
-    words = np.frombuffer(body.total, "<i4").copy()
+    kind = word_type(world.charter.constants.modulus_bits).replace("u", "i")
+    words = np.frombuffer(body.total, kind).copy()
     survivors, tag = list(body.survivors), body.next_tag
     choice = random.choice(("lane", "value", "far", "short", "set", "unsorted", "tag"))
     if choice == "lane":
@@ -124,7 +129,7 @@ def _published(world: Any, machine: Any, body: Any, random: Random) -> bytes:
         survivors = random.choice((survivors[::-1], [*survivors, survivors[-1]], [*survivors, 60_000]))
     else:
         tag = random.randbytes(32)
-    total = words.astype("<i4").tobytes()
+    total = words.astype(kind).tobytes()
     transcript, state = body.transcript_hash, machine._state
     ctx2 = getattr(world.sites[survivors[0] % len(world.sites)]._state, "ctx2", None)
     if ctx2 is not None and random.random() < 0.7:
@@ -144,23 +149,25 @@ def peer_lie(world: Any, machine: Any, site: int, letter: Opened, random: Random
         stolen = random.choice(
             (*LOW_ORDER, machine._keys.public, *(e.public_key for e in machine._state.entries.values()))
         )
-        fields = (world.charter.terms.session, letter.header.epoch, site, stolen, b"", world.charter.terms.roster_hash)
+        terms = world.charter.terms
+        fields = (terms.session, letter.header.epoch, site, stolen, body.nonce_commitment, terms.roster_hash)
         signature = world.charter.site_keys[site].sign(signed_bytes("epoch", *fields, machine._expiry_s))
         return letter, encode_body(replace(body, public_key=stolen, signature=signature))
-    if kind is T.E1_REPLY:
+    if kind is T.E1_REPLY and "nonce" in body.__struct_fields__:
+        return letter, encode_body(replace(body, nonce=random.randbytes(32)))
+    if kind in (T.E1_REPLY, T.E2_REPLY):
         signed = signed_bytes("epoch-ack", world.charter.terms.session, letter.header.epoch, random.randbytes(32))
         return letter, encode_body(replace(body, signature=world.charter.site_keys[site].sign(signed)))
     if kind is T.R1:
         return letter, _bad_dealer(world.sites[site], site, body, random)
     if kind is T.R2:
-        words = np.frombuffer(letter.plain, "<u4").copy()
+        bits = world.charter.constants.modulus_bits
+        words = np.frombuffer(letter.plain, word_type(bits)).copy()
         if random.random() < 0.4:
             others = tuple(other for other in machine._state.members if other != site)
             named = random.choice((others, others, (), (site,), others[::-1], (*others, 60_000)))
             return _complaint(machine, site, letter), encode_body(Complaint(named))
-        words[random.randrange(len(words))] = random.choice(
-            (2**32 - 1, 1 << world.charter.constants.modulus_bits % 32, 0)
-        )
+        words[random.randrange(len(words))] = random.choice((2**32 - 1, 1 << bits % 32, 0))
         return letter, words.tobytes()
     if kind is T.R3B:
         lie = random.choice(({"mac": random.randbytes(32)}, {"survivors_hash": random.randbytes(32)}))
@@ -174,7 +181,9 @@ def _complaint(machine: MaskedSum, site: int, letter: Opened) -> Opened:
     state: Any = machine._state
     header = address_of(letter.header).header(T.BAD_SHARE, 0)
     link = state.view.link(site, T.BAD_SHARE, state.ctx2, header.fresh)
-    return Opened(T.BAD_SHARE, header, b"", lambda head, plain: seal_frame(address_of(head), head.type, plain, link))
+    return Opened(
+        T.BAD_SHARE, header, b"", lambda head, plain: seal_frame(address_of(head), head.type, plain, link), Complaint
+    )
 
 
 def _bad_holder(body: Any, random: Random) -> Body:
@@ -196,7 +205,9 @@ def _bad_dealer(protocol: SiteProtocol, site: int, body: Any, random: Random) ->
     """
     replace = msgspec.structs.replace
     state: Any = protocol._state
-    choice = random.choice(("low order", "seed", "unopenable", "uncommitted", "another secret", "out of range"))
+    choice = random.choice(
+        ("low order", "seed", "unopenable", "uncommitted", "another secret", "out of range", "65536")
+    )
     if choice == "low order":
         return encode_body(replace(body, public_key=random.choice(LOW_ORDER)))
     if choice == "unopenable":
@@ -210,6 +221,7 @@ def _bad_dealer(protocol: SiteProtocol, site: int, body: Any, random: Random) ->
         return encode_body(_dealt_again(state, site, body, other, None, True))
     changes = {
         "out of range": lambda: b"\xff" * 128,
+        "65536": lambda: (65_536).to_bytes(4, "little") * 32,  # rebuilds words that no secret has
         "another secret": lambda: _random_share(random) + _random_share(random),
         "uncommitted": lambda: _random_share(random) + _random_share(random),
     }

@@ -27,11 +27,11 @@ from secure_frl import errors
 from secure_frl.errors import BadShare, HolderCheated, PeerError, RoundAborted
 from secure_frl.masking.refusals import CODES
 from secure_frl.masking.site_memory import SharesSent
-from secure_frl.wire.envelope import HEADER_BYTES, Header
-from secure_frl.wire.messages import MessageType
+from secure_frl.wire.envelope import HEADER_BYTES, Header, sign_frame
+from secure_frl.wire.messages import MessageType, RefusalCode, encode_body
 
 T = MessageType
-_SHAPES = ((3, 0, 24, 2), (4, 0, 24, 2), (5, 0, 16, 3))
+_SHAPES = ((3, 0, 24, 2), (4, 0, 24, 2), (5, 0, 16, 3), (4, 0, 40, 1))
 _PER_STAGE = 40  # mutations of each message of a world
 _MEASURED_WORLDS = 25  # memory is measured in one world of so many, for measuring is slow
 
@@ -67,9 +67,9 @@ class Score:
 class Bench:
     """One world whose round advances stage by stage; before each step its messages are tried in many changed forms."""
 
-    def __init__(self, seed: int, score: Score, per_stage: int = _PER_STAGE) -> None:
+    def __init__(self, seed: int, score: Score, per_stage: int = _PER_STAGE, shape: Any = None) -> None:
         self.r, self.score, self.per_stage, self.seed = Random(seed), score, per_stage, seed
-        shape = _SHAPES[seed % len(_SHAPES)]
+        shape = shape or _SHAPES[seed % len(_SHAPES)]
         self.library = library(*shape)
         self.world = World(charter_of(*shape), seed, template=False)
         self.n = shape[0]
@@ -77,7 +77,7 @@ class Bench:
     def run(self) -> None:
         world = self.world
         opening = world.opening(1, 1)
-        for stage in ("E0", "E1"):
+        for stage in world.charter.opening_stages:
             self.stage(opening, stage)
         world.epoch = opening.outcome()
         model = world.hosts[0].model
@@ -119,7 +119,7 @@ class Bench:
         donors = self.library.plaintexts[letter.kind.name]
         plain = letter.plain
         if r.random() < 0.2:
-            lie = coordinator_lie if letter.kind.name in DOWN else peer_lie
+            lie = coordinator_lie if letter.kind.name in (*DOWN, "E2") else peer_lie
             with suppress(IndexError, ValueError):  # a lie without its precondition here
                 found = lie(self.world, machine, site, letter, r)
                 letter, plain = (letter, found) if isinstance(found, bytes) else found
@@ -167,11 +167,23 @@ class Bench:
     def try_coordinator(self, machine: Any, stage: str, site: int, reply: bytes, letter: Opened) -> None:
         own = self.world.sites[site]._state
         commitment = getattr(own, "seed_commitment", None)
+        if self.r.random() < 0.03:
+            self.score.before_sealing += 1
+            self.score.kinds["refusal"] += 1
+            self.deliver_to_coordinator(machine, stage, site, self.refusal(machine, site, letter), False, b"")
+            return
         frame, used, plain = self.changed(machine, site, reply, letter)
         if commitment is not None:  # a lie about the seed changes its teller's memory
             object.__setattr__(own, "seed_commitment", commitment)
         acceptable = used is not None and is_acceptable(self.world, machine, site, used, plain)
         self.deliver_to_coordinator(machine, stage, site, frame, acceptable or frame == reply, plain)
+
+    def refusal(self, machine: Any, site: int, letter: Opened) -> bytes:
+        """A refusal in the site's own hand: of the request or of another one, with a code that may not exist."""
+        digest = machine._letters._requests[site] if self.r.random() < 0.7 else self.r.randbytes(32)
+        body = encode_body(RefusalCode(self.r.randrange(128)))
+        head = replace(letter.header, type=T.REFUSAL, fresh=digest, body_bytes=len(body))
+        return sign_frame(head, body, self.world.charter.site_keys[site])
 
     def deliver_to_coordinator(
         self, machine: Any, stage: str, site: int, frame: bytes, acceptable: bool, plain: bytes

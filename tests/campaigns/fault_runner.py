@@ -26,7 +26,7 @@ from fault_bending import (
     bent_plaintext,
     library,
 )
-from fault_insider import Opened, opened
+from fault_insider import Opened, opened, word_type
 from fault_lies import coordinator_lie, peer_lie
 from fault_tally import Tally, Violation
 from fault_world import NOW, STAGES, SealWatch, World, charter_of, next_model, remembered_signatures
@@ -48,9 +48,11 @@ from secure_frl.wire.envelope import read_header, unseal_frame
 from secure_frl.wire.messages import MessageType, ReturnedShares, decode_body
 
 T = MessageType
-_SHAPES = (  # (n, index into thresholds(n), w, length): few, for each is set up once a process
+Shape = tuple[int, int, int, int]
+SPARSE: Shape = (101, 0, 24, 2)  # cross_device
+_SHAPES: tuple[Shape, ...] = (  # (n, index into thresholds(n), w, length): few, for each is set up once a process
     *((3, 0, bits, length) for bits, length in ((16, 2), (24, 1), (32, 5))),
-    *((4, index, bits, length) for index, bits, length in ((0, 24, 2), (0, 16, 4), (1, 32, 1), (0, 24, 3), (0, 32, 2))),
+    *((4, index, bits, length) for index, bits, length in ((0, 24, 2), (0, 16, 4), (1, 32, 1), (0, 40, 3), (0, 32, 2))),
     *((5, index, bits, length) for index, bits, length in ((0, 24, 2), (1, 32, 3), (3, 16, 1), (0, 16, 4))),
     (6, 0, 24, 3),
     (7, 4, 32, 2),
@@ -67,10 +69,10 @@ _FAULT_COUNTS = (0, 1, 1, 1, 2, 2, 2, 3, 4, 6)
 class Schedule:
     """One schedule from its seed to its end."""
 
-    def __init__(self, seed: int, tally: Tally, watch: SealWatch) -> None:
+    def __init__(self, seed: int, tally: Tally, watch: SealWatch, shape: Shape | None = None) -> None:
         self.seed, self.tally, self.watch = seed, tally, watch
         r = self.r = Random(seed)
-        shape = r.choices(_SHAPES, _SHAPE_WEIGHTS)[0]
+        shape = shape or r.choices(_SHAPES, _SHAPE_WEIGHTS)[0]
         n = shape[0]
         self.charter, self.library = charter_of(*shape), library(*shape)
         self.world, self.n = World(self.charter, seed), n
@@ -130,6 +132,7 @@ class Schedule:
         )
         if is_due and not self.open_epoch(number):
             return False
+        machine: Any = None
         for attempt in range(3):
             epoch = world.epoch
             if epoch is None or len(epoch.members) < self.charter.constants.min_survivors:
@@ -139,6 +142,8 @@ class Schedule:
                 cohort = tuple(site for site in cohort if site != self.r.choice(cohort))
                 if len(cohort) < self.charter.constants.min_survivors:
                     cohort = epoch.members
+            if machine is not None and machine.next_cohort and self.r.random() < 0.7:
+                cohort = machine.next_cohort
             lacking = {site: self.model for site in cohort if site not in self.holders}
             machine = world.attempt(number, attempt, cohort, self.model, lacking)
             if self.attempt(machine, number, attempt, cohort):
@@ -151,8 +156,8 @@ class Schedule:
         self.epoch_number += 1
         self.expiry_s = self.world.now + 3600
         machine = self.world.opening(self.epoch_number, number)
-        answered = set(range(self.n))
-        for stage in ("E0", "E1"):
+        answered = listed = set(range(self.n))
+        for stage in self.charter.opening_stages:
             if self.crash(number, stage, machine):
                 return False
             if stage == "E0":
@@ -160,7 +165,11 @@ class Schedule:
             if self.world.now > self.expiry_s:
                 answered = set()
             answered = self.stage(machine, number, stage, answered & self.in_epoch)
-            foretold = len(answered) >= self.charter.constants.min_survivors
+            constants = self.charter.constants
+            is_whole = constants.profile == "cross_device" and stage == "E1"
+            foretold = len(answered) >= (len(listed) if is_whole else constants.min_survivors)
+            if stage == "E0":
+                listed = answered
             abort = self.close(machine)
             self.foretell(foretold, abort)
             if abort:
@@ -182,9 +191,12 @@ class Schedule:
             if stage == "R0":
                 counted -= self.failing if self.world.now < self.expiry_s else counted
             counted = self.stage(machine, number, stage, counted & self.in_epoch)
-            least = constants.min_survivors if stage in ("R0", "R1P") else constants.threshold
+            if stage == "R0":
+                beside = {site: set(machine._view.graph.neighbours(site)) for site in cohort}
+                members = counted
+            foretold = can_go_on(stage, counted, members, handled, beside, constants)
             abort = self.close(machine)
-            self.foretell(len(counted) >= least, abort)
+            self.foretell(foretold, abort)
             if stage == "R1P":
                 handled = counted
             if abort:
@@ -298,8 +310,10 @@ class Schedule:
         return Bent((bent,))
 
     def note_difference(self, site: int, letter: Opened, plain: bytes) -> None:
-        new, old = np.frombuffer(plain, "<u4").astype(np.int64), np.frombuffer(letter.plain, "<u4").astype(np.int64)
-        self.sent[site] = new - old
+        kind = word_type(self.charter.constants.modulus_bits)
+        self.sent[site] = np.frombuffer(plain, kind).astype(np.int64) - np.frombuffer(letter.plain, kind).astype(
+            np.int64
+        )
 
     def crash(self, number: int, stage: str, machine: Any) -> bool:
         """Restarts, failing hosts and time at this boundary. True when the coordinator forgot: the attempt is over."""
@@ -310,8 +324,11 @@ class Schedule:
             if fault.role == "clock":
                 self.world.now = self.expiry_s + 1
             elif fault.role == "host":
-                broken = DataRefused("patient") if fault.kind == "failing" else BudgetExhausted("no budget")
-                self.world.hosts[fault.site].failure = broken
+                host = self.world.hosts[fault.site]
+                if fault.kind == "failing":
+                    host.failure = self.r.choice((DataRefused("patient"), "short", "wide"))
+                else:
+                    host.failure = BudgetExhausted("no budget")
                 self.failing.add(fault.site)
             elif fault.role == "site":
                 self.world.restart(fault.site)
@@ -333,7 +350,7 @@ class Schedule:
         kind = reply[4]
         if kind == T.REFUSAL:
             name = log[-1][0]
-            is_ours = name in CODES or (name == "DataRefused" and site in self.failing)
+            is_ours = name in CODES or (name in ("DataRefused", "LocalProtocolError") and site in self.failing)
             if len(log) == lines or not is_ours or not hasattr(errors, name):
                 raise Violation(f"site {site} failed in {type(before).__name__}: {log[-1:]}")
             self.tally.refusals[name] += 1
@@ -423,17 +440,50 @@ class Schedule:
                 raise Violation("a register that does not grow")
 
 
+def can_go_on(
+    stage: str, counted: set[int], members: set[int], survivors: set[int], beside: dict[int, set[int]], constants: Any
+) -> bool:
+    """Whether a stage that these sites have answered goes on: section 5, over any graph.
+
+    members: U2; survivors: U3, from R3a on. beside: N(i).
+    """
+    t = constants.threshold
+    if stage == "R0":
+        is_held = all(1 + len(beside[site] & counted) >= t for site in counted)
+        return len(counted) >= constants.min_survivors and is_held
+    if stage == "R1P":
+        lost = [len(beside[site] & counted) for site in members - counted]
+        is_held = all(1 + len(beside[site] & counted) >= t for site in counted)
+        enough = len(counted) >= constants.min_survivors and all(holders == 0 or holders >= t for holders in lost)
+        return enough and is_held and is_connected(counted, beside)
+    if stage == "R3A":
+        return len(counted) >= t
+    answering = {site for site in counted if 1 + len(beside[site] & counted) >= t}
+    return all(len((beside[site] | {site}) & answering) >= t for site in survivors) and all(
+        len(beside[site] & answering) >= t for site in members - survivors if beside[site] & survivors
+    )
+
+
+def is_connected(sites: set[int], beside: dict[int, set[int]]) -> bool:
+    """Whether these sites reach each other through each other."""
+    reached, waiting = set(), {min(sites)}
+    while waiting:
+        reached |= waiting
+        waiting = {other for site in waiting for other in beside[site] & sites} - reached
+    return reached == sites
+
+
 _ASKED_BY = {up: down for down, up in ANSWER_TO.items()}
 
 
-def run_schedules(first: int, count: int) -> Tally:
+def run_schedules(first: int, count: int, shape: Shape | None = None) -> Tally:
     """Run the schedules with seeds first, first + 1, …; a violation is noted with its seed."""
     tally, watch = Tally(), SealWatch()
     with remembered_signatures(), watch.watching():
         for seed in range(first, first + count):
             watch.reused = 0
             try:
-                Schedule(seed, tally, watch).run()
+                Schedule(seed, tally, watch, shape).run()
             except Violation as error:
                 tally.violations.append(f"seed {seed}: {error}")
             except SecureFrlError as error:  # an error of ours where none belongs

@@ -85,7 +85,7 @@ class Host:
     outcomes: list[str] = field(default_factory=list)
     asked: list[tuple[int, int]] = field(default_factory=list)
     released: int = 0
-    failure: Exception | None = None
+    failure: Exception | str | None = None  # what is raised; or "short", "wide": a vector that is not the charter's
 
     def policy_tag(self, announced_tag: bytes, model: bytes | None) -> bytes:
         if model is not None:
@@ -97,9 +97,14 @@ class Host:
 
     def contribute(self, context: RoundContext) -> RingVector:
         self.asked.append((context.round, context.attempt))
-        if self.failure is not None:
+        if isinstance(self.failure, Exception):
             raise self.failure
-        return to_ring_vector(self.values, self.constants)
+        vector = to_ring_vector(self.values, self.constants)
+        if self.failure == "short":
+            return replace(vector, words=vector.words[:-1])
+        if self.failure == "wide":
+            return replace(vector, modulus_bits=vector.modulus_bits + 1)
+        return vector
 
     def release(self) -> None:
         self.released += 1
@@ -132,6 +137,10 @@ class Charter:
     def constants(self) -> SumConstants:
         return self.terms.constants
 
+    @property
+    def opening_stages(self) -> tuple[str, ...]:
+        return ("E0", "E1", "E2") if self.constants.profile == "cross_device" else ("E0", "E1")
+
 
 def thresholds(n: int) -> list[tuple[int, int, int]]:
     """Every (t, c, min_survivors) that a charter of n sites may have, written from section 2."""
@@ -146,17 +155,21 @@ def thresholds(n: int) -> list[tuple[int, int, int]]:
 
 @cache
 def charter_of(n: int, thresholds_index: int, bits: int, length: int, name: bytes = b"charter") -> Charter:
-    """Return terms: the index picks one of thresholds(n)."""
-    options = thresholds(n)
-    t, c, least = options[thresholds_index % len(options)]
+    """Return terms: the index picks one of thresholds(n); from 101 sites on it is cross_device, for six lost sites."""
+    neighbours, profile = n - 1, "cross_silo"
+    if n < 101:
+        options = thresholds(n)
+        t, c, least = options[thresholds_index % len(options)]
+    else:
+        neighbours, profile, t, c, least = 10, "cross_device", 4, 3, n - 6
     constants = SumConstants(
         sites=n,
         threshold=t,
         max_colluders=c,
         min_survivors=least,
         honest_shares=least - c,
-        profile="cross_silo",
-        neighbours=n - 1,
+        profile=profile,
+        neighbours=neighbours,
         protection="masking",
         length=length,
         modulus_bits=bits,
@@ -187,7 +200,7 @@ def _opened(charter: Charter) -> tuple[CoordinatorEpoch, tuple[SiteProtocol, ...
     world = World(charter, 0, template=False)
     frames: list[bytes] = []
     opening = world.opening(1, 1)
-    for _ in range(2):
+    for _ in charter.opening_stages:
         for site, request in list(opening.requests()):
             reply = world.sites[site].handle(request)
             frames += [request, reply]

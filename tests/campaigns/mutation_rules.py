@@ -14,6 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fault_insider import LOW_ORDER, Opened
+from fault_runner import is_connected
 from fault_world import next_model
 
 from secure_frl.masking.contexts import config_hash, model_tag, survivors_hash, transcript_hash
@@ -32,7 +33,7 @@ def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: by
     if letter.kind is T.R1 and len(plain) != len(letter.plain):
         return False  # exactly one length
     rule = _RULES[letter.kind]
-    body_type = REGISTRY[letter.kind].body
+    body_type = letter.body_type
     if body_type is None:
         return rule(world, machine, site, letter, plain)
     try:
@@ -40,7 +41,8 @@ def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: by
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
         return False
     spec = REGISTRY[letter.kind]
-    limit = spec.size_limit(world.charter.constants.sites, world.charter.constants.length)
+    constants = world.charter.constants
+    limit = spec.size_limit(constants.sites, constants.length, constants.modulus_bits)
     if len(plain) > limit or (spec.exact and len(plain) != limit):
         return False
     return rule(world, machine, site, letter, body) and _addressed(world, machine, site, letter)
@@ -52,9 +54,9 @@ def _addressed(world: Any, machine: Any, site: int, letter: Opened) -> bool:
     to_site = REGISTRY[letter.kind].to_site
     if (head.sender, head.receiver) != ((coordinator, site) if to_site else (site, coordinator)):
         return False
-    if letter.kind in (T.E0, T.E1):
+    if letter.kind in (T.E0, T.E1, T.E2):
         return True  # the epoch's number is a matter of the rule
-    if letter.kind in (T.E0_REPLY, T.E1_REPLY):
+    if letter.kind in (T.E0_REPLY, T.E1_REPLY, T.E2_REPLY):
         return (head.epoch, head.round, head.attempt) == (machine._epoch, 0, 0)
     context = machine._view.context
     if letter.kind is T.R0:
@@ -101,24 +103,44 @@ def _e1(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     terms, ids = world.charter.terms, [entry.site for entry in body.entries]
     own = [entry for entry in machine._state.entries if entry.site == site]
     keys = [_point(entry.public_key) for entry in body.entries] + [_point(machine._keys.public)]
+    if _is_sparse(world):
+        keys = []  # looked at when the channels are opened, at E2
     fixed = (terms.roster_hash, machine._expiry_s)
     return (
         letter.header.epoch == machine._epoch
         and ids == sorted(set(ids))
-        and len(ids) >= world.charter.constants.min_survivors
+        and len(ids) >= (terms.constants.sites if _is_sparse(world) else terms.constants.min_survivors)
+        and all(len(entry.nonce_commitment) == (32 if _is_sparse(world) else 0) for entry in body.entries)
         and all(site < len(terms.site_public_keys) for site in ids)
         and all(
             _is_signed(
                 terms.site_public_keys[entry.site],
                 entry.signature,
                 "epoch",
-                *(terms.session, machine._epoch, entry.site, entry.public_key, b"", *fixed),
+                *(terms.session, machine._epoch, entry.site, entry.public_key, entry.nonce_commitment, *fixed),
             )
             for entry in body.entries
         )
         and len(set(keys)) == len(keys)
         and all(entry in body.entries for entry in own)
     )
+
+
+def _is_sparse(world: Any) -> bool:
+    return bool(world.charter.constants.profile == "cross_device")
+
+
+def _e2(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
+    return letter.header.epoch == machine._epoch and body.nonces == machine._state.nonces
+
+
+def _beside(machine: Any, site: int) -> set[int]:
+    return set(machine._view.graph.neighbours(site))
+
+
+def _holds(machine: Any, sites: list[int], t: int) -> bool:
+    """Whether the seed of each of these sites has t holders among them."""
+    return all(1 + len(_beside(machine, site) & set(sites)) >= t for site in sites)
 
 
 def _r0(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
@@ -135,7 +157,7 @@ def _r0(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
         and cohort == sorted(set(cohort))
         and set(cohort) <= set(epoch.members)
         and site in cohort
-        and len(cohort) >= constants.min_survivors
+        and len(cohort) >= (constants.sites if _is_sparse(world) else constants.min_survivors)
         and body.config_hash == config_hash(constants)
         and body.model_tag == model_tag(world.hosts[site].model)
         and body.sealed_digest == machine_sealed_digest(letter)
@@ -148,22 +170,28 @@ def machine_sealed_digest(letter: Opened) -> bytes:
 
 
 def _r1p(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
-    truth = msgspec.msgpack.decode(letter.plain, type=REGISTRY[T.R1P].body)
+    truth, near = letter.body(), _beside(machine, site) | {site}
     ids = [member.site for member in body.members]
-    items = [item for item in truth.dealt if item.site in ids]
-    constants = world.charter.constants
+    constants, cohort = world.charter.constants, machine._view.context.cohort
+    keys = [_point(member.public_key) for member in body.members]
+    # of a site with which it shares no mask, a site cannot know the key; a false one makes it another ctx2 only
+    entries = [member for member in body.members if member.site in near]
     return (
         ids == sorted(set(ids))
         and site in ids
-        and all(member in truth.members for member in body.members)
-        and list(body.dealt) == items
-        and len(ids) >= max(constants.min_survivors, constants.threshold)
+        and set(ids) <= set(cohort)
+        and all(member in truth.members for member in entries)
+        and len(set(keys)) == len(keys)
+        and not set(keys) & {_point(key) for key in machine._view.epoch.public_keys}
+        and list(body.dealt) == [item for item in truth.dealt if item.site in ids]
+        and len(ids) >= constants.min_survivors
+        and _holds(machine, ids, constants.threshold)
     )
 
 
 def _r3a(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     state, survivors = machine._state, list(body.survivors)
-    context = state.view.context
+    context, t = state.view.context, world.charter.constants.threshold
     fields = (context.session, context.round, context.attempt, state.ctx2, survivors)
     return (
         _is_signed(world.charter.terms.coordinator_public_key, body.signature, "R3a", *fields)
@@ -171,6 +199,11 @@ def _r3a(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool
         and set(survivors) <= set(state.members)
         and site in survivors
         and len(survivors) >= world.charter.constants.min_survivors
+        and _holds(machine, survivors, t)
+        and all(
+            not 0 < len(_beside(machine, lost) & set(survivors)) < t for lost in state.members if lost not in survivors
+        )
+        and is_connected(set(survivors), {one: _beside(machine, one) for one in survivors})
     )
 
 
@@ -178,7 +211,7 @@ def _r3c(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool
     state, survivors = machine._state, machine._state.survivors
     truth, senders = survivors_hash(state.ctx2, survivors), {site}
     for item in body.items:
-        if item.receiver != site or item.sender not in survivors or item.sender == site:
+        if item.receiver != site or item.sender not in survivors or item.sender not in _beside(machine, site):
             continue
         key = confirm_key(
             world.sites[site]._state.attempt.view.channels.key(item.sender), state.ctx2, item.sender, site
@@ -211,7 +244,10 @@ def _r5(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
 
 def _e0_reply(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     terms = world.charter.terms
-    fields = (terms.session, machine._epoch, site, body.public_key, b"", terms.roster_hash, machine._expiry_s)
+    fields = (terms.session, machine._epoch, site, body.public_key, body.nonce_commitment)
+    fields = (*fields, terms.roster_hash, machine._expiry_s)
+    if len(body.nonce_commitment) != (32 if _is_sparse(world) else 0):
+        return False
     taken = [machine._keys.public, *(entry.public_key for entry in machine._state.entries.values())]
     is_new = _point(body.public_key) not in [_point(key) for key in taken]
     return (
@@ -223,13 +259,15 @@ def _e0_reply(world: Any, machine: Any, site: int, letter: Opened, body: Any) ->
 
 def _e1_reply(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     terms = world.charter.terms
+    if letter.kind is T.E1_REPLY and _is_sparse(world):
+        return bool(body == letter.body())
     fields = (terms.session, machine._epoch, machine._state.epoch_hash)
     return _is_signed(terms.site_public_keys[site], body.signature, "epoch-ack", *fields)
 
 
 def _r1(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     view = machine._view
-    others = [other for other in view.context.cohort if other != site]
+    others = sorted(_beside(machine, site))
     taken = [*(keys.public_key for keys in machine._state.members.values()), *view.epoch.public_keys]
     is_new = _point(body.public_key) not in [_point(key) for key in taken]
     return [item.site for item in body.dealt] == others and is_new and not _is_low(body.public_key)
@@ -237,13 +275,14 @@ def _r1(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
 
 def _r2(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> bool:
     constants = world.charter.constants
-    words = [int.from_bytes(plain[i : i + 4], "little") for i in range(0, len(plain), 4)]
+    size = 4 if constants.modulus_bits <= 32 else 8
+    words = [int.from_bytes(plain[i : i + size], "little") for i in range(0, len(plain), size)]
     fits = all(word < 1 << constants.modulus_bits for word in words)
-    return len(plain) == 4 * (constants.length + 4) and fits and _addressed(world, machine, site, letter)
+    return len(plain) == size * (constants.length + 4) and fits and _addressed(world, machine, site, letter)
 
 
 def _r3b(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
-    others = [other for other in machine._state.survivors if other != site]
+    others = sorted(_beside(machine, site) & set(machine._state.survivors))
     return [(item.sender, item.receiver) for item in body.items] == [(site, other) for other in others]
 
 
@@ -262,6 +301,8 @@ def _never(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bo
 _RULES = {
     T.E0: _e0,
     T.E1: _e1,
+    T.E2: _e2,
+    T.E2_REPLY: _e1_reply,
     T.R0: _r0,
     T.R1P: _r1p,
     T.R3A: _r3a,
