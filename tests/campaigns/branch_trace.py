@@ -1,7 +1,7 @@
 """Which branches of decoders and state machines a campaign reaches: both ways out of every conditional jump.
 
 Counted on the bytecode, so that each half of an `and`, each comprehension's condition and each conditional expression
-is a branch of its own; a loop counts as entered or left. Needs no package beyond the interpreter.
+is a branch of its own; a loop counts as entered and as left. Needs no package beyond the interpreter.
 """
 
 from __future__ import annotations
@@ -14,52 +14,34 @@ from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-_FALLS_AND_JUMPS = ("POP_JUMP", "JUMP_IF", "FOR_ITER")
-Branch = tuple[str, str, int, int, bool]  # file, function, line, offset, whether the jump is taken
-
-
-def codes_of(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from codes_of(constant)
+_JUMPS = ("POP_JUMP", "JUMP_IF", "FOR_ITER")
+_HAS_LOCALS = 0x02  # CO_NEWLOCALS: a function, not a module or class body
+Branch = tuple[str, str, int, str]  # file, function, line, which way
 
 
 class BranchTrace:
     """Traces the functions of some modules, opcode by opcode."""
 
-    def __init__(self, modules: list[ModuleType]) -> None:
-        self.targets: dict[CodeType, dict[int, tuple[int, int]]] = {}  # code -> jump offset -> (next, target)
-        self.lines: dict[tuple[CodeType, int], int] = {}
+    def __init__(self, modules: list[ModuleType], without: frozenset[str] = frozenset()) -> None:
+        """without: functions (and what is inside them) that no message reaches."""
+        self.jumps: dict[CodeType, dict[int, tuple[int, int, int]]] = {}  # code -> jump -> (line, next, target)
         self.reached: set[tuple[CodeType, int, int]] = set()
-        self._shared: dict[tuple[str, str, int], CodeType] = {}
+        self._known: dict[int, CodeType] = {}
         for module in modules:
             path = str(module.__file__)
-            whole = compile(Path(path).read_text(), path, "exec", dont_inherit=True, optimize=0)
-            for code in codes_of(whole):
-                if code.co_name == "<module>" or self._is_class_body(code):
-                    continue
-                self._shared[path, code.co_qualname, code.co_firstlineno] = code
-                self._note_jumps(code)
+            whole = compile(Path(path).read_text(), path, "exec", dont_inherit=True)
+            for code in _functions(whole):
+                if code.co_qualname.split(".<locals>")[0] not in without:
+                    self._note(code)
 
-    @staticmethod
-    def _is_class_body(code: CodeType) -> bool:
-        return "__qualname__" in code.co_names and not code.co_flags & 0x02  # without CO_NEWLOCALS
-
-    def _note_jumps(self, code: CodeType) -> None:
-        instructions = list(dis.get_instructions(code))
-        jumps: dict[int, tuple[int, int]] = {}
-        line = code.co_firstlineno
-        for place, step in enumerate(instructions[:-1]):
+    def _note(self, code: CodeType) -> None:
+        steps, line = list(dis.get_instructions(code)), code.co_firstlineno
+        for place, step in enumerate(steps[:-1]):
             line = step.starts_line or line
-            if not any(step.opname.startswith(name) for name in _FALLS_AND_JUMPS):
-                continue
-            if instructions[place - 1].opname == "CHECK_EXC_MATCH":
-                continue  # an exception that no handler names goes on; that is no branch of ours
-            jumps[step.offset] = (instructions[place + 1].offset, int(step.argval))
-            self.lines[code, step.offset] = line
-        if jumps:
-            self.targets[code] = jumps
+            # an exception that no handler names goes on: that is no branch of ours
+            if step.opname.startswith(_JUMPS) and steps[place - 1].opname != "CHECK_EXC_MATCH":
+                jump = (line, steps[place + 1].offset, int(step.argval))
+                self.jumps.setdefault(code, {})[step.offset] = jump
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
@@ -71,21 +53,18 @@ class BranchTrace:
             sys.settrace(before)
 
     def _on_call(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
-        code = frame.f_code
-        known = self._shared.get((code.co_filename, code.co_qualname, code.co_firstlineno))
-        jumps = self.targets.get(known) if known is not None else None
-        if known is None or jumps is None:
+        code, reached, last = frame.f_code, self.reached, -1
+        jumps = self.jumps.get(code)
+        if jumps is None:
             return None
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        reached, last = self.reached, -1
 
         def on_opcode(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
             nonlocal last
             if event == "opcode":
-                here = frame.f_lasti
                 if last in jumps:
-                    reached.add((known, last, here))
-                last = here
+                    reached.add((code, last, frame.f_lasti))
+                last = frame.f_lasti
             return on_opcode
 
         return on_opcode
@@ -93,14 +72,25 @@ class BranchTrace:
     def unreached(self) -> list[Branch]:
         """The ways out that were never taken, in the order of the files."""
         missing: list[Branch] = []
-        for code, jumps in self.targets.items():
-            for offset, (after, target) in jumps.items():
-                for goal, is_jump in ((after, False), (target, True)):
+        for code, jumps in self.jumps.items():
+            for offset, (line, after, target) in jumps.items():
+                for goal, way in ((after, "on"), (target, "away")):
                     if (code, offset, goal) not in self.reached:
-                        line = self.lines[code, offset]
-                        missing.append((Path(code.co_filename).name, code.co_qualname, line, offset, is_jump))
+                        missing.append((Path(code.co_filename).name, code.co_qualname, line, way))
         return sorted(missing)
 
     def total(self) -> int:
         """The number of ways out."""
-        return 2 * sum(len(jumps) for jumps in self.targets.values())
+        return 2 * sum(map(len, self.jumps.values()))
+
+
+def _functions(code: CodeType) -> Iterator[CodeType]:
+    """The functions in a module, without what runs once at import."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            is_function = constant.co_flags & _HAS_LOCALS and not (
+                code.co_name == "<module>" and constant.co_name.startswith("<") and constant.co_name != "<lambda>"
+            )
+            if is_function and "__qualname__" not in constant.co_names:
+                yield constant
+            yield from _functions(constant)

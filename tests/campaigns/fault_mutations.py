@@ -8,6 +8,7 @@ refused by a name of the package and leave the receiver as it was.
 
 from __future__ import annotations
 
+import hashlib
 import tracemalloc
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -100,6 +101,7 @@ class Bench:
             if site == lost:
                 continue
             if site == target:
+                self.request = request
                 back = opened(self.world, machine, site, reply)
                 for _ in range(self.per_stage):
                     self.try_coordinator(machine, ANSWER_TO[name], site, reply, back)
@@ -170,7 +172,7 @@ class Bench:
         if self.r.random() < 0.03:
             self.score.before_sealing += 1
             self.score.kinds["refusal"] += 1
-            self.deliver_to_coordinator(machine, stage, site, self.refusal(machine, site, letter), False, b"")
+            self.deliver_to_coordinator(machine, stage, site, self.refusal(site, letter), False, b"")
             return
         frame, used, plain = self.changed(machine, site, reply, letter)
         if commitment is not None:  # a lie about the seed changes its teller's memory
@@ -178,9 +180,9 @@ class Bench:
         acceptable = used is not None and is_acceptable(self.world, machine, site, used, plain)
         self.deliver_to_coordinator(machine, stage, site, frame, acceptable or frame == reply, plain)
 
-    def refusal(self, machine: Any, site: int, letter: Opened) -> bytes:
+    def refusal(self, site: int, letter: Opened) -> bytes:
         """A refusal in the site's own hand: of the request or of another one, with a code that may not exist."""
-        digest = machine._letters._requests[site] if self.r.random() < 0.7 else self.r.randbytes(32)
+        digest = hashlib.sha256(self.request).digest() if self.r.random() < 0.7 else self.r.randbytes(32)
         body = encode_body(RefusalCode(self.r.randrange(128)))
         head = replace(letter.header, type=T.REFUSAL, fresh=digest, body_bytes=len(body))
         return sign_frame(head, body, self.world.charter.site_keys[site])
