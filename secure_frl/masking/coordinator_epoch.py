@@ -78,7 +78,7 @@ class CoordinatorEpoch:
 @dataclass(slots=True, eq=False)
 class _AskingKeys:
     entries: dict[SiteId, EpochEntry]
-    points: set[int]  # of the keys so far
+    points: set[bytes]  # of the keys so far
 
 
 @dataclass(slots=True, eq=False)

@@ -69,7 +69,7 @@ class AskingKeys:
 
     view: AttemptView
     members: dict[SiteId, RoundKeys]
-    points: set[int] = field(default_factory=set)  # of every public key that a mask key must differ from
+    points: set[bytes] = field(default_factory=set)  # of every public key that a mask key must differ from
 
 
 @dataclass(slots=True, eq=False)

@@ -108,12 +108,12 @@ def open_channels(
     return Channels(epoch_digest, first_round - 1, keys)
 
 
-def points(public_keys: Iterable[bytes]) -> frozenset[int]:
+def points(public_keys: Iterable[bytes]) -> frozenset[bytes]:
     """Return the points of keys that are known to differ, for later comparisons."""
     return frozenset(map(_point, public_keys))
 
 
-def check_distinct(public_keys: Iterable[bytes], beside: Set[int] = frozenset()) -> None:
+def check_distinct(public_keys: Iterable[bytes], beside: Set[bytes] = frozenset()) -> None:
     """Raise KeyRefused if two keys are equal, in whatever encoding: who copies a key copies another's part.
 
     beside: points of other keys that they must differ from too.
@@ -124,9 +124,11 @@ def check_distinct(public_keys: Iterable[bytes], beside: Set[int] = frozenset())
         raise KeyRefused("expected different public keys, got two equal ones. Exclude their senders.")
 
 
-def _point(public: bytes) -> int:
-    """Return the u-coordinate: the top bit is masked and the rest is modulo p. Source: RFC 7748, section 5."""
-    return (int.from_bytes(public, "little") & ((1 << 255) - 1)) % _FIELD
+def _point(public: bytes) -> bytes:
+    """Return the u-coordinate's one encoding: the top bit masked, the rest modulo p. Source: RFC 7748, section 5."""
+    if public[-1] < 0x7F:
+        return public  # below 2^255 - 2^248: it is the one already
+    return ((int.from_bytes(public, "little") & ((1 << 255) - 1)) % _FIELD).to_bytes(32, "little")
 
 
 def share_key(channel: bytes, ctx1: bytes, dealer: int, holder: int, public: bytes, seed_commitment: bytes) -> bytes:

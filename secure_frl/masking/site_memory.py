@@ -55,7 +55,7 @@ class EpochView:
     epoch: int
     epoch_hash: bytes
     members: tuple[SiteId, ...]
-    points: frozenset[int]  # of every c_pk of the epoch, the coordinator's included
+    points: frozenset[bytes]  # of every c_pk of the epoch, the coordinator's included
     channels: Channels
     first_round: int
     expiry_s: int
