@@ -84,9 +84,7 @@ class ManySites:
         epoch_hash, public_keys = os.urandom(32), tuple(os.urandom(32) for _ in range(n + 1))
         channels = Channels(epoch_hash, 0, dict(self._channels))
         expiry_s = int(time.time()) + 3600
-        self._epoch = CoordinatorEpoch(
-            1, epoch_hash, self._sites, public_keys, channels, 1, expiry_s, keys.coordinator
-        )
+        self._epoch = CoordinatorEpoch(1, epoch_hash, self._sites, public_keys, channels, 1, expiry_s, keys.coordinator)
         self._fresh = {site: os.urandom(32) for site in self._sites}
         self._integers = np.arange(constants.length, dtype=np.int64) % 1000 - 500
         self._masks = mask_adder(constants)
@@ -104,7 +102,8 @@ class ManySites:
         self._secrets: dict[SiteId, _Secrets] = {}
         cpu_s = {"R0-R1": self._exchange(machine, self._sites, self._deal)}
         self._ctx2 = machine._state.ctx2  # type: ignore[union-attr]  # known from U2 on
-        input_bytes = self._traced(lambda: self._take(machine, there[0], self._input(there[0], gone)))
+        first = self._input(there[0], gone)
+        input_bytes = self._traced(lambda: self._take(machine, there[0], first))
         cpu_s["R1p-R2"] = self._exchange(machine, there, lambda site: self._input(site, gone))
         cpu_s["R3a-R3b"] = self._exchange(machine, there, lambda site: self._confirm(site, gone))
         start = time.process_time()

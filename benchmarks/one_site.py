@@ -7,17 +7,26 @@ in a second; the epoch's channel keys, made once for up to 64 rounds, are there 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from parties import QuantisingHost, Keys, MemoryRegister
+from parties import Keys, MemoryRegister, QuantisingHost
 
+from secure_frl.encoding.ring import word_type
 from secure_frl.errors import LocalProtocolError
-from secure_frl.masking.contexts import survivors_hash
-from secure_frl.masking.coordinator_memory import AskingConfirmations, AskingInputs, AskingKeys, AskingShares
+from secure_frl.masking.contexts import survivors_hash, transcript_hash
+from secure_frl.masking.coordinator_memory import (
+    AskingConfirmations,
+    AskingInputs,
+    AskingKeys,
+    AskingShares,
+    CoordinatorState,
+    Publishing,
+    Summed,
+)
 from secure_frl.masking.coordinator_requests import requests_of
 from secure_frl.masking.coordinator_stages import close_keys
 from secure_frl.masking.coordinator_states import CoordinatorEpoch, MaskedSum
@@ -27,9 +36,9 @@ from secure_frl.masking.site_memory import EpochOpen, EpochView, SharesSent
 from secure_frl.masking.site_shares import deal
 from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.randomness import system_source
-from secure_frl.secure_sum import COORDINATOR_ID, SiteId, SumConstants
+from secure_frl.secure_sum import COORDINATOR_ID, SiteId, Sum, SumConstants
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
-from secure_frl.wire.messages import Confirmation, Member, MessageType, RoundKeys, decode_body
+from secure_frl.wire.messages import LANE_WORDS, Confirmation, MessageType, RoundKeys, decode_body
 
 ME = SiteId(0)
 TAG = bytes(32)  # of a policy that never changes
@@ -59,9 +68,7 @@ class OneSite:
         keys = Keys.draw(n)
         self._terms = keys.terms(constants)
         self.host = QuantisingHost(constants, TAG, seed=1)
-        self._site = SiteProtocol(
-            self._terms, ME, keys.sites[ME], MemoryRegister(), self._random, time.time, self.host
-        )
+        self._site = SiteProtocol(self._terms, ME, keys.sites[ME], MemoryRegister(), self._random, time.time, self.host)
         sites = tuple(SiteId(site) for site in range(n))
         epoch_hash, expiry_s = os.urandom(32), int(time.time()) + 3600
         public_keys = tuple(os.urandom(32) for _ in range(n + 1))
@@ -72,7 +79,13 @@ class OneSite:
         view = EpochView(1, epoch_hash, sites, known, channels, 1, expiry_s, {})
         self._site._state = EpochOpen(view)
         self._epoch = CoordinatorEpoch(
-            1, epoch_hash, sites, public_keys, Channels(epoch_hash, 0, dict(to_coordinator)), 1, expiry_s,
+            1,
+            epoch_hash,
+            sites,
+            public_keys,
+            Channels(epoch_hash, 0, dict(to_coordinator)),
+            1,
+            expiry_s,
             keys.coordinator,
         )
         self._round = 0
@@ -85,7 +98,7 @@ class OneSite:
         seconds: dict[str, float] = {}
         bytes_of = [0, 0]
 
-        def ask(stage: str, state: AskingKeys | AskingInputs | AskingConfirmations | AskingShares) -> bytes:
+        def ask(stage: str, state: CoordinatorState) -> bytes:
             frame = dict(requests_of(state, [ME]))[ME]
             start = time.thread_time()
             reply = self._site.handle(frame)
@@ -111,11 +124,19 @@ class OneSite:
         if self._round == 1 and isinstance(secrets, SharesSent):
             self._check_input(secrets, reply, inputs, peers)
         mail = self._confirmations(inputs)
-        ask("R3a-R3b", AskingConfirmations(view, inputs.ctx2, inputs.members, self._epoch.members, inputs.accumulator,
-                                           {}, set()))
-        ask("R3c-R4", AskingShares(view, inputs.ctx2, inputs.members, self._epoch.members, inputs.accumulator,
-                                   {ME: mail}, {}, {}))
-        return Exchange(seconds, bytes_of[0], bytes_of[1])
+        ask(
+            "R3a-R3b",
+            AskingConfirmations(view, inputs.ctx2, inputs.members, self._epoch.members, inputs.accumulator, {}, set()),
+        )
+        ask(
+            "R3c-R4",
+            AskingShares(
+                view, inputs.ctx2, inputs.members, self._epoch.members, inputs.accumulator, {ME: mail}, {}, {}
+            ),
+        )
+        exchange = Exchange(dict(seconds), bytes_of[0], bytes_of[1])
+        ask("R5", self._publish(inputs))  # not measured; it closes the round, as in every real one
+        return exchange
 
     def _deal(self, state: AskingKeys) -> dict[SiteId, KeyPair]:
         """Put every peer's keys into U2, with its real share pair for this site; return the neighbours' keys."""
@@ -132,12 +153,21 @@ class OneSite:
             others = view.graph.neighbours(site)
             channels = Channels(view.context.epoch_hash, view.context.round, dict.fromkeys(others, bytes(32)))
             channels._keys[ME] = self._channel(site)
-            keys, _ = deal(
-                channels, view.ctx1, site, others, (pair, seed), self.constants.threshold, self._random
-            )
+            keys, _ = deal(channels, view.ctx1, site, others, (pair, seed), self.constants.threshold, self._random)
             mine = tuple(item for item in keys.dealt if item.site == ME)
             state.members[site] = RoundKeys(keys.public_key, keys.seed_commitment, keys.own_commitment, mine)
         return pairs
+
+    def _publish(self, state: AskingInputs) -> Publishing:
+        """Return the stage of R5 over a sum of zeros, which a site believes as any other within bounds."""
+        cohort, width = state.view.context.cohort, word_type(self.constants.modulus_bits).itemsize
+        words = np.zeros(self.constants.length + LANE_WORDS, f"<i{width}")
+        words[0], words[-2] = len(cohort), len(cohort) * self.constants.weight
+        total = words.tobytes()
+        digest = survivors_hash(state.ctx2, cohort)
+        transcript = transcript_hash(state.ctx2, digest, hashlib.sha256(total).digest())
+        zeros = Sum(np.zeros(self.constants.length, np.int64), self.constants.scale, cohort)
+        return Publishing(state.view, Summed(state.view, cohort, zeros, total, transcript), TAG, set())
 
     def _channel(self, site: SiteId) -> bytes:
         """Return the key of this round's channel between the site and one of its peers."""

@@ -19,8 +19,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.degrees import fraction_of, neighbours_and_threshold
+from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.encoding.quantise import quantise
 from secure_frl.encoding.ring import width_for
 from secure_frl.errors import AlreadyAnswered, CharterRefused

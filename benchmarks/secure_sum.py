@@ -22,13 +22,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from figures import Figure, as_json, at_least, at_most, line, load_average
 from flower_environment import flower_round, python_of
 from many_sites import Cost, ManySites
 from one_site import OneSite
 from parties import BOUND, circulant_constants, silo_constants
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from secure_frl.encoding.quantise import quantise
 from secure_frl.randomness import system_source
 from secure_frl.secure_sum import SumConstants
