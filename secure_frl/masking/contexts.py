@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from secure_frl.degrees import LEAST_PRIVACY_EXPONENT, is_private
 from secure_frl.errors import BitBudget, CharterRefused
 from secure_frl.secure_sum import SiteId, SumConstants, SumTerms
-from secure_frl.wire.hashing import Field, labelled_hash
+from secure_frl.wire.hashing import Field, encode_integers, labelled_hash
 from secure_frl.wire.messages import Member
 
 WIDEST_RING_BITS = 64
@@ -45,7 +45,7 @@ def nonce_commitment(session: bytes, epoch: int, site: int, nonce: bytes) -> byt
 
 def attempt_context(session: bytes, epoch_digest: bytes, number: int, attempt: int, cohort: Sequence[SiteId]) -> bytes:
     """Return ctx1, known from R0's header."""
-    return labelled_hash("ctx1", session, epoch_digest, number, attempt, list(cohort))
+    return labelled_hash("ctx1", session, epoch_digest, number, attempt, encode_integers(cohort))
 
 
 def members_hash(members: Sequence[Member]) -> bytes:
@@ -62,7 +62,7 @@ def mask_context(ctx1: bytes, model_tag: bytes, config_digest: bytes, members_di
 
 def survivors_hash(ctx2: bytes, survivors: Sequence[SiteId]) -> bytes:
     """Return the hash that sites confirm to each other."""
-    return labelled_hash("U3", ctx2, list(survivors))
+    return labelled_hash("U3", ctx2, encode_integers(survivors))
 
 
 def transcript_hash(ctx2: bytes, survivors_digest: bytes, sum_digest: bytes) -> bytes:

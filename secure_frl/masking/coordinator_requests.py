@@ -20,6 +20,7 @@ from secure_frl.masking.coordinator_memory import (
 from secure_frl.masking.coordinator_stages import dealt_to, member_list
 from secure_frl.secure_sum import Addressed, SiteId
 from secure_frl.wire.envelope import seal, seal_frame, sign_frame
+from secure_frl.wire.hashing import encode_integers
 from secure_frl.wire.messages import (
     Announcement,
     Confirmations,
@@ -88,7 +89,7 @@ def inbox(state: AskingInputs, site: SiteId) -> tuple[DealtShares, ...]:
 def sign_survivors(state: AskingConfirmations) -> bytes:
     """Return the signature that convicts the coordinator if it names two sets in one round."""
     context = state.view.context
-    fields = (context.session, context.round, context.attempt, state.ctx2, list(state.survivors))
+    fields = (context.session, context.round, context.attempt, state.ctx2, encode_integers(state.survivors))
     return state.view.epoch.signing_key.sign(signed_bytes("R3a", *fields))
 
 

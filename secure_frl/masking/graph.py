@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from secure_frl.masking.contexts import CROSS_DEVICE
 from secure_frl.secure_sum import SiteId, SumConstants
-from secure_frl.wire.hashing import labelled_hash
+from secure_frl.wire.hashing import encode_integers, labelled_hash
 
 _WORD_RANGE = 1 << 32
 
@@ -125,7 +125,7 @@ def graph_of(constants: SumConstants, epoch_hash: bytes, number: int, attempt: i
 
 def graph_seed(epoch_hash: bytes, number: int, attempt: int, cohort: Sequence[SiteId]) -> bytes:
     """Return the 32 bytes from which the circle's order is drawn."""
-    return labelled_hash("graph", epoch_hash, number, attempt, list(cohort))
+    return labelled_hash("graph", epoch_hash, number, attempt, encode_integers(cohort))
 
 
 def permutation(seed: bytes, size: int) -> list[int]:

@@ -55,6 +55,7 @@ from secure_frl.masking.site_memory import (
 from secure_frl.masking.site_shares import deal, open_dealt
 from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Words
 from secure_frl.wire.envelope import Header, mac_digest, mac_frame, seal_frame, unseal
+from secure_frl.wire.hashing import encode_integers
 from secure_frl.wire.messages import (
     LANE_WORDS,
     Announcement,
@@ -274,7 +275,7 @@ def confirm_set(party: SiteParty, state: InputSent, header: Header, body: Surviv
     """Answer R3a by confirming the set to every other survivor. Raises SurvivorsRefused, AlreadyAnswered."""
     attempt, survivors = state.attempt, tuple(SiteId(site) for site in body.survivors)
     context = attempt.context
-    signed = (context.session, context.round, context.attempt, state.ctx2, list(survivors))
+    signed = (context.session, context.round, context.attempt, state.ctx2, encode_integers(survivors))
     check_signature(party.terms.coordinator_public_key, body.signature, "R3a", *signed)
     fault = attempt.graph.survivors_fault(survivors, state.members, party.terms.constants)
     if fault is not None or party.me not in survivors:

@@ -14,6 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 
+import numpy as np
+
 from secure_frl.errors import InvalidParameter
 
 LABEL = "secure_frl/secagg/v1"  # changes when any derived key or frame changes
@@ -61,6 +63,13 @@ def lp(*fields: Field) -> bytes:
             encoded = _encode(field)
             parts += (_length(len(encoded)), encoded)
     return b"".join(parts)
+
+
+def encode_integers(values: Sequence[int]) -> bytes:
+    """Return lp(*values), at once: as one bytes field it is what a list of integers is. values: 0 to 2^32 - 1."""
+    rows = np.empty((len(values), 3), ">u4")
+    rows[:, 0], rows[:, 1], rows[:, 2] = 8, 0, values
+    return rows.tobytes()
 
 
 @lru_cache(maxsize=64)  # a purpose is one of some twenty words in the code, never data

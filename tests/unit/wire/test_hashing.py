@@ -1,29 +1,24 @@
-"""Length-prefixed encoding: long lists of integers are encoded at once, and to the same bytes."""
+"""Fields encoded so that their boundaries cannot be moved, one by one and many at once."""
 
 from __future__ import annotations
 
-import struct
+from hypothesis import given
+from hypothesis import strategies as st
 
-import pytest
-
-from secure_frl.wire.hashing import lp
-
-
-@pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
-def test_a_list_of_integers_is_each_with_its_size_before_it(count):
-    values = [(number * 2_654_435_761) % 2**64 for number in range(count)]
-    if count:
-        values[-1] = 2**64 - 1
-
-    encoded = lp(values)
-
-    rows = b"".join(struct.pack(">IQ", 8, value) for value in values)
-    assert encoded == struct.pack(">I", 12 * count) + rows
+from secure_frl.masking.contexts import members_hash
+from secure_frl.wire.hashing import encode_integers, labelled_hash, lp
+from secure_frl.wire.messages import Member
 
 
-def test_a_long_list_with_something_else_in_it_is_encoded_element_by_element():
-    values = [*range(70), b"\x07"]
+@given(values=st.lists(st.integers(0, 2**32 - 1), max_size=50))
+def test_many_integers_at_once_are_the_same_integers_one_by_one(values: list[int]) -> None:
+    one_by_one = b"".join(b"\0\0\0\x08" + value.to_bytes(8, "big") for value in values)
 
-    assert lp(values) == struct.pack(">I", 12 * 70 + 5) + b"".join(
-        struct.pack(">IQ", 8, value) for value in range(70)
-    ) + struct.pack(">IB", 1, 7)
+    assert encode_integers(values) == lp(*values) == one_by_one
+    assert labelled_hash("U3", encode_integers(values)) == labelled_hash("U3", values)
+
+
+def test_members_at_once_are_the_list_of_their_rows() -> None:
+    members = [Member(site, bytes([site]) * 32, bytes([site + 1]) * 32) for site in (0, 3, 200)]
+
+    assert members_hash(members) == labelled_hash("U2", [[m.site, m.public_key, m.seed_commitment] for m in members])
