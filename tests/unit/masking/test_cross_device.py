@@ -16,6 +16,12 @@ from secure_frl.wire.messages import EpochList, EpochNonces, MessageType, decode
 N = 101  # k = 10, t = 4, min_survivors = 95: see conftest.py
 
 
+@pytest.fixture(autouse=True)
+def signatures_wait(monkeypatch):
+    """Check peers when they become neighbours, as in lists above 1,000 sites: 101 sites check 101 others in 1 s."""
+    monkeypatch.setattr("secure_frl.masking.site_epoch.CHECKED_AT_ONCE", 0)
+
+
 def opening_of(parties, epoch=1, **more):
     return EpochOpening(
         parties.terms, parties.coordinator_key, parties.random, lambda: parties.now, epoch, 1, parties.now + 60, **more
@@ -189,21 +195,37 @@ def test_a_list_below_n_is_refused(federation):
 # --- signatures that wait --------------------------------------------------------------------------------------------
 
 
-def test_in_a_long_list_a_forged_entry_is_found_when_its_site_becomes_a_neighbour(federation, monkeypatch):
-    monkeypatch.setattr("secure_frl.masking.site_epoch.CHECKED_AT_ONCE", 100)
-    monkeypatch.setattr("secure_frl.masking.coordinator_epoch.check_signature", lambda *fields: None)
-    parties = federation(N)
-    real = parties.keys[9]
-    parties.keys[9] = parties.keys[8]  # signs its entry with a key that is not enrolled for it
+def forge(parties, forger):
+    """Let one site sign its entry with a key that is not enrolled for it; the frame around it is right."""
+    real = parties.keys[forger]
 
     def wire(direction, site, frame):
-        if direction == "up" and site == 9:
-            header = read_header(frame)
-            return sign_frame(header, frame[152:-64], real)  # the frame itself is right
+        if direction == "up" and site == forger:
+            return sign_frame(read_header(frame), frame[152:-64], real)
         return frame
 
     parties.wire = wire
-    object.__setattr__(parties.sites[9]._party, "signing_key", parties.keys[9])
+    object.__setattr__(parties.sites[forger]._party, "signing_key", parties.keys[forger - 1])
+
+
+def test_in_a_short_list_a_forged_entry_is_found_at_once(federation, monkeypatch):
+    monkeypatch.setattr("secure_frl.masking.site_epoch.CHECKED_AT_ONCE", 1000)
+    monkeypatch.setattr("secure_frl.masking.coordinator_epoch.check_signature", lambda *fields: None)
+    parties = federation(N)
+    forge(parties, 9)
+    opening = opening_of(parties)
+    parties.exchange(opening)
+    opening.close_stage()
+
+    site, request = next(iter(opening.requests()))
+
+    assert parties.refusal(site, request, parties.sites[site].handle(request)) == "BadSignature"
+
+
+def test_in_a_long_list_a_forged_entry_is_found_when_its_site_becomes_a_neighbour(federation, monkeypatch):
+    monkeypatch.setattr("secure_frl.masking.coordinator_epoch.check_signature", lambda *fields: None)
+    parties = federation(N)
+    forge(parties, 9)
     machine = parties.begin(parties.open())
     near = beside(machine, 9)
 
