@@ -80,6 +80,30 @@ def test_chunks_join_without_a_seam(monkeypatch, words):
     assert mask(NIST_KEY, words).tolist() == whole.tolist()
 
 
+@pytest.mark.parametrize("bits", [24, 32, 33, 64])
+@pytest.mark.parametrize("words", [1, 3, 4, 7, 8, 9, 1023, 4101])
+def test_a_stream_through_gcm_has_the_words_of_counter_mode(monkeypatch, words, bits):
+    kind = np.uint32 if bits <= 32 else np.uint64
+    keys = [NIST_KEY, bytes(range(32)), bytes(32)]
+    found = {}
+    for is_faster in (False, True):
+        monkeypatch.setattr(prg, "is_gcm_faster", lambda answer=is_faster: answer)
+        monkeypatch.setattr(prg, "_LONG_BYTES", 0)
+        monkeypatch.setattr(prg, "_CHUNK_BYTES", 1024)
+        found[is_faster] = np.zeros(words, kind)
+        PairwiseMasks(words, bits).add_all_(found[is_faster], [(key, 1) for key in keys])
+
+    assert found[True].tolist() == found[False].tolist()
+    stream = Cipher(algorithms.AES(keys[0]), modes.CTR(bytes(16))).encryptor().update(bytes(8 * words + 16))
+    alone = np.zeros(words, kind)  # still through GCM: against the library's counter mode itself
+    PairwiseMasks(words, bits).add_(alone, keys[0], 1)
+    assert alone.tolist() == np.frombuffer(stream, kind, count=words).tolist()
+
+
+def test_both_ways_are_measured():
+    assert prg.is_gcm_faster() in (True, False)
+
+
 def test_many_masks_at_once_are_the_same_as_one_after_the_other(monkeypatch):
     monkeypatch.setattr(prg, "_CHUNK_BYTES", 4096)
     keys = [bytes([number]) * 32 for number in range(131)]  # more than are open at once, twice over
