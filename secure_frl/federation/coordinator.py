@@ -126,8 +126,6 @@ class Coordinator:
         """Run attempts until one gives the sum, or none can be hoped for."""
         outcome, again = self._attempt(number, 0, self._reserve(number, 0), None)
         while again is not None and outcome.attempt + 1 < MOST_ATTEMPTS:
-            if self._windows >= self._parts.study.training.rounds:
-                break
             attempt = outcome.attempt + 1
             try:
                 receipt = self._reserve(number, attempt)

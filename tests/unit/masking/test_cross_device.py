@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from secure_frl.errors import CharterRefused, InvalidParameter, NonceWithheld, RoundAborted, TooFewSurvivors
 from secure_frl.masking.contexts import check_constants, epoch_hash, is_enrolled, nonce_commitment
@@ -181,6 +182,20 @@ def test_a_site_refuses_nonces_that_do_not_open_the_list_it_saw(federation, lie)
 
     assert parties.refusal(site, request, parties.sites[site].handle(request)) == "EpochRefused"
     assert parties.sites[site].state_name == "NonceShown"
+
+
+def test_a_site_refuses_a_list_in_which_one_site_has_committed_to_nothing(federation):
+    parties = federation(N)
+    opening = opening_of(parties)
+    parties.exchange(opening)
+    opening.close_stage()
+    site, frame = next(iter(opening.requests()))
+    entries = list(decode_body(EpochList, frame[152:-64]).entries)
+    entries[40] = structs.replace(entries[40], nonce_commitment=b"")
+    body = encode_body(EpochList(tuple(entries)))
+    request = sign_frame(replace(read_header(frame), body_bytes=len(body)), body, parties.coordinator_key)
+
+    assert parties.refusal(site, request, parties.sites[site].handle(request)) == "RosterRefused"
 
 
 def test_a_list_below_n_is_refused(federation):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from secure_frl.errors import TooFewShares, TooFewSurvivors
+from secure_frl.errors import DealerCheated, TooFewSurvivors
 from secure_frl.masking.next_attempt import first_cohort, left_out, next_cohort
 
 
@@ -57,12 +57,18 @@ def test_fixed_cohorts_are_whole_batches_in_turn(make_constants):
     assert first_cohort(range(11), {0}, 5, constants) == tuple(range(1, 11))
 
 
-def test_silence_of_enough_sites_after_the_survivors_are_named_gives_no_other_attempt(federation):
+def test_once_survivors_are_named_there_is_no_other_attempt_although_everybody_answered(federation):
     parties = federation(10)
     machine = parties.begin(parties.open())
+    for _ in range(3):
+        parties.exchange(machine)
+        machine.close_stage()
+    parties.exchange(machine)
+    keys = machine._state.members[0]
+    machine._state.members[0] = structs.replace(keys, seed_commitment=bytes(32))  # as if the dealer had lied
 
-    with pytest.raises(TooFewShares):
-        parties.drive(machine, {"R3c": [3, 4, 5, 6, 7]})
+    with pytest.raises(DealerCheated):
+        machine.close_stage()
 
     assert machine.next_cohort is None
 
