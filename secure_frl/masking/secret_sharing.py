@@ -82,12 +82,11 @@ def _uniform(count: int, random: RandomSource) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=256)
 def _powers(points: tuple[int, ...], threshold: int) -> NDArray[np.float64]:
-    powers = np.empty((len(points), threshold))
-    powers[:, 0] = 1
-    column = np.asarray(points, np.float64)
-    for degree in range(1, threshold):
-        powers[:, degree] = np.mod(powers[:, degree - 1] * column, PRIME)
-    return powers
+    """Return x^0 ... x^(t - 1) for each point, through logarithms: a sparse graph has new holders in every round."""
+    powers, logs = _logarithms()
+    exponents = np.multiply.outer(logs[np.asarray(points, np.int64)], np.arange(threshold))
+    result: NDArray[np.float64] = powers[exponents % (PRIME - 1)]
+    return result
 
 
 @lru_cache(maxsize=256)
