@@ -112,3 +112,17 @@ def test_a_complaint_that_leaves_enough_inputs_costs_nothing(
     assert result.rounds_completed == 3
     assert events(tmp_path / "run", "site-02") == []  # it complained in place of every masked input
     assert verify(tmp_path / "run").findings == ()
+
+
+@pytest.mark.slow
+def test_no_attempt_is_made_beyond_the_announced_windows(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheat(monkeypatch, 0, {1, 2})
+
+    with pytest.raises(StudyStopped, match="all were lost"):
+        simulation.run(tiny(FIVE | {"training.rounds": 1}), tmp_path / "run")
+
+    rounds = read_journal(tmp_path / "run" / "journal.sqlite").rounds
+    assert [(one.round, one.attempt, one.outcome) for one in rounds] == [(1, 0, "lost")]
+    assert events(tmp_path / "run", "coordinator") == [(1, 0)]
