@@ -26,13 +26,14 @@ class BranchTrace:
         """without: functions (and what is inside them) that no message reaches."""
         self.jumps: dict[CodeType, dict[int, tuple[int, int, int]]] = {}  # code -> jump -> (line, next, target)
         self.reached: set[tuple[CodeType, int, int]] = set()
-        self._known: dict[int, CodeType] = {}
         for module in modules:
             path = str(module.__file__)
             whole = compile(Path(path).read_text(), path, "exec", dont_inherit=True)
             for code in _functions(whole):
                 if code.co_qualname.split(".<locals>")[0] not in without:
                     self._note(code)
+        self._open = dict(self.jumps)  # those with ways still unknown
+        self._ways = {code: 2 * len(jumps) for code, jumps in self.jumps.items()}
 
     def _note(self, code: CodeType) -> None:
         steps, line = list(dis.get_instructions(code)), code.co_firstlineno
@@ -54,7 +55,7 @@ class BranchTrace:
 
     def _on_call(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
         code, reached, last = frame.f_code, self.reached, -1
-        jumps = self.jumps.get(code)
+        jumps = self._open.get(code)
         if jumps is None:
             return None
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
@@ -62,8 +63,11 @@ class BranchTrace:
         def on_opcode(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
             nonlocal last
             if event == "opcode":
-                if last in jumps:
+                if last in jumps and (code, last, frame.f_lasti) not in reached:
                     reached.add((code, last, frame.f_lasti))
+                    self._ways[code] -= 1
+                    if not self._ways[code]:
+                        self._open.pop(code, None)  # every way is known: no need to look again
                 last = frame.f_lasti
             return on_opcode
 

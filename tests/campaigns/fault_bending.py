@@ -32,6 +32,7 @@ CELLS: tuple[Cell, ...] = (
     ("exhausted", "R0", "host"),
     ("expired", "E1", "clock"),
     ("expired", "R0", "clock"),
+    ("expired", "E0_REPLY", "clock"),  # between a site's answer and the coordinator's reading of it
 )
 
 

@@ -25,7 +25,7 @@ from fault_world import FIRST_MODEL, World, charter_of, remembered_signatures
 from mutation_rules import is_acceptable
 
 from secure_frl import errors
-from secure_frl.errors import BadShare, HolderCheated, PeerError, RoundAborted
+from secure_frl.errors import BadShare, HolderCheated, PeerError, Refused, RoundAborted
 from secure_frl.masking.refusals import CODES
 from secure_frl.masking.site_memory import SharesSent
 from secure_frl.wire.envelope import HEADER_BYTES, Header, sign_frame
@@ -84,6 +84,8 @@ class Bench:
         model = world.hosts[0].model
         lost = self.r.random() < 0.5 and self.n - 1 >= world.charter.constants.min_survivors
         models = {1: model} if self.r.random() < 0.3 else {}
+        if not lost and self.n - 1 >= world.charter.constants.min_survivors and self.r.random() < 0.3:
+            models = {2: b"another model under the announced tag"}  # the site refuses it, the others go on
         machine = world.attempt(1, 0, world.epoch.members, model, models)
         for stage in ("R0", "R1P", "R3A", "R3C"):
             self.stage(machine, stage, self.n - 1 if lost and stage == "R1P" else None)
@@ -100,11 +102,16 @@ class Bench:
             reply = self.world.sites[site].handle(request)
             if site == lost:
                 continue
-            if site == target:
+            if site == target and reply[4] != T.REFUSAL:
                 self.request = request
                 back = opened(self.world, machine, site, reply)
                 for _ in range(self.per_stage):
                     self.try_coordinator(machine, ANSWER_TO[name], site, reply, back)
+            if reply[4] == T.REFUSAL and name == "R0":  # of another model
+                with suppress(Refused):
+                    machine.receive(site, reply)
+                self.world.hosts[site].model = FIRST_MODEL
+                continue
             machine.receive(site, reply)
         machine.close_stage()
 

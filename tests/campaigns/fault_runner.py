@@ -210,6 +210,7 @@ class Schedule:
         self.stage(machine, number, "R5", set(cohort))
         self.close(machine)
         self.model, self.holders = following, set(machine.followers)
+        self.probe_end(machine)
         return True
 
     # --- one stage
@@ -235,6 +236,11 @@ class Schedule:
                 whole_down.add(site)
         if self.shuffled(up):
             self.r.shuffle(replies)
+        for fault in [fault for fault in up if fault.role == "clock"]:
+            up.remove(fault)
+            self.tally.cells[fault.cell] += 1
+            self.world.now = self.expiry_s + 1
+            able = set()
         met: set[int] = set()
         for site, reply, is_answer in replies:
             if is_answer and site in met and site not in whole_up:
@@ -386,12 +392,25 @@ class Schedule:
         asks = [machine.outcome]
         if hasattr(machine, "publish"):
             asks += [lambda: machine.publish(bytes(32)), lambda: machine.transcript_hash]
+            if machine.followers or machine.next_cohort is not None:
+                raise Violation("followers of no sum, or an attempt beside one in progress")
         for ask in asks:
             try:
                 ask()
             except UnexpectedState:
                 continue
             raise Violation("an answer before there is a sum")
+
+    def probe_end(self, machine: Any) -> None:
+        """Ask after the end: nothing is left to close or to publish, and the survivors are known."""
+        for ask in (machine.close_stage, lambda: machine.publish(bytes(32))):
+            try:
+                ask()
+            except UnexpectedState:
+                continue
+            raise Violation("a stage after the last one")
+        if list(machine.requests()) or set(machine.survivors) - set(range(self.n)) or machine.next_cohort is not None:
+            raise Violation("requests after the end")
 
     def close(self, machine: Any) -> str:
         if self.r.random() < 0.1 and type(machine._state).__name__ != "Publishing":

@@ -24,7 +24,7 @@ from fault_mutations import Bench, Score
 from mutation_rules import is_acceptable
 
 from secure_frl.errors import MalformedMessage
-from secure_frl.wire.canonical import parse_canonical
+from secure_frl.wire.canonical import parse_canonical_object
 from secure_frl.wire.messages import REGISTRY, decode_body
 
 STAGES = ("E0", "E1", "R0", "R1P", "R3A", "R3C", "R5")
@@ -105,12 +105,14 @@ class Target:
             yield f"{place.stage}-{end}-frame", bytes([number, 0]) + place.frame
             yield f"{place.stage}-{end}-plaintext", bytes([number, 1]) + place.letter.plain
             yield f"{place.stage}-{end}-decoders", bytes([len(self.places), 0]) + place.letter.plain
+        for number, text in enumerate((b'{"a":1}', b"[1]", b'{"a": 1}', b'{"a":' * 99)):
+            yield f"json-{number}", bytes([len(self.places), 0]) + text
 
 
 def decode_everything(data: bytes) -> None:
     """Nothing but MalformedMessage leaves a decoder."""
     readers: list[Callable[[], object]] = [lambda body=body: decode_body(body, data) for body in BODIES]  # type: ignore[misc]
-    readers.append(lambda: parse_canonical(data, what="a file"))
+    readers.append(lambda: parse_canonical_object(data, what="a file", max_bytes=300))
     for read in readers:
         try:
             read()

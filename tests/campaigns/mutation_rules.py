@@ -146,7 +146,10 @@ def _holds(machine: Any, sites: list[int], t: int) -> bool:
 def _r0(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     head, constants, epoch = letter.header, world.charter.constants, world.epoch
     cohort = list(body.cohort)
-    has_model = machine._view.models.get(site) is not None
+    model = machine._view.models.get(site)
+    has_model = model is not None
+    if has_model and model != world.hosts[site].model:
+        return False
     if has_model and head != machine._view.address(site, machine._view.fresh).header(T.R0, head.body_bytes):
         return False  # the model was sealed under another header
     return (
