@@ -22,6 +22,7 @@ from secure_frl.wire.hashing import Field, labelled, lp
 from secure_frl.wire.messages import STAGE_NAMES, MessageType
 
 SECRET_BYTES = 32
+_UNIQUE_BELOW = 0x7F  # the highest byte of a key below 2^255 - 2^248, which is encoded in its one way
 _FIELD = 2**255 - 19
 
 
@@ -110,7 +111,7 @@ def open_channels(
 
 def points(public_keys: Iterable[bytes]) -> frozenset[bytes]:
     """Return the points of keys that are known to differ, for later comparisons."""
-    return frozenset(map(_point, public_keys))
+    return frozenset(key if key[-1] < _UNIQUE_BELOW else _point(key) for key in public_keys)
 
 
 def check_distinct(public_keys: Iterable[bytes], beside: Set[bytes] = frozenset()) -> None:
@@ -118,7 +119,8 @@ def check_distinct(public_keys: Iterable[bytes], beside: Set[bytes] = frozenset(
 
     beside: points of other keys that they must differ from too.
     """
-    found = [_point(key) for key in public_keys]
+    # without a call for the 127 keys of 128 whose highest byte says that they have one encoding
+    found = [key if key[-1] < _UNIQUE_BELOW else _point(key) for key in public_keys]
     different = set(found)
     if len(different) != len(found) or not different.isdisjoint(beside):
         raise KeyRefused("expected different public keys, got two equal ones. Exclude their senders.")
@@ -126,8 +128,6 @@ def check_distinct(public_keys: Iterable[bytes], beside: Set[bytes] = frozenset(
 
 def _point(public: bytes) -> bytes:
     """Return the u-coordinate's one encoding: the top bit masked, the rest modulo p. Source: RFC 7748, section 5."""
-    if public[-1] < 0x7F:
-        return public  # below 2^255 - 2^248: it is the one already
     return ((int.from_bytes(public, "little") & ((1 << 255) - 1)) % _FIELD).to_bytes(32, "little")
 
 

@@ -24,7 +24,7 @@ from secure_frl.errors import (
 )
 from secure_frl.masking import contexts
 from secure_frl.masking.contexts import is_cohort_size
-from secure_frl.masking.graph import Graph, graph_of
+from secure_frl.masking.graph import Graph, as_sites, graph_of
 from secure_frl.masking.keys import (
     SECRET_BYTES,
     KeyPair,
@@ -105,7 +105,7 @@ def deal_update(party: SiteParty, view: EpochView, header: Header, body: Announc
         round=header.round,
         attempt=header.attempt,
         policy_tag=body.model_tag,
-        cohort=tuple(SiteId(site) for site in body.cohort),
+        cohort=as_sites(body.cohort),
     )
     graph = graph_of(party.terms.constants, view.epoch_hash, context.round, context.attempt, context.cohort)
     check_peers(party, view.epoch, view.expiry_s, view.unchecked, graph.neighbours(party.me))
@@ -224,16 +224,16 @@ def send_input(party: SiteParty, state: SharesSent, header: Header, body: Inbox)
     reply = mac_frame(attempt.address(party.me), MessageType.R2, state.words.data.cast("B"), link)
     record(party, attempt, "R2", mac_digest(reply))
     party.host.release()  # synced: the next bytes that leave are made from data
-    sites = tuple(SiteId(site) for site in members)
+    sites = as_sites(tuple(members))
     return InputSent(attempt, ctx2, sites, seed_shares, key_shares), reply
 
 
 def check_members(party: SiteParty, state: SharesSent, body: Inbox) -> None:
     """Check the list and the inbox of R1'. Raises RosterRefused or KeyRefused."""
     cohort, graph = state.attempt.context.cohort, state.attempt.graph
-    sites = [SiteId(member.site) for member in body.members]
+    sites = as_sites(tuple([member.site for member in body.members]))
     own = Member(party.me, state.keys.public, state.seed_commitment)
-    if sites != sorted(set(sites) & set(cohort)):
+    if list(sites) != sorted(set(sites) & set(cohort)):
         raise RosterRefused("expected members of the cohort in ascending order, got another list. Leave the attempt.")
     if own not in body.members:
         raise RosterRefused("expected this site's own entry unchanged, got another. Leave the attempt.")
@@ -273,7 +273,7 @@ def complain(party: SiteParty, attempt: Attempt, ctx2: bytes, dealers: list[Site
 
 def confirm_set(party: SiteParty, state: InputSent, header: Header, body: Survivors) -> Answer:
     """Answer R3a by confirming the set to every other survivor. Raises SurvivorsRefused, AlreadyAnswered."""
-    attempt, survivors = state.attempt, tuple(SiteId(site) for site in body.survivors)
+    attempt, survivors = state.attempt, as_sites(body.survivors)
     context = attempt.context
     signed = (context.session, context.round, context.attempt, state.ctx2, encode_integers(survivors))
     check_signature(party.terms.coordinator_public_key, body.signature, "R3a", *signed)

@@ -15,6 +15,7 @@ from secure_frl.encoding.lanes import from_ring_sum
 from secure_frl.encoding.ring import to_words, word_type
 from secure_frl.errors import MalformedMessage, ModelDoesNotFollow, SurvivorsRefused
 from secure_frl.masking import contexts
+from secure_frl.masking.graph import as_sites
 from secure_frl.masking.site_memory import (
     Answer,
     AttemptState,
@@ -54,7 +55,7 @@ def take_sum(party: SiteParty, state: AttemptState, header: Header, body: Publis
 def check_sum(party: SiteParty, state: AttemptState, body: PublishedSum) -> Sum:
     """Return the published sum if it is one that this site can believe."""
     attempt, constants = state.attempt, party.terms.constants
-    survivors = tuple(SiteId(site) for site in body.survivors)
+    survivors = as_sites(body.survivors)
     digest = hashlib.sha256(body.total).digest()
     signed = (attempt.ctx1, list(survivors), digest, body.next_tag, body.transcript_hash)
     check_signature(party.terms.coordinator_public_key, body.signature, "R5", *signed)
