@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from parties import Keys
+from parties import Keys, any_public_key
 
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.encoding.ring import reduce_
@@ -81,7 +81,7 @@ class ManySites:
         self._terms = keys.terms(constants)
         self._sites = tuple(SiteId(site) for site in range(n))
         self._channels = {site: os.urandom(32) for site in self._sites}
-        epoch_hash, public_keys = os.urandom(32), tuple(os.urandom(32) for _ in range(n + 1))
+        epoch_hash, public_keys = os.urandom(32), tuple(any_public_key() for _ in range(n + 1))
         channels = Channels(epoch_hash, 0, dict(self._channels))
         expiry_s = int(time.time()) + 3600
         self._epoch = CoordinatorEpoch(1, epoch_hash, self._sites, public_keys, channels, 1, expiry_s, keys.coordinator)

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from parties import Keys, MemoryRegister, QuantisingHost
+from parties import Keys, MemoryRegister, QuantisingHost, any_public_key
 
 from secure_frl.encoding.ring import word_type
 from secure_frl.errors import LocalProtocolError
@@ -71,7 +71,7 @@ class OneSite:
         self._site = SiteProtocol(self._terms, ME, keys.sites[ME], MemoryRegister(), self._random, time.time, self.host)
         sites = tuple(SiteId(site) for site in range(n))
         epoch_hash, expiry_s = os.urandom(32), int(time.time()) + 3600
-        public_keys = tuple(os.urandom(32) for _ in range(n + 1))
+        public_keys = tuple(any_public_key() for _ in range(n + 1))
         to_coordinator = {site: os.urandom(32) for site in sites}
         self._to_site = {site: os.urandom(32) for site in sites if site != ME}
         of_site = {**self._to_site, COORDINATOR_ID: to_coordinator[ME]}
@@ -147,7 +147,7 @@ class OneSite:
             if site == ME:
                 continue
             if site not in near:
-                state.members[site] = RoundKeys(os.urandom(32), os.urandom(32), os.urandom(32), ())
+                state.members[site] = RoundKeys(any_public_key(), os.urandom(32), os.urandom(32), ())
                 continue
             pair, seed = pairs.setdefault(site, KeyPair.draw(self._random)), os.urandom(32)
             others = view.graph.neighbours(site)

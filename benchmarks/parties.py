@@ -102,6 +102,12 @@ class Keys:
         )
 
 
+def any_public_key() -> bytes:
+    """Return what an X25519 public key looks like, of a party whose secret nobody needs: 255 random bits."""
+    drawn = os.urandom(32)
+    return drawn[:-1] + bytes([drawn[-1] & 0x7F])
+
+
 class MemoryRegister:
     """A register that keeps the protocol's order and forgets everything at the end of the process."""
 
