@@ -82,7 +82,7 @@ class ManySites:
         self._sites = tuple(SiteId(site) for site in range(n))
         self._channels = {site: os.urandom(32) for site in self._sites}
         epoch_hash, public_keys = os.urandom(32), tuple(any_public_key() for _ in range(n + 1))
-        channels = Channels(epoch_hash, 0, dict(self._channels))
+        channels = Channels(epoch_hash, 0, {int(site): key for site, key in self._channels.items()})
         expiry_s = int(time.time()) + 3600
         self._epoch = CoordinatorEpoch(1, epoch_hash, self._sites, public_keys, channels, 1, expiry_s, keys.coordinator)
         self._fresh = {site: os.urandom(32) for site in self._sites}

@@ -74,7 +74,8 @@ class OneSite:
         public_keys = tuple(any_public_key() for _ in range(n + 1))
         to_coordinator = {site: os.urandom(32) for site in sites}
         self._to_site = {site: os.urandom(32) for site in sites if site != ME}
-        of_site = {**self._to_site, COORDINATOR_ID: to_coordinator[ME]}
+        of_site: dict[int, bytes] = {COORDINATOR_ID: to_coordinator[ME]}
+        of_site.update((int(site), key) for site, key in self._to_site.items())
         channels, known = Channels(epoch_hash, 0, of_site), points(public_keys)
         view = EpochView(1, epoch_hash, sites, known, channels, 1, expiry_s, {})
         self._site._state = EpochOpen(view)
@@ -83,7 +84,7 @@ class OneSite:
             epoch_hash,
             sites,
             public_keys,
-            Channels(epoch_hash, 0, dict(to_coordinator)),
+            Channels(epoch_hash, 0, {int(site): key for site, key in to_coordinator.items()}),
             1,
             expiry_s,
             keys.coordinator,
@@ -142,7 +143,7 @@ class OneSite:
         """Put every peer's keys into U2, with its real share pair for this site; return the neighbours' keys."""
         view, cohort = state.view, state.view.context.cohort
         near = set(view.graph.neighbours(ME))
-        pairs = {}
+        pairs: dict[SiteId, KeyPair] = {}
         for site in cohort:
             if site == ME:
                 continue

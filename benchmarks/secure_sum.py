@@ -63,7 +63,7 @@ class Limit:
         keys = [os.urandom(32) for _ in range(masks)]
         start = time.thread_time()
         for key in keys:
-            Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into(self._zeros, self._room)
+            Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into(self._zeros.data, self._room.data)
             np.add(self._sum, self._mask, out=self._sum)
         return time.thread_time() - start
 
@@ -155,15 +155,16 @@ def growth(options: Options) -> Iterator[Figure]:
         rounds = [ManySites(constants).round(n // 10) for _ in range(options.repetitions(5) if n < 1000 else 1)]
         costs[n] = min(rounds, key=lambda cost: cost.total_cpu_s)
         costs_us = 1e6 * costs[n].total_cpu_s / (n * constants.neighbours)
-        show(f"growth: n = {n}, k = {constants.neighbours}: {costs_us:.1f} us per neighbour, {costs[n]}")
-        yield from ()
+        stages = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in costs[n].cpu_s.items())
+        show(f"growth: n = {n}, k = {constants.neighbours}: {costs_us:.1f} us of CPU for each pair; s: {stages}")
     per_pair = [costs[n].total_cpu_s / (n * circulant_constants(n, length).neighbours) for n in sizes]
     yield at_most("growth.seconds", per_pair[-1] / per_pair[0], 1.1, f"x, {sizes[0]}-{sizes[-1]}")
-    beyond = [costs[n].unmasking_bytes - KEY_BYTES * n for n in sizes]
-    yield at_most("growth.memory", beyond[-1] / beyond[0], 1.1, f"x, {sizes[0]}-{sizes[-1]}")
+    more_sites = sizes[-1] - sizes[-2]
+    more_bytes = costs[sizes[-1]].unmasking_bytes - costs[sizes[-2]].unmasking_bytes
+    yield at_most("growth.memory", more_bytes / more_sites, KEY_BYTES, f"B a site, {sizes[-2]}-{sizes[-1]}")
 
 
-KEY_BYTES = 400  # of Python around one rebuilt secret of 32 bytes, its key pair and its place in a dictionary
+KEY_BYTES = 400  # Python's bytes for one rebuilt secret of 32, its key pair and its place; a vector has 40,000
 PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "client_over_limit": client_over_limit,
     "client_small": client_small,
@@ -187,6 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--flower", type=Path, default=FLOWER_FOLDER, help="environment for Flower, made if missing")
     chosen = parser.parse_args(arguments)
+    unknown = sorted(set(chosen.only.split(",")) - set(PARTS))
+    if unknown:
+        parser.error(f"expected --only of {', '.join(PARTS)}, got {', '.join(unknown)}. Name figures as listed.")
     options, figures = Options(chosen.quick, chosen.flower), []
     show(f"load average at the start: {load_average()}")
     for name in chosen.only.split(","):
