@@ -84,6 +84,7 @@ class _AskingKeys:
 @dataclass(slots=True, eq=False)
 class _AskingNonces:
     entries: tuple[EpochEntry, ...]
+    commitments: dict[SiteId, bytes]
     nonces: dict[SiteId, bytes]
 
 
@@ -232,8 +233,7 @@ class EpochOpening:
         state.entries[site] = EpochEntry(site, key.public_key, commitment, key.signature)
 
     def _take_nonce(self, state: _AskingNonces, site: SiteId, nonce: bytes) -> None:
-        listed = next(entry for entry in state.entries if entry.site == site)
-        if contexts.nonce_commitment(self._terms.session, self._epoch, site, nonce) != listed.nonce_commitment:
+        if contexts.nonce_commitment(self._terms.session, self._epoch, site, nonce) != state.commitments[site]:
             raise EpochRefused(f"expected the nonce that site {site} committed to, got another. Leave it out.")
         state.nonces[site] = nonce
 
@@ -243,7 +243,11 @@ class EpochOpening:
         if isinstance(state, _AskingKeys):
             entries = tuple(state.entries[site] for site in sorted(state.entries))
             self._require(len(entries))
-            self._state = _AskingNonces(entries, {}) if self._has_nonces else self._asking_acks(entries, None)
+            if self._has_nonces:
+                commitments = {SiteId(entry.site): entry.nonce_commitment for entry in entries}
+                self._state = _AskingNonces(entries, commitments, {})
+            else:
+                self._state = self._asking_acks(entries, None)
             self._letters.begin_stage(SiteId(entry.site) for entry in entries)
         elif isinstance(state, _AskingNonces):
             missing = tuple(entry.site for entry in state.entries if entry.site not in state.nonces)

@@ -123,3 +123,16 @@ def test_a_sum_that_no_honest_sites_could_make_is_refused(value: int) -> None:
 
     with pytest.raises(SumOutOfRange, match="35"):
         ring.check_sum_range(np.array([0, value], dtype=np.int64), sites=3, bound=10, noise_bound=5)
+
+
+def test_ten_thousand_sites_at_the_bound_sum_exactly() -> None:
+    bits = ring.width_for(sites=10_000, bound=1_000_000, noise_bound=7, weight=1)
+    row = ring.to_words(np.array([1_000_000, -1_000_000], dtype=np.int64), bits)
+    total = np.zeros(2, ring.word_type(bits))
+
+    for _ in range(10_000):
+        total += row
+
+    assert bits == 35  # 10^10 + 7 < 2^34
+    assert ring.centred(total, bits).tolist() == [10**10, -(10**10)]
+    ring.check_sum_range(ring.centred(total, bits), sites=10_000, bound=1_000_000, noise_bound=7)
