@@ -14,8 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 
-import numpy as np
-
 from secure_frl.errors import InvalidParameter
 
 LABEL = "secure_frl/secagg/v1"  # changes when any derived key or frame changes
