@@ -1,7 +1,7 @@
-"""Seeded fault schedules over real protocol frames, with an oracle that knows what must come out.
+"""Seeded fault schedules over real protocol frames.
 
-A schedule is a few rounds with faults at chosen stages. The oracle keeps its own books (who handled what, whose answer
-arrived whole) and never asks the machines. It demands:
+A schedule is a few rounds with faults at chosen stages: by the carrier, by the coordinator or a peer with valid keys,
+restarts, failing hosts, the clock. fault_oracle.py demands of each:
   - never a wrong sum: what comes out is the sum over the survivors of what each one really sent;
   - every abort and every refusal has a name of the package; SiteFailed is our own bug;
   - where no insider lied, an attempt completes exactly when enough sites answered each stage;
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -28,11 +29,11 @@ from fault_bending import (
 )
 from fault_insider import Opened, opened, word_type
 from fault_lies import coordinator_lie, peer_lie
+from fault_oracle import Oracle, can_go_on
 from fault_tally import Tally, Violation
-from fault_world import NOW, STAGES, SealWatch, World, charter_of, next_model, remembered_signatures
+from fault_world import NOW, SealWatch, World, charter_of, next_model, remembered_signatures
 
 from secure_frl import errors
-from secure_frl.encoding.lanes import attach
 from secure_frl.errors import (
     BudgetExhausted,
     DataRefused,
@@ -43,9 +44,7 @@ from secure_frl.errors import (
 )
 from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.refusals import CODES
-from secure_frl.masking.site_memory import SetConfirmed
-from secure_frl.wire.envelope import read_header, unseal_frame
-from secure_frl.wire.messages import MessageType, ReturnedShares, decode_body
+from secure_frl.wire.messages import MessageType
 
 T = MessageType
 Shape = tuple[int, int, int, int]
@@ -66,34 +65,27 @@ _AT_BOUNDARIES = frozenset({"restart", "failing", "exhausted", "expired"})
 _FAULT_COUNTS = (0, 1, 1, 1, 2, 2, 2, 3, 4, 6)
 
 
-class Schedule:
+class Schedule(Oracle):
     """One schedule from its seed to its end."""
 
     def __init__(self, seed: int, tally: Tally, watch: SealWatch, shape: Shape | None = None) -> None:
-        self.seed, self.tally, self.watch = seed, tally, watch
         r = self.r = Random(seed)
         shape = shape or r.choices(_SHAPES, _SHAPE_WEIGHTS)[0]
-        n = shape[0]
-        self.charter, self.library = charter_of(*shape), library(*shape)
-        self.world, self.n = World(self.charter, seed), n
-        c = self.charter.constants.max_colluders
-        self.corrupt = r.sample(range(n), r.randint(1, c))
+        super().__init__(tally, World(charter_of(*shape), seed))
+        self.seed, self.watch, self.library = seed, watch, library(*shape)
+        self.corrupt = r.sample(range(self.n), r.randint(1, self.charter.constants.max_colluders))
         self.rounds = r.choice((1, 1, 1, 1, 2, 3))
         self.plan: dict[tuple[int, str], list[Fault]] = {}
         self.turnovers: set[int] = set()
         for _ in range(r.choice(_FAULT_COUNTS)):
             self._add(*r.choices(CELLS, _CELL_WEIGHTS)[0])
         watch.sealed.clear()
-        self.has_insider = False
-        self.in_epoch = set(range(n))  # sites whose process has joined the epoch in force
+        self.in_epoch = set(range(self.n))  # sites whose process has joined the epoch in force
         self.past: dict[tuple[str, int], list[bytes]] = {}
         for place, frame in enumerate(self.world.frames):
-            self.past.setdefault(("up" if place % 2 else "down", place // 2 % n), []).append(frame)
+            self.past.setdefault(("up" if place % 2 else "down", place // 2 % self.n), []).append(frame)
         self.late: list[tuple[str, str, int, bytes]] = []
-        self.model, self.holders = self.world.hosts[0].model, set(range(n))
-        self.kinds: dict[tuple[int, int, int], str] = {}  # (round, holder, owner) -> kind of share given
-        self.answers: dict[tuple[int, int, str], bytes] = {}  # (round, site, R3b or R4) -> the one answer
-        self.unmasked: dict[int, tuple[bytes, tuple[int, ...]]] = {}
+        self.model, self.holders = self.world.hosts[0].model, set(range(self.n))
         self.epoch_number, self.expiry_s = 1, NOW + 3600
         self.failing: set[int] = set()  # sites whose host fails in this round
 
@@ -134,14 +126,14 @@ class Schedule:
             return False
         machine: Any = None
         for attempt in range(3):
-            epoch = world.epoch
-            if epoch is None or len(epoch.members) < self.charter.constants.min_survivors:
+            epoch, least = world.epoch, self.charter.constants.min_survivors
+            is_whole = self.charter.constants.profile == "cross_device"  # whose cohort has exactly n sites
+            if epoch is None or len(epoch.members) < (self.n if is_whole else least):
                 return False
             cohort = epoch.members
-            if len(cohort) > self.charter.constants.min_survivors and self.r.random() < 0.1:
-                cohort = tuple(site for site in cohort if site != self.r.choice(cohort))
-                if len(cohort) < self.charter.constants.min_survivors:
-                    cohort = epoch.members
+            if len(cohort) > least and not is_whole and self.r.random() < 0.1:
+                left_out = self.r.choice(cohort)
+                cohort = tuple(site for site in cohort if site != left_out)
             if machine is not None and machine.next_cohort and self.r.random() < 0.7:
                 cohort = machine.next_cohort
             lacking = {site: self.model for site in cohort if site not in self.holders}
@@ -156,7 +148,7 @@ class Schedule:
         self.epoch_number += 1
         self.expiry_s = self.world.now + 3600
         machine = self.world.opening(self.epoch_number, number)
-        answered = listed = set(range(self.n))
+        answered = set(range(self.n))
         for stage in self.charter.opening_stages:
             if self.crash(number, stage, machine):
                 return False
@@ -166,10 +158,8 @@ class Schedule:
                 answered = set()
             answered = self.stage(machine, number, stage, answered & self.in_epoch)
             constants = self.charter.constants
-            is_whole = constants.profile == "cross_device" and stage == "E1"
-            foretold = len(answered) >= (len(listed) if is_whole else constants.min_survivors)
-            if stage == "E0":
-                listed = answered
+            is_whole = constants.profile == "cross_device"
+            foretold = len(answered) >= (self.n if is_whole else constants.min_survivors)
             abort = self.close(machine)
             self.foretell(foretold, abort)
             if abort:
@@ -183,7 +173,7 @@ class Schedule:
 
     def attempt(self, machine: Any, number: int, attempt: int, cohort: Iterable[int]) -> bool:
         constants = self.charter.constants
-        self.sent: dict[int, np.ndarray] = {}  # what each site's accepted input differs by from its own
+        self.sent.clear()
         counted = handled = set(cohort)
         for stage in ("R0", "R1P", "R3A", "R3C"):
             if self.crash(number, stage, machine):
@@ -191,6 +181,8 @@ class Schedule:
             if stage == "R0":
                 counted -= self.failing if self.world.now < self.expiry_s else counted
             counted = self.stage(machine, number, stage, counted & self.in_epoch)
+            if stage == "R0" and constants.profile == "cross_device" and self.r.random() < 0.5:
+                self.lose_a_neighbourhood(machine, number)
             if stage == "R0":
                 beside = {site: set(machine._view.graph.neighbours(site)) for site in cohort}
                 members = counted
@@ -203,6 +195,9 @@ class Schedule:
                 return False
         self.check_sum(machine, handled)
         following = next_model(self.model, machine.outcome())
+        with suppress(UnexpectedState):
+            machine.publish(b"short")
+            raise Violation("a tag of five bytes")
         machine.publish(model_tag(following))
         if self.crash(number, "R5", machine):
             self.holders = set()
@@ -212,6 +207,13 @@ class Schedule:
         self.model, self.holders = following, set(machine.followers)
         self.probe_end(machine)
         return True
+
+    def lose_a_neighbourhood(self, machine: Any, number: int) -> None:
+        """Lose the input of a site and of so many around it that nobody, or too few, could rebuild its key."""
+        site = self.r.randrange(self.n)
+        near = list(machine._view.graph.neighbours(site))
+        lost = [site, *self.r.sample(near, len(near) - self.r.randrange(self.charter.constants.threshold + 2))]
+        self.plan.setdefault((number, "R2"), []).extend(Fault("drop", "R2", "carrier", one) for one in lost[:11])
 
     # --- one stage
 
@@ -364,53 +366,11 @@ class Schedule:
             self.check_answer(site, before, reply, T(kind))
         return reply
 
-    def check_answer(self, site: int, before: Any, reply: bytes, kind: MessageType) -> None:
-        number = read_header(reply).round
-        if self.answers.setdefault((number, site, kind.name), reply) != reply:
-            raise Violation(f"site {site} gave two {kind.name} in round {number}")
-        if kind is T.R3B or not isinstance(before, SetConfirmed):  # a repeated answer comes out of memory
-            return
-        context = before.attempt.context
-        if self.unmasked.setdefault(context.round, (before.ctx2, before.survivors)) != (before.ctx2, before.survivors):
-            raise Violation(f"sites unmasked two sets in round {context.round}")
-        shares = decode_body(ReturnedShares, unseal_frame(reply, before.attempt.link(T.R4, before.ctx2)))
-        for name, given in (("seed", shares.of_seeds), ("key", shares.of_keys)):
-            for share in given:
-                if name == "key" and share.site == site:
-                    raise Violation(f"site {site} gave a share of its own key")
-                if self.kinds.setdefault((context.round, site, share.site), name) != name:
-                    raise Violation(f"site {site} gave both shares of site {share.site}")
-
     def receive(self, machine: Any, site: int, frame: bytes) -> None:
         try:
             machine.receive(site, frame)
         except PeerError as error:
             self.tally.excluded[type(error).__name__] += 1
-
-    def probe(self, machine: Any) -> None:
-        """Ask at the wrong time: there is no sum before its end, and no second publication."""
-        asks = [machine.outcome]
-        if hasattr(machine, "publish"):
-            asks += [lambda: machine.publish(bytes(32)), lambda: machine.transcript_hash]
-            if machine.followers or machine.next_cohort is not None:
-                raise Violation("followers of no sum, or an attempt beside one in progress")
-        for ask in asks:
-            try:
-                ask()
-            except UnexpectedState:
-                continue
-            raise Violation("an answer before there is a sum")
-
-    def probe_end(self, machine: Any) -> None:
-        """Ask after the end: nothing is left to close or to publish, and the survivors are known."""
-        for ask in (machine.close_stage, lambda: machine.publish(bytes(32))):
-            try:
-                ask()
-            except UnexpectedState:
-                continue
-            raise Violation("a stage after the last one")
-        if list(machine.requests()) or set(machine.survivors) - set(range(self.n)) or machine.next_cohort is not None:
-            raise Violation("requests after the end")
 
     def close(self, machine: Any) -> str:
         if self.r.random() < 0.1 and type(machine._state).__name__ != "Publishing":
@@ -424,72 +384,6 @@ class Schedule:
             self.tally.aborts[name] += 1
             return name
         return ""
-
-    # --- the oracle
-
-    def foretell(self, must_complete: bool, abort: str) -> None:
-        if self.has_insider:
-            return
-        self.tally.foretold += 1
-        if must_complete == bool(abort):
-            raise Violation(
-                f"a stage that {'must go on' if must_complete else 'must end'}, but {abort or 'it went on'}"
-            )
-
-    def check_sum(self, machine: Any, sent: set[int]) -> None:
-        constants, survivors = self.charter.constants, machine.survivors
-        if not self.has_insider and set(survivors) != sent:
-            raise Violation(f"a sum over {survivors}, not {sent}")
-        total = np.zeros(constants.length + 4, np.int64)
-        for site in survivors:
-            total += attach(self.world.hosts[site].values.astype(np.int64), constants.weight)
-            total += self.sent.get(site, 0)
-        half, size = 1 << (constants.modulus_bits - 1), 1 << constants.modulus_bits
-        expected = (total + half) % size - half
-        if expected[[0, 1, -2, -1]].tolist() != [len(survivors), 0, len(survivors), 0]:
-            raise Violation("a sum whose lanes cannot hold")
-        if machine.outcome().integers.tolist() != expected[2:-2].tolist():
-            raise Violation("a wrong sum")
-        self.tally.sums += 1
-
-    def check_registers(self) -> None:
-        for register in self.world.registers:
-            rows = [(number, attempt, STAGES.index(stage)) for number, attempt, stage in register.rows]
-            if rows != sorted(set(rows)):
-                raise Violation("a register that does not grow")
-
-
-def can_go_on(
-    stage: str, counted: set[int], members: set[int], survivors: set[int], beside: dict[int, set[int]], constants: Any
-) -> bool:
-    """Whether a stage that these sites have answered goes on: section 5, over any graph.
-
-    members: U2; survivors: U3, from R3a on. beside: N(i).
-    """
-    t = constants.threshold
-    if stage == "R0":
-        is_held = all(1 + len(beside[site] & counted) >= t for site in counted)
-        return len(counted) >= constants.min_survivors and is_held
-    if stage == "R1P":
-        lost = [len(beside[site] & counted) for site in members - counted]
-        is_held = all(1 + len(beside[site] & counted) >= t for site in counted)
-        enough = len(counted) >= constants.min_survivors and all(holders == 0 or holders >= t for holders in lost)
-        return enough and is_held and is_connected(counted, beside)
-    if stage == "R3A":
-        return len(counted) >= t
-    answering = {site for site in counted if 1 + len(beside[site] & counted) >= t}
-    return all(len((beside[site] | {site}) & answering) >= t for site in survivors) and all(
-        len(beside[site] & answering) >= t for site in members - survivors if beside[site] & survivors
-    )
-
-
-def is_connected(sites: set[int], beside: dict[int, set[int]]) -> bool:
-    """Whether these sites reach each other through each other."""
-    reached, waiting = set(), {min(sites)}
-    while waiting:
-        reached |= waiting
-        waiting = {other for site in waiting for other in beside[site] & sites} - reached
-    return reached == sites
 
 
 _ASKED_BY = {up: down for down, up in ANSWER_TO.items()}

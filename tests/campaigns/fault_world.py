@@ -155,13 +155,13 @@ def thresholds(n: int) -> list[tuple[int, int, int]]:
 
 @cache
 def charter_of(n: int, thresholds_index: int, bits: int, length: int, name: bytes = b"charter") -> Charter:
-    """Return terms: the index picks one of thresholds(n); from 101 sites on it is cross_device, for six lost sites."""
+    """Return terms: the index picks one of thresholds(n); from 101 on it is cross_device, for eleven lost sites."""
     neighbours, profile = n - 1, "cross_silo"
     if n < 101:
         options = thresholds(n)
         t, c, least = options[thresholds_index % len(options)]
     else:
-        neighbours, profile, t, c, least = 10, "cross_device", 4, 3, n - 6
+        neighbours, profile, t, c, least = 14, "cross_device", 8, 3, n - 11
     constants = SumConstants(
         sites=n,
         threshold=t,
@@ -177,7 +177,7 @@ def charter_of(n: int, thresholds_index: int, bits: int, length: int, name: byte
         bound=BOUND,
         noise_bound=50,
         blocks=(Block("policy", 0, length, 1.0, 1.0),),
-        noise="distributed",
+        noise="local" if bits == 16 else "distributed",
         noise_multiplier=1.5,
         integer_noise_scale=1024,
     )

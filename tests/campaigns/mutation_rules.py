@@ -14,7 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fault_insider import LOW_ORDER, Opened
-from fault_runner import is_connected
+from fault_oracle import is_connected
 from fault_world import next_model
 
 from secure_frl.masking.contexts import config_hash, model_tag, survivors_hash, transcript_hash
@@ -30,8 +30,8 @@ def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: by
     """Whether the receiver of this message may take it."""
     if letter.header.type != letter.kind or letter.header.session != world.charter.terms.session:
         return False
-    if letter.kind is T.R1 and len(plain) != len(letter.plain):
-        return False  # exactly one length
+    if len(plain) != len(letter.plain) and _has_one_length(machine, site, letter):
+        return False
     rule = _RULES[letter.kind]
     body_type = letter.body_type
     if body_type is None:
@@ -46,6 +46,11 @@ def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: by
     if len(plain) > limit or (spec.exact and len(plain) != limit):
         return False
     return rule(world, machine, site, letter, body) and _addressed(world, machine, site, letter)
+
+
+def _has_one_length(machine: Any, site: int, letter: Opened) -> bool:
+    """Whether only one length fits: of R1 by rule; of R0 since its header is under the tag of the sealed model."""
+    return letter.kind is T.R1 or (letter.kind is T.R0 and machine._view.models.get(site) is not None)
 
 
 def _addressed(world: Any, machine: Any, site: int, letter: Opened) -> bool:
@@ -164,7 +169,6 @@ def _r0(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
         and body.config_hash == config_hash(constants)
         and body.model_tag == model_tag(world.hosts[site].model)
         and body.sealed_digest == machine_sealed_digest(letter)
-        and (not has_model or len(letter.plain) == head.body_bytes)
     )
 
 

@@ -1,0 +1,96 @@
+"""The share of the decoders' and state machines' branches that schedules and mutations reach, on demand.
+
+What no message can reach is left out by name: checks of a constructor's arguments, arithmetic, and the cores to use;
+unit tests cover them. What stays unreached is printed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from random import Random
+
+import pytest
+from branch_trace import BranchTrace
+from fault_mutations import Bench, Score, changed_bytes, run_mutations
+from fault_runner import SPARSE, run_schedules
+from fault_world import remembered_signatures
+from fuzz_machines import Target
+
+LEAST = 0.95
+SCHEDULES, MESSAGES, SPARSE_SCHEDULES, SPARSE_WORLDS = 1_500, 20_000, 12, 2
+MODULES = (
+    "wire.canonical",
+    "wire.envelope",
+    "wire.messages",
+    "wire.signatures",
+    "masking.coordinator_epoch",
+    "masking.coordinator_memory",
+    "masking.coordinator_requests",
+    "masking.coordinator_stages",
+    "masking.coordinator_states",
+    "masking.correspondence",
+    "masking.graph",
+    "masking.keys",
+    "masking.refusals",
+    "masking.secret_sharing",
+    "masking.site_attempt",
+    "masking.site_epoch",
+    "masking.site_memory",
+    "masking.site_shares",
+    "masking.site_states",
+    "masking.site_sum",
+    "masking.unmasking",
+)
+NO_MESSAGE_REACHES = frozenset(
+    {
+        "CoordinatorEpoch.begin_attempt",
+        "EpochOpening.__init__",
+        "MaskedSum.__init__",
+        "SiteProtocol.__init__",
+        "_cores",
+        "_draws",
+        "_logarithms",
+        "_uniform",
+        "add_in_parallel_",
+        "split",
+    }
+)
+
+
+def trace() -> tuple[BranchTrace, list[str]]:
+    """Everything that the campaigns do, in little, under the tracer; with what it found wrong."""
+    modules = [importlib.import_module(f"secure_frl.{name}") for name in MODULES]
+    traced, sparse = BranchTrace(modules, NO_MESSAGE_REACHES), Score()
+    with traced.tracing():
+        wrong = run_schedules(1, SCHEDULES).violations + run_mutations(1, MESSAGES).failures
+        wrong += run_schedules(1, SPARSE_SCHEDULES, SPARSE).violations
+        with remembered_signatures():
+            for seed in range(SPARSE_WORLDS):
+                Bench(seed, sparse, shape=SPARSE).run()
+        target, random = Target(), Random(1)
+        for _, data in target.corpus():
+            target(data)
+            target(data[:2] + changed_bytes(random, data[2:] or b"\x00"))
+    return traced, wrong + sparse.failures
+
+
+@pytest.mark.campaign
+def test_schedules_and_mutations_reach_nearly_every_branch() -> None:
+    traced, wrong = trace()
+
+    unreached, total = traced.unreached(), traced.total()
+    share = 1 - len(unreached) / total
+    print(f"{share:.1%} of {total} branches reached; not:", *unreached, sep="\n  ")
+    assert wrong == []
+    assert share >= LEAST
+
+
+def test_control_a_branch_that_is_not_taken_is_listed() -> None:
+    module = importlib.import_module("secure_frl.wire.envelope")
+    traced = BranchTrace([module])
+    with traced.tracing(), pytest.raises(Exception, match="at least 152 bytes"):
+        module.read_header(b"short")
+
+    missing = [function for _, function, _, _ in traced.unreached()]
+
+    assert missing.count("read_header") == 5  # of six ways: the first check failed, the two behind it were not met
