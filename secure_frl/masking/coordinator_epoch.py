@@ -223,7 +223,7 @@ class EpochOpening:
             )
         commitment = key.nonce_commitment
         if len(commitment) != (contexts.NONCE_BYTES if self._has_nonces else 0):
-            raise MalformedMessage(f"expected a nonce's commitment as the profile has it, site {site} sent another. Drop it.")
+            raise MalformedMessage(f"expected a commitment as the profile has it, site {site} sent another. Drop it.")
         session, roster = self._terms.session, self._terms.roster_hash
         fields = (session, self._epoch, site, key.public_key, commitment, roster, self._expiry_s)
         check_signature(self._terms.site_public_keys[site], key.signature, "epoch", *fields)

@@ -290,53 +290,43 @@ _SHARE = 1 + 3 + 66
 _LIST = 8  # array prefixes
 
 _COORDINATOR = "coordinator and this site"
+_READERS_OF_R0 = f"anyone; the model: {_COORDINATOR}"
+_T = MessageType
 REGISTRY: dict[MessageType, MessageSpec] = {
-    MessageType.E0: MessageSpec("E0", OpenEpoch, True, "signed", lambda n, p, w: 1 + 9 + 34 + 18, False, "anyone"),
-    MessageType.E0_REPLY: MessageSpec(
-        "E0 reply", EpochKey, False, "signed", lambda n, p, w: 103 + _nonce(n), True, "anyone"
-    ),
-    MessageType.E1: MessageSpec(
+    _T.E0: MessageSpec("E0", OpenEpoch, True, "signed", lambda n, p, w: 1 + 9 + 34 + 18, False, "anyone"),
+    _T.E0_REPLY: MessageSpec("E0 reply", EpochKey, False, "signed", lambda n, p, w: 103 + _nonce(n), True, "anyone"),
+    _T.E1: MessageSpec(
         "E1", EpochList, True, "signed", lambda n, p, w: _LIST + n * (_ENTRY + 3 + _nonce(n)), False, "anyone"
     ),
-    MessageType.E1_REPLY: MessageSpec(
+    _T.E1_REPLY: MessageSpec(
         "E1 reply", EpochAck, False, "signed", lambda n, p, w: 35 if _nonce(n) else 67, True, "anyone"
     ),
-    MessageType.E2: MessageSpec("E2", EpochNonces, True, "signed", lambda n, p, w: _LIST + 34 * n, False, "anyone"),
-    MessageType.E2_REPLY: MessageSpec("E2 reply", EpochAck, False, "signed", lambda n, p, w: 67, True, "anyone"),
-    MessageType.R0: MessageSpec(
-        "R0",
-        Announcement,
-        True,
-        "signed+sealed",
-        lambda n, p, w: _LIST + 3 * n + 4 * 34,
-        False,
-        "anyone; the model: coordinator and this site",
+    _T.E2: MessageSpec("E2", EpochNonces, True, "signed", lambda n, p, w: _LIST + 34 * n, False, "anyone"),
+    _T.E2_REPLY: MessageSpec("E2 reply", EpochAck, False, "signed", lambda n, p, w: 67, True, "anyone"),
+    _T.R0: MessageSpec(
+        "R0", Announcement, True, "signed+sealed", lambda n, p, w: _LIST + 3 * n + 4 * 34, False, _READERS_OF_R0
     ),
-    MessageType.R1: MessageSpec(
+    _T.R1: MessageSpec(
         "R1", RoundKeys, False, "sealed", lambda n, p, w: _LIST + 3 * 34 + n * _DEALT, False, _COORDINATOR
     ),
-    MessageType.R1P: MessageSpec(
+    _T.R1P: MessageSpec(
         "R1'", Inbox, True, "sealed", lambda n, p, w: 2 * _LIST + n * (_MEMBER + _DEALT), False, _COORDINATOR
     ),
-    MessageType.R2: MessageSpec(
-        "R2", None, False, "mac", lambda n, p, w: vector_bytes(p, w), True, "anyone: masked words"
-    ),
-    MessageType.BAD_SHARE: MessageSpec(
+    _T.R2: MessageSpec("R2", None, False, "mac", lambda n, p, w: vector_bytes(p, w), True, "anyone: masked words"),
+    _T.BAD_SHARE: MessageSpec(
         "BadShare", Complaint, False, "sealed", lambda n, p, w: _LIST + 3 * n, False, _COORDINATOR
     ),
-    MessageType.R3A: MessageSpec(
-        "R3a", Survivors, True, "sealed", lambda n, p, w: _LIST + 3 * n + 66, False, _COORDINATOR
-    ),
-    MessageType.R3B: MessageSpec(
+    _T.R3A: MessageSpec("R3a", Survivors, True, "sealed", lambda n, p, w: _LIST + 3 * n + 66, False, _COORDINATOR),
+    _T.R3B: MessageSpec(
         "R3b", Confirmations, False, "sealed", lambda n, p, w: _LIST + n * _CONFIRMATION, False, _COORDINATOR
     ),
-    MessageType.R3C: MessageSpec(
+    _T.R3C: MessageSpec(
         "R3c", Confirmations, True, "sealed", lambda n, p, w: _LIST + n * _CONFIRMATION, False, _COORDINATOR
     ),
-    MessageType.R4: MessageSpec(
+    _T.R4: MessageSpec(
         "R4", ReturnedShares, False, "sealed", lambda n, p, w: 2 * _LIST + n * _SHARE, False, _COORDINATOR
     ),
-    MessageType.R5: MessageSpec(
+    _T.R5: MessageSpec(
         "R5",
         PublishedSum,
         True,
@@ -345,8 +335,8 @@ REGISTRY: dict[MessageType, MessageSpec] = {
         False,
         _COORDINATOR,
     ),
-    MessageType.R5_REPLY: MessageSpec("R5 reply", Nothing, False, "sealed", lambda n, p, w: 1, True, _COORDINATOR),
-    MessageType.REFUSAL: MessageSpec("Refusal", RefusalCode, False, "signed", lambda n, p, w: 2, True, "anyone"),
+    _T.R5_REPLY: MessageSpec("R5 reply", Nothing, False, "sealed", lambda n, p, w: 1, True, _COORDINATOR),
+    _T.REFUSAL: MessageSpec("Refusal", RefusalCode, False, "signed", lambda n, p, w: 2, True, "anyone"),
 }
 
 
