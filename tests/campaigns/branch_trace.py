@@ -40,9 +40,12 @@ class BranchTrace:
         for place, step in enumerate(steps[:-1]):
             line = step.starts_line or line
             # an exception that no handler names goes on: that is no branch of ours
-            if step.opname.startswith(_JUMPS) and steps[place - 1].opname != "CHECK_EXC_MATCH":
+            before = steps[place - 1]
+            if step.opname.startswith(_JUMPS) and before.opname != "CHECK_EXC_MATCH":
+                # a far jump is traced at the prefix of its argument
+                offset = before.offset if before.opname == "EXTENDED_ARG" else step.offset
                 jump = (line, steps[place + 1].offset, int(step.argval))
-                self.jumps.setdefault(code, {})[step.offset] = jump
+                self.jumps.setdefault(code, {})[offset] = jump
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
