@@ -235,18 +235,6 @@ def test_a_window_outside_its_ranges_is_refused(register: Register, persons, win
         register.admit(SESSION, 1, 0, window, persons, cap)
 
 
-def test_a_window_of_the_shipped_study_is_admitted_in_milliseconds(register: Register) -> None:
-    generator = np.random.default_rng(0)
-    seconds = []
-    for number in range(1, 16):
-        persons = generator.integers(0, 2**64, 1334, dtype=np.uint64)
-        start = time.process_time()  # CPU time: the sync is not in it, nor are other programs
-        register.admit(SESSION, number, 0, b"w%d" % number, persons, cap=1)
-        seconds.append(time.process_time() - start)
-
-    assert sorted(seconds)[len(seconds) // 2] < 0.010
-
-
 # --- heads -----------------------------------------------------------------------------------------------------------
 
 
