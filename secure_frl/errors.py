@@ -206,10 +206,6 @@ class TooFewShares(RoundAborted):
     """Fewer than `threshold` shares of a secret came back."""
 
 
-class DeadlineMissed(RoundAborted):
-    """A stage ended before enough sites had answered."""
-
-
 class StudyStopped(SecureFrlError):
     """The study cannot go on now; `resume` continues it."""
 

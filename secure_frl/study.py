@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secure_frl.degrees import fraction_of, neighbours_and_threshold
 
-SCHEMA = 1  # the only version of the file format that this program reads
-
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SiteCount = Annotated[int, Field(ge=3, le=10_000)]

@@ -17,7 +17,6 @@ from secure_frl.wire.hashing import Field, encode_integers, labelled_hash
 from secure_frl.wire.messages import Member
 
 WIDEST_RING_BITS = 64
-MOST_EPOCH_ROUNDS = 64
 NONCE_BYTES = 32
 LONGEST_EPOCH_S = 24 * 3600
 _MEMBER_ROW = struct.Struct(">IIQI32sI32s").pack

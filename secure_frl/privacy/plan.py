@@ -103,7 +103,7 @@ class Plan:
             (
                 "one more site",
                 _number(self.epsilon_if_one_more_site),
-                f"epsilon of a person at {self.max_sites_per_person + 1} sites; nobody can check how many it were",
+                f"epsilon of a person at {self.max_sites_per_person + 1} sites; an assumption nobody can check",
             ),
             (
                 "household",

@@ -157,10 +157,6 @@ class Ledger:
         self._refresh()
         return self._head()
 
-    def signed_head(self) -> SignedHead:
-        """Return the head with the holder's signature; others keep it, so a rollback shows."""
-        return sign_head(self._signer, self.head())
-
     def contains(self, receipt: Receipt) -> bool:
         """Return whether that row is in this ledger, as it was."""
         found = self._connection.execute("SELECT hash FROM rows WHERE sequence = ?", (receipt.sequence,)).fetchone()

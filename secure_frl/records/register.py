@@ -28,7 +28,6 @@ from secure_frl.wire.hashing import lp
 
 APPLICATION = 0x53465231  # "SFR1"
 STAGES = ("R1", "R2", "R3b", "R4", "R5", "closed")  # in the order in which a site answers
-ONCE_A_ROUND = ("R3b", "R4")
 SESSION_BYTES = 32
 MAX_WINDOW_BYTES = 256
 _KEY_BYTES = 32

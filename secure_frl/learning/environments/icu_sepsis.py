@@ -27,7 +27,6 @@ from secure_frl.errors import EvidenceRefused, InvalidParameter, UnexpectedState
 STATES = 716
 ACTIONS = 25
 LIVE_STATES = 713
-DEATH = 713
 SURVIVAL = 714
 TABLES_SHA256 = "24476c3d7078d144e73e997de1d2631c57cc3c9535a64f80189aaa61818923ac"  # printed by build_tables.py
 
