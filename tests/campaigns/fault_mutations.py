@@ -74,6 +74,7 @@ class Bench:
         self.library = library(*shape)
         self.world = World(charter_of(*shape), seed, template=False)
         self.n = shape[0]
+        self.fooled: set[int] = set()  # sites that must refuse even the coordinator's own R0
 
     def run(self) -> None:
         world = self.world
@@ -86,6 +87,7 @@ class Bench:
         models = {1: model} if self.r.random() < 0.3 else {}
         if not lost and self.n - 1 >= world.charter.constants.min_survivors and self.r.random() < 0.3:
             models = {2: b"another model under the announced tag"}  # the site refuses it, the others go on
+            self.fooled.add(2)
         machine = world.attempt(1, 0, world.epoch.members, model, models)
         for stage in ("R0", "R1P", "R3A", "R3C"):
             self.stage(machine, stage, self.n - 1 if lost and stage == "R1P" else None)
@@ -142,7 +144,8 @@ class Bench:
     def try_site(self, machine: Any, stage: str, site: int, request: bytes, letter: Opened) -> None:
         frame, used, plain = self.changed(machine, site, request, letter)
         acceptable = used is not None and is_acceptable(self.world, machine, site, used, plain)
-        self.deliver_to_site(stage, site, frame, used is not None, acceptable or frame == request, plain)
+        is_sound = frame == request and not (stage == "R0" and site in self.fooled)
+        self.deliver_to_site(stage, site, frame, used is not None, acceptable or is_sound, plain)
 
     def deliver_to_site(
         self, stage: str, site: int, frame: bytes, is_insiders: bool, acceptable: bool, plain: bytes

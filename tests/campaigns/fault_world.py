@@ -311,7 +311,7 @@ class _RememberingKey:
     def verify(self, signature: bytes, data: bytes) -> None:
         question = (self._raw, bytes(signature), hashlib.sha256(data).digest())
         if question not in self.answers:
-            if len(self.answers) > 20_000:
+            if len(self.answers) > 1_000:  # small, so that its growth is not taken for a message's memory
                 self.answers.clear()
             try:
                 self._key.verify(signature, data)
