@@ -17,7 +17,14 @@ JOBS = int(os.environ.get("JOBS", str(os.cpu_count() or 1)))
 GREATEST_PEAK_BYTES = 200_000  # of one message; the greatest that these charters allow has some 70,000 (a sealed model)
 
 
-def seed_for_this_run() -> int:
+DEFAULT_SEED = 20261125  # of the default suite: whether a submission passes must not be a draw
+
+
+def seed_of_the_default_suite() -> int:
+    return int(os.environ.get("SEED", str(DEFAULT_SEED)))
+
+
+def seed_of_a_campaign() -> int:
     return int(os.environ.get("SEED", str(secrets.randbelow(2**40))))
 
 
@@ -29,7 +36,7 @@ def check(score: Score) -> None:
 
 
 def test_a_few_thousand_changed_messages_are_refused_by_name_or_rightly_accepted() -> None:
-    seed = seed_for_this_run()
+    seed = seed_of_the_default_suite()
 
     score = run_mutations(seed, DEFAULT_MESSAGES)
 
@@ -55,7 +62,7 @@ def test_control_the_rules_see_a_coordinator_that_takes_any_shares(monkeypatch: 
 
 @pytest.mark.campaign
 def test_a_million_changed_messages() -> None:
-    seed = seed_for_this_run()
+    seed = seed_of_a_campaign()
 
     score = run_campaign(seed, CAMPAIGN_MESSAGES, JOBS)
 
