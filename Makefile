@@ -4,7 +4,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 STUDY := examples/icu_sepsis/study.toml
 
-.PHONY: run test lint campaign
+.PHONY: run test lint campaign benchmark
 
 run: $(STAMP)
 	$(VENV)/bin/secure-frl run $(STUDY)
@@ -20,6 +20,9 @@ lint: $(STAMP)
 
 campaign: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m campaign
+
+benchmark: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/secure_sum.py --json
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
