@@ -46,6 +46,7 @@ def test_verification_of_a_real_run_reaches_neither_federation_nor_learning(fini
 
 
 def test_every_public_name_can_be_loaded() -> None:
+    assert set(secure_frl.__all__) >= {"Study", "plan", "run", "verify", "load_policy"}
     for name in secure_frl.__all__:
         assert callable(getattr(secure_frl, name))
 
