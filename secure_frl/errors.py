@@ -152,7 +152,7 @@ class TooFewConfirmations(PeerError):
 
 
 class Equivocation(PeerError):
-    """The coordinator named two survivor sets in one round."""
+    """A valid confirmation names another survivor set; two lists signed by the coordinator would convict it."""
 
 
 class HolderCheated(PeerError):

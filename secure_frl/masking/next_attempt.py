@@ -21,7 +21,8 @@ def first_cohort(
 ) -> tuple[SiteId, ...]:
     """Return whom round `number` asks: the whole epoch list; in cross_device one whole batch of n, in turn.
 
-    Whole batches, so that two cohorts are equal or have nobody in common. out: blamed in this epoch; they are asked
+    Whole batches, so that two cohorts are equal or have nobody in common while nobody is blamed; each site that is left
+    out moves the batches after it. out: blamed in this epoch; they are asked
     again when too few others remain.
     """
     kept = tuple(site for site in members if site not in out)

@@ -80,6 +80,7 @@ class PairwiseMasks:
                 self._add_(accumulator[skipped:], batch, _from_third_block)
             else:
                 self._add_(accumulator, batch, _from_first_block)
+        self._keystream[:] = 0  # a mask lives until it is added
 
     def _add_(self, words: Words, batch: list[tuple[bytes, int]], stream_of: _StreamOf) -> None:
         streams = [(stream_of(key), np.add if sign > 0 else np.subtract) for key, sign in batch]

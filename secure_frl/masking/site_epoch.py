@@ -21,6 +21,7 @@ from secure_frl.masking.site_memory import (
     NonceShown,
     SiteParty,
     SiteState,
+    WithoutEpoch,
     end_attempt,
 )
 from secure_frl.secure_sum import COORDINATOR_ID, SiteId
@@ -68,8 +69,6 @@ def open_epoch(party: SiteParty, state: SiteState, header: Header, body: OpenEpo
             f"expected an expiry within {contexts.LONGEST_EPOCH_S} s from now, got {body.expiry_s - now:.0f} s ahead. "
             "Compare the clocks, then open a new epoch."
         )
-    party.register.note_epoch(body.epoch)
-    end_attempt(state, party.host)
     keys = KeyPair.draw(party.random)
     session, roster = party.terms.session, party.terms.roster_hash
     nonce = party.random.take(contexts.NONCE_BYTES) if _has_nonces(party) else b""
@@ -87,7 +86,13 @@ def open_epoch(party: SiteParty, state: SiteState, header: Header, body: OpenEpo
         first_round=body.first_round,
         expiry_s=body.expiry_s,
     )
-    return advertised, _sign(party, body.epoch, MessageType.E0_REPLY, EpochKey(keys.public, commitment, signature))
+    reply = _sign(party, body.epoch, MessageType.E0_REPLY, EpochKey(keys.public, commitment, signature))
+    party.register.note_epoch(body.epoch)
+    try:
+        end_attempt(state, party.host)
+    except Exception as error:  # a host that fails can't keep the old attempt alive
+        return WithoutEpoch(), error
+    return advertised, reply
 
 
 def take_list(party: SiteParty, state: KeysAdvertised, header: Header, body: EpochList) -> Answer:

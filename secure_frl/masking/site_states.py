@@ -132,7 +132,12 @@ class SiteProtocol:
         if isinstance(answer, bytes):
             return answer
         name = refusal_name(answer)
-        self._log(type(answer).__name__, str(answer))
+        try:
+            self._log(type(answer).__name__, str(answer))
+        finally:
+            # The error's traceback holds this frame and the state that failed, with its secrets: as a local of this
+            # frame it would be a cycle, and they would live until the cycle collector happens to run.
+            del answer
         return refuse(frame, name, self._party.terms.session, self._party.me, self._party.signing_key)
 
     def _answer(self, frame: bytes) -> bytes | Exception:
