@@ -157,7 +157,7 @@ class SiteProtocol:
         body, rest = self._open(message_type, header, frame)
         try:
             self._state, answer = handler(self._party, state, header, body, *rest)
-        except Exception:
+        except Exception:  # whatever failed is raised again; only the attempt must end first
             self._after_failure(state, message_type)
             raise
         if self._state is not state:
