@@ -1,5 +1,6 @@
 """The production sampler against the exact distribution and against the exact sampler."""
 
+import bisect
 import itertools
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_the_exact_sampler_has_the_exact_distribution() -> None:
     assert p_value_against_exact(exact_discrete_gaussian(1024, DRAWS, rehearsal_source(13)), 1024) > FALSE_ALARM
 
 
-@pytest.mark.parametrize("deviation", [1, 7, 64, 1024])
+@pytest.mark.parametrize("deviation", [1, 7, 64, 1024, pytest.param(8192, marks=pytest.mark.campaign)])
 def test_the_table_is_within_2_to_minus_110_of_the_exact_distribution(deviation: int) -> None:
     # mpmath at 400 bits; the sum beyond 20 deviations is below 2^-280.
     table = noise.noise_table(deviation)
@@ -116,6 +117,54 @@ def test_a_tie_of_the_high_word_is_decided_by_the_low_word() -> None:
     above = noise.discrete_gaussian(64, 1, Words(high, low))
 
     assert above[0] == below[0] + 1 == position + 1 - table.tail
+
+
+class Asked:
+    """Hands out the given words in order; every low word that a tie asks for is 2^63."""
+
+    is_rehearsal = True
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self.rest = words
+
+    def take(self, count: int) -> bytes:
+        raise AssertionError("words only")
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        if count == 1:
+            return np.array([1 << 63], dtype=np.uint64)
+        asked, self.rest = self.rest[:count], self.rest[count:]
+        return asked
+
+
+def on_either_side_of(high: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    edges = np.arange(1 << 16, dtype=np.uint64) << np.uint64(48)
+    one = np.uint64(1)  # below 0 it wraps to the largest word, which is wanted too
+    return np.concatenate([high, high - one, high + one, edges, edges - one])
+
+
+def by_bisection(table: noise.NoiseTable, words: NDArray[np.uint64]) -> list[int]:
+    entries = [int(high) << 64 | int(low) for high, low in zip(table.high, table.low, strict=True)]
+    return [bisect.bisect_right(entries, int(word) << 64 | 1 << 63) - table.tail for word in words]
+
+
+@pytest.mark.parametrize("deviation", [1, 64, 1024])
+def test_the_guide_changes_no_draw_on_either_side_of_an_entry_or_of_its_own_edges(deviation: int) -> None:
+    table = noise.noise_table(deviation)
+    words = on_either_side_of(table.high)
+
+    assert noise.discrete_gaussian(deviation, words.size, Asked(words)).tolist() == by_bisection(table, words)
+
+
+def test_nor_in_a_table_whose_entries_lie_on_its_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = 1 << 48
+    high = np.array([0, step - 1, step, 3 * step + 5, 3 * step + 5, 5 * step - 1, 9 * step, 2**64 - 1], dtype=np.uint64)
+    low = np.array([7, 2**63, 2**63 + 1, 1, 2**63, 0, 2**64 - 1, 2**64 - 1], dtype=np.uint64)
+    table = noise.NoiseTable(1, 4, high, low, noise._guide(high))
+    monkeypatch.setattr(noise, "noise_table", lambda deviation: table)
+    words = on_either_side_of(high)
+
+    assert noise.discrete_gaussian(1, words.size, Asked(words)).tolist() == by_bisection(table, words)
 
 
 def test_extreme_words_give_the_ends_of_the_support() -> None:
