@@ -68,18 +68,24 @@ class SiteShift(_Section):
 class DataSection(_Section):
     """Where trajectories come from."""
 
-    source: Literal["environment"] = Field(default="environment", description="'environment': simulated patients")
+    source: Literal["environment", "steps"] = Field(
+        default="environment", description="'environment': simulated patients, or 'steps': logged trajectories"
+    )
     environment: Literal["icu-sepsis"] = Field(default="icu-sepsis", description="'icu-sepsis'")
     observation: Literal["state"] = Field(default="state", description="'state': tabular state numbers")
     site_shift: SiteShift = SiteShift()
-    path: Literal[""] = Field(default="", description="empty: logged data cannot be read yet")
+    path: str = Field(
+        default="", max_length=1000, description="a folder with one steps table a site: site-01.parquet, site-02 ..."
+    )
     dataset_id: str = Field(
         default="", pattern=r"^[a-z0-9-]{0,63}$", description="small letters, digits and '-'; empty for fresh people"
     )
     max_steps: int = Field(
         default=48, ge=1, le=1000, description="a number of steps, 1 to 1000; longer trajectories are cut"
     )
-    declared_units: Literal[0] = Field(default=0, description="0: fresh episodes are declared by episodes_per_site")
+    declared_units: int = Field(
+        default=0, ge=0, le=1_000_000, description="how many units a site declares; 0 for fresh episodes"
+    )
 
 
 class PolicySection(_Section):
@@ -106,19 +112,26 @@ class GlobalStep(_Section):
 
 
 class LocalStep(_Section):
-    """Used when local_steps > 1, which this version does not offer."""
+    """The step that a site takes on each of its own noised sums; used by fedavg."""
 
-    optimiser: Literal["sgd"] = "sgd"
-    step_size: Positive = 0.1
+    optimiser: Literal["sgd"] = Field(default="sgd", description="'sgd': what leaves is then the sum of noised steps")
+    step_size: Positive = Field(default=0.1, description="a number above 0; applied to the mean clipped gradient")
     proximal: float = Field(default=0.0, ge=0, le=0, description="0")
 
 
 class TrainingSection(_Section):
     """How it is trained."""
 
-    objective: Literal["reinforce"] = Field(default="reinforce", description="'reinforce'")
-    aggregation: Literal["fedsgd"] = Field(default="fedsgd", description="'fedsgd': one aggregated step a round")
-    local_steps: Literal[1] = Field(default=1, description="1: one aggregated step a round")
+    objective: Literal["reinforce", "ppo", "behaviour_cloning"] = Field(
+        default="reinforce", description="'reinforce' or 'ppo' on fresh episodes, 'behaviour_cloning' on logged data"
+    )
+    clip_ratio: Share = Field(default=0.2, description="a number between 0 and 1, how far ppo trusts old episodes")
+    aggregation: Literal["fedsgd", "fedavg"] = Field(
+        default="fedsgd",
+        description="'fedsgd': one aggregated step a round, or 'fedavg': the mean of what sites moved by noised steps",
+    )
+    local_steps: int = Field(default=1, ge=1, le=100, description="noised steps of a site on each sample, 1 to 100")
+    epochs: int = Field(default=1, ge=1, le=100, description="passes of ppo over a window, 1 to 100")
     rounds: int = Field(default=10, ge=1, le=10_000, description="a whole number of rounds, 1 to 10000")
     episodes_per_site: int = Field(
         default=2001, ge=1, le=1_000_000, description="a whole number of episodes a round, 1 to 1000000"
@@ -133,8 +146,13 @@ class TrainingSection(_Section):
 class PrivacySection(_Section):
     """What is promised to whom, and how the noise is placed."""
 
-    unit: Literal["trajectory", "patient"] = Field(default="patient", description="'patient' or 'trajectory'")
-    relation: Literal["add_or_remove_one"] = Field(default="add_or_remove_one", description="'add_or_remove_one'")
+    unit: Literal["trajectory", "patient", "site", "unsafe-transition"] = Field(
+        default="patient",
+        description="'patient', 'trajectory' or 'site'; 'unsafe-transition' to compare with others' figures only",
+    )
+    relation: Literal["add_or_remove_one", "replace_one"] = Field(
+        default="add_or_remove_one", description="'add_or_remove_one', or 'replace_one' with sampling_rate = 1"
+    )
     target_epsilon: float = Field(default=4.0, gt=0, le=100, description="a number above 0, at most 100")
     delta: float = Field(default=1e-6, gt=0, lt=0.1, description="a number below 1 / declared units")
     noise: Literal["distributed", "local", "unsafe-none"] = Field(
@@ -143,7 +161,9 @@ class PrivacySection(_Section):
     clip_norm: Positive = Field(default=0.4, description="the L2 bound of one unit's policy block, above 0")
     critic_clip_norm: Positive = Field(default=0.7, description="the L2 bound of one unit's critic block, above 0")
     critic_noise_share: Share = Field(default=0.15, description="the critic's part of the budget, between 0 and 1")
-    sampling_rate: float = Field(default=1.0, ge=1, le=1, description="1.0: every unit of the window")
+    sampling_rate: float = Field(
+        default=1.0, gt=0, le=1, description="1.0: every unit; below 1, above 0: Poisson sampling of logged data"
+    )
     max_rounds_per_person: int = Field(default=1, ge=1, le=1000, description="how often a person is charged, 1 to 1000")
     max_sites_per_person: int = Field(
         default=1, ge=1, le=100, description="at how many sites a person may be, 1 to 100"
@@ -244,14 +264,50 @@ class Study(_Section):
         return neighbours_and_threshold(n, corrupt, dropped, graph.privacy_exponent) or (0, 0)
 
     @property
+    def is_logged(self) -> bool:
+        """Return whether units come from records that exist already, which every round meets again."""
+        return self.data.source != "environment"
+
+    @property
+    def is_fresh(self) -> bool:
+        """Return whether a unit enters a bounded number of rounds; a site takes part in every one."""
+        return not self.is_logged and self.privacy.unit != "site"
+
+    @property
+    def units_per_site(self) -> int:
+        """Return the public number of units at one site: of a round when they are fresh, of its data set otherwise."""
+        if self.privacy.unit == "site":
+            return 1
+        people = self.data.declared_units if self.is_logged else self.training.episodes_per_site
+        return people * (self.data.max_steps if self.privacy.unit == "unsafe-transition" else 1)
+
+    @property
     def declared_units(self) -> int:
         """Return the public number of units over all rounds and sites."""
-        return self.training.rounds * self.sites.count * self.training.episodes_per_site
+        return self.units_per_site * self.sites.count * (self.training.rounds if self.is_fresh else 1)
+
+    @property
+    def declared_batch(self) -> int:
+        """Return the public expected number of units a site and round."""
+        return max(1, round(self.units_per_site * self.privacy.sampling_rate))
+
+    @property
+    def noised_sums(self) -> int:
+        """Return how many noised sums of the same units one release is made of."""
+        return self.training.local_steps * self.training.epochs
+
+    def composition_group(self, dataset_id: str) -> str:
+        """Return what a site's events compose in: "fresh" windows, or its data set, whose units all events meet."""
+        return "fresh" if self.is_fresh else dataset_id
 
     @property
     def unsafe_choices(self) -> tuple[str, ...]:
         """Return each choice that takes a protection away; every output is marked with them."""
-        chosen = {"privacy.noise": self.privacy.noise, "protection.method": self.protection.method}
+        chosen = {
+            "privacy.noise": self.privacy.noise,
+            "privacy.unit": self.privacy.unit,
+            "protection.method": self.protection.method,
+        }
         return tuple(f"{path} = {value}" for path, value in chosen.items() if value.startswith("unsafe"))
 
 

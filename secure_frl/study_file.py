@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from secure_frl.errors import InvalidParameter, StudyRefused
 from secure_frl.study import Study, sum_mistakes
+from secure_frl.study_rules import unit_mistakes
 
 MAX_STUDY_BYTES = 1 << 20
 
@@ -25,11 +26,13 @@ def _survivors_fit(study: Study) -> Iterator[str]:
 
 
 def _delta_fits(study: Study) -> Iterator[str]:
-    if study.privacy.delta >= 1 / study.declared_units:
-        yield (
-            f"below 1 / {study.declared_units} declared units = {1 / study.declared_units:.3g}; "
-            f"found {study.privacy.delta:g}"
-        )
+    units = max(1, study.declared_units)  # 0 is a mistake of its own
+    if study.privacy.delta >= 1 / units:
+        yield f"below 1 / {units} declared units = {1 / units:.3g}; found {study.privacy.delta:g}"
+
+
+def _units_fit(study: Study) -> Iterator[str]:
+    yield from unit_mistakes(study)
 
 
 def _drops_fit(study: Study) -> Iterator[str]:
@@ -37,6 +40,50 @@ def _drops_fit(study: Study) -> Iterator[str]:
     if drop.before_masked + drop.after_masked > study.sites.count:
         yield f"at most {study.sites.count} sites lost in all; found {drop.before_masked} + {drop.after_masked}"
 
+
+def _data_fits(study: Study) -> Iterator[str]:
+    data, is_logged = study.data, study.is_logged
+    if is_logged != bool(data.path):
+        yield f"a folder with source = 'steps', and none with 'environment'; found path = {data.path[:60]!r}"
+    if is_logged != bool(data.declared_units):
+        yield f"declared_units above 0 with source = 'steps', and 0 with 'environment'; found {data.declared_units}"
+    if is_logged and study.privacy.max_rounds_per_person != 1:
+        yield (
+            "privacy.max_rounds_per_person = 1 with source = 'steps', where every release is charged to everybody; "
+            f"found {study.privacy.max_rounds_per_person}"
+        )
+
+
+def _objective_fits(study: Study) -> Iterator[str]:
+    objective = study.training.objective
+    if study.is_logged != (objective == "behaviour_cloning"):
+        yield (
+            f"'behaviour_cloning' with data.source = 'steps', 'reinforce' or 'ppo' with 'environment', whose episodes "
+            f"the policy itself collected; found {objective!r} with {study.data.source!r}"
+        )
+    if objective == "behaviour_cloning" and study.policy.critic != "none":
+        yield f"policy.critic = 'none' with 'behaviour_cloning', which uses no value; found {study.policy.critic!r}"
+
+
+def _local_steps_fit(study: Study) -> Iterator[str]:
+    training, noise = study.training, study.privacy.noise
+    if training.epochs > 1 and training.objective != "ppo":
+        yield f"epochs = 1 with {training.objective!r}, for its loss holds at the sampled policy; found {training.epochs}"
+    if training.local_steps > 1 and not study.is_logged:
+        yield (
+            "local_steps = 1 on fresh episodes: another step needs the ratio of ppo, which counts it in epochs; found "
+            f"{training.local_steps}"
+        )
+    if study.noised_sums > 1 and training.aggregation != "fedavg":
+        yield f"aggregation = 'fedavg' with local_steps x epochs = {study.noised_sums}; found {training.aggregation!r}"
+    if study.noised_sums > 1 and noise == "distributed":
+        yield (
+            f"privacy.noise = 'local' with local_steps x epochs = {study.noised_sums}: a policy that moves inside a "
+            "site needs noise of its own at each step, else a person's influence has no bound; found 'distributed'"
+        )
+
+
+_DATA_KEYS = ("data.source", "data.path", "data.declared_units")
 
 _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]], str], ...] = (
     (
@@ -56,11 +103,30 @@ _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]
     ),
     (
         "privacy.delta",
-        ("privacy.delta", "training.rounds", "sites.count", "training.episodes_per_site"),
+        ("privacy.delta", "training.rounds", "sites.count", "training.episodes_per_site", *_DATA_KEYS),
         _delta_fits,
         "write a smaller delta, a power of ten below that figure",
     ),
+    (
+        "privacy.unit",
+        ("privacy", "data.source", "training.objective", "training.gae_lambda", "policy.critic"),
+        _units_fit,
+        "change the key that is named",
+    ),
     ("sites.simulate_drop", ("sites.simulate_drop", "sites.count"), _drops_fit, "lose fewer sites"),
+    ("data", (*_DATA_KEYS, "privacy.max_rounds_per_person"), _data_fits, "see examples/logged_icu/study.toml"),
+    (
+        "training.objective",
+        ("training.objective", "data.source", "policy.critic"),
+        _objective_fits,
+        "choose the objective that fits the data",
+    ),
+    (
+        "training.local_steps",
+        ("training", "data.source", "privacy.noise"),
+        _local_steps_fit,
+        "take one step a round, or let each site add its own noise",
+    ),
 )
 
 

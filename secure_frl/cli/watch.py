@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # importing these at run time would load torch
 
 _UNSAFE = {  # key of the study -> what its unsafe choice took away
     "privacy.noise": "no noise was added, nobody is protected",
+    "privacy.unit": "one step of a patient is protected, not the patient",
     "protection.method": "the coordinator read every single update",
 }
 

@@ -19,14 +19,20 @@ def optimiser_rule(study: Study, constants: SumConstants) -> OptimiserRule:
         layout=study_layout(study),
         blocks=constants.blocks,
         live_states=LIVE_STATES,
-        episodes_per_site=study.training.episodes_per_site,
-        step_size=study.training.global_.step_size,
+        episodes_per_site=study.declared_batch,
+        step_size=_server_step(study),
         momentum=study.training.global_.momentum,
         schedule=study.training.global_.schedule,
         rounds=study.training.rounds,
         critic_start=study.policy.critic_start,
-        site_noise=constants.noise_multiplier / math.sqrt(shares),
+        site_noise=constants.noise_multiplier * math.sqrt(study.noised_sums / shares),
     )
+
+
+def _server_step(study: Study) -> float:
+    """Return the factor of the mean message: under fedavg a site's move is its local step's size times its message."""
+    training = study.training
+    return training.global_.step_size * (training.local.step_size if training.aggregation == "fedavg" else 1.0)
 
 
 def code_version() -> str:

@@ -1,7 +1,8 @@
 """What happened, as frozen records: one event a release. Never an epsilon: it is derived whenever it is read.
 
 An event's canonical bytes are what a ledger chains and signs. They are JSON with sorted keys and a versioned
-`format`; reading refuses every byte string that is not exactly what writing would produce. No torch.
+`format`; reading refuses every byte string that is not exactly what writing would produce. Version 1 is still read:
+it knew no noised sums inside a release, so it meant one, and such an event keeps its bytes. No torch.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import msgspec
 from secure_frl.errors import InvalidParameter, LedgerCorrupt
 from secure_frl.privacy.noise import LARGEST_DEVIATION
 from secure_frl.privacy.sensitivity import ROUNDING_BETA, rounded_shift
-from secure_frl.privacy.unit import ADD_OR_REMOVE_ONE, check_unit
+from secure_frl.privacy.unit import ADD_OR_REMOVE_ONE, PATIENT, TRAJECTORY, check_unit
 from secure_frl.secure_sum import Block, SumConstants
 
-EVENT_FORMAT = "secure_frl/gaussian_sum_event/v1"
+_FORMAT = "secure_frl/gaussian_sum_event/v"
+EVENT_VERSION = 2
+EVENT_FORMAT = f"{_FORMAT}{EVENT_VERSION}"
 FRESH = "fresh"  # composition group of windows that no unit enters more than R times
 DISTRIBUTED = "distributed"
 LOCAL = "local"
@@ -28,8 +31,15 @@ UNSAFE_NONE = "unsafe-none"
 NOISES = (DISTRIBUTED, LOCAL, UNSAFE_NONE)
 PRODUCTION = "production"
 REHEARSAL = "rehearsal"
+POLICY_UPDATE = "policy_update"
+CLIP_QUANTILE = "clip_quantile"  # blocks of the same noised vector, beside policy and critic
+MEAN_RETURN = "mean_return"
+AUXILIARY_BLOCKS = (CLIP_QUANTILE, MEAN_RETURN)
+LARGEST_NOISED_SUMS = 100_000
 MAX_EVENT_BYTES = 1 << 16
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
+_VERSION = re.compile(re.escape(_FORMAT) + r"([1-9][0-9]{0,8})")
+_FIRST_UNITS = (TRAJECTORY, PATIENT)  # what version 1 could say
 _RELATIVE_SLACK = 1e-9  # between figures that are stated twice, for instance scale and S sqrt(h) / sigma
 
 
@@ -71,9 +81,11 @@ class GaussianSumEvent:
     code_version: str
     register_root_before: str  # hex, keyed root of the participation register
     register_root_after: str
+    noised_sums: int = 1  # of the same units, composed inside this one release: local steps x epochs
+    version: int = EVENT_VERSION  # of the bytes; stands in `format`
 
     def __post_init__(self) -> None:
-        check_unit(self.unit, self.relation)
+        check_unit(self.unit, self.relation, self.sampling_rate)
         for name, holds, expected in _rules(self):
             if not holds:
                 raise InvalidParameter(
@@ -83,7 +95,10 @@ class GaussianSumEvent:
 
     def canonical(self) -> bytes:
         """Return the bytes that a ledger stores: the same event always gives the same bytes."""
-        fields = {"format": EVENT_FORMAT, **asdict(self)}
+        fields = {"format": f"{_FORMAT}{self.version}", **asdict(self)}
+        del fields["version"]
+        if self.version == 1:
+            del fields["noised_sums"]
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -100,6 +115,15 @@ def _rules(event: GaussianSumEvent) -> tuple[tuple[str, bool, str], ...]:
         ("dataset_id", bool(event.dataset_id) and event.dataset_id != FRESH, "a name that is not 'fresh'"),
         ("round", event.round >= 1, "round >= 1"),
         ("attempt", event.attempt >= 0, "attempt >= 0"),
+        ("purpose", bool(event.purpose), "what the release is for"),
+        ("noised_sums", 1 <= event.noised_sums <= LARGEST_NOISED_SUMS, f"1 to {LARGEST_NOISED_SUMS}"),
+        ("version", event.version in (1, EVENT_VERSION), f"1 or {EVENT_VERSION}"),
+        (
+            "version",
+            event.version > 1
+            or (event.noised_sums == 1 and event.unit in _FIRST_UNITS and event.relation == ADD_OR_REMOVE_ONE),
+            "what version 1 could say",
+        ),
         ("max_rounds_per_person", event.max_rounds_per_person >= 1, "at least 1"),
         ("max_sites_per_person", event.max_sites_per_person >= 1, "at least 1"),
         ("honest_shares", event.honest_shares == event.min_survivors - event.max_colluders, "min_survivors - c"),
@@ -159,6 +183,11 @@ def _with_floats(block: Block) -> Block:
     return Block(block.name, block.start, block.stop, float(block.clip_norm), float(block.noise_share))
 
 
+def purpose_of(blocks: tuple[Block, ...]) -> str:
+    """Return what a message of these blocks is for: the policy's update, and each figure that travels with it."""
+    return "+".join((POLICY_UPDATE, *(block.name for block in blocks if block.name in AUXILIARY_BLOCKS)))
+
+
 def sum_event(
     constants: SumConstants,
     *,
@@ -175,14 +204,17 @@ def sum_event(
     random_source: str,
     code_version: str,
     composition_group: str = FRESH,
-    purpose: str = "policy_update",
+    purpose: str | None = None,
+    relation: str = ADD_OR_REMOVE_ONE,
+    noised_sums: int = 1,
     sampling_rate: float = 1.0,
     survivors: tuple[int, ...] | None = None,
     register_root_before: str = "",
     register_root_after: str = "",
 ) -> GaussianSumEvent:
-    """Return the event of one noised sum under a charter's constants; each argument is the field of that name.
+    """Return the event of one release under a charter's constants; each argument is the field of that name.
 
+    purpose: None names the policy's update and the auxiliary blocks.
     Raises InvalidParameter when the constants contradict each other.
     """
     return GaussianSumEvent(
@@ -193,9 +225,9 @@ def sum_event(
         attempt=attempt,
         window=window,
         mechanism=constants.noise,
-        purpose=purpose,
+        purpose=purpose_of(constants.blocks) if purpose is None else purpose,
         unit=unit,
-        relation=ADD_OR_REMOVE_ONE,
+        relation=relation,
         max_rounds_per_person=max_rounds_per_person,
         max_sites_per_person=max_sites_per_person,
         blocks=tuple(_with_floats(block) for block in constants.blocks),
@@ -217,6 +249,7 @@ def sum_event(
         code_version=code_version,
         register_root_before=register_root_before,
         register_root_after=register_root_after,
+        noised_sums=noised_sums,
     )
 
 
@@ -235,11 +268,7 @@ def decode_event(data: bytes) -> GaussianSumEvent:
     try:
         fields = json.loads(data)
         found = fields.pop("format", None) if isinstance(fields, dict) else None
-        if found != EVENT_FORMAT:
-            raise LedgerCorrupt(
-                f"expected format={EVENT_FORMAT!r}, got {str(found)[:80]!r}. "
-                "Read this ledger with the version that wrote it."
-            )
+        fields["version"] = _version(found)
         event = msgspec.convert(fields, GaussianSumEvent, strict=True)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise LedgerCorrupt(
@@ -253,3 +282,18 @@ def decode_event(data: bytes) -> GaussianSumEvent:
             "Restore the ledger from its export."
         )
     return event
+
+
+def _version(found: object) -> int:
+    named = _VERSION.fullmatch(found) if isinstance(found, str) else None
+    if named is None:
+        raise LedgerCorrupt(
+            f"expected format={EVENT_FORMAT!r}, got {str(found)[:80]!r}. Restore the ledger from its export."
+        )
+    version = int(named[1])
+    if version > EVENT_VERSION:
+        raise LedgerCorrupt(
+            f"expected events up to version {EVENT_VERSION}, got version {version}: this ledger was written by a newer "
+            "version of secure-frl. Read it with that one; nothing in it is damaged."
+        )
+    return version

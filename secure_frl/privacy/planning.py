@@ -20,6 +20,7 @@ from secure_frl.privacy.plan import Plan
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.secure_sum import Block, SumConstants
 from secure_frl.study import Study, sum_mistakes
+from secure_frl.study_rules import unit_mistakes
 from secure_frl.wire.messages import vector_bytes
 
 LOCAL_NOISE_SCALE = 4096  # S under local noise: one site's deviation is the whole noise, so its grid is finer
@@ -42,7 +43,7 @@ def make_plan(study: Study) -> Plan:
     constants = sum_constants(study)
     privacy, training = study.privacy, study.training
     event = planned_event(study, constants)
-    sites, length, batch = constants.sites, constants.length, training.episodes_per_site
+    sites, length, batch = constants.sites, constants.length, study.declared_batch
     spread = math.sqrt(sites) if constants.noise == LOCAL else 1.0
     peers = constants.neighbours
     vector = vector_bytes(length, constants.modulus_bits)
@@ -61,7 +62,7 @@ def make_plan(study: Study) -> Plan:
         max_rounds_per_person=privacy.max_rounds_per_person,
         max_sites_per_person=privacy.max_sites_per_person,
         declared_batch=batch,
-        declared_units=training.rounds * sites * batch,
+        declared_units=study.declared_units,
         epsilon_by_round=tuple(map(stated, _epsilon_by_round(event, training.rounds))),
         epsilon_if_one_more_colludes=stated(accountant.epsilon_if_fewer_shares(event, event.honest_shares - 1)),
         epsilon_if_one_more_site=stated(accountant.epsilon_if_more_sites(event, event.max_sites_per_person + 1)),
@@ -70,7 +71,8 @@ def make_plan(study: Study) -> Plan:
         noise_norm=constants.noise_multiplier * spread * math.sqrt(length) / (sites * batch),
         upload_bytes=vector + _PEER_BYTES * peers + _FRAME_BYTES,
         download_bytes=vector + _PEER_BYTES * peers + _FRAME_BYTES,
-        round_seconds=sites * (batch * _EPISODE_S + peers * _PEER_S + (peers + 1) * vector * _MASK_BYTE_S),
+        round_seconds=sites
+        * (training.episodes_per_site * _EPISODE_S + peers * _PEER_S + (peers + 1) * vector * _MASK_BYTE_S),
     )
 
 
@@ -103,8 +105,11 @@ def planned_event(study: Study, constants: SumConstants) -> GaussianSumEvent:
         unit=privacy.unit,
         max_rounds_per_person=privacy.max_rounds_per_person,
         max_sites_per_person=privacy.max_sites_per_person,
-        declared_batch=study.training.episodes_per_site,
+        declared_batch=study.declared_batch,
         delta=privacy.delta,
+        composition_group=study.composition_group(study.data.dataset_id or "planned"),
+        relation=privacy.relation,
+        noised_sums=study.noised_sums,
         random_source=PRODUCTION,
         code_version="plan",
         sampling_rate=privacy.sampling_rate,
@@ -114,18 +119,14 @@ def planned_event(study: Study, constants: SumConstants) -> GaussianSumEvent:
 def _check(study: Study) -> None:
     """Refuse what no site may sign. Source: secure_aggregation.md, sections 2 and 6; privacy.md, sections 1 and 4."""
     privacy, training, sites = study.privacy, study.training, study.sites
-    mistakes = list(sum_mistakes(study))
-    units = training.rounds * sites.count * training.episodes_per_site
+    mistakes = [*sum_mistakes(study), *unit_mistakes(study)]
+    units = study.declared_units
     if privacy.delta >= 1 / units:
         mistakes.append(f"delta = {privacy.delta:g}: below 1 / {units} declared units = {1 / units:.3g}")
-    if training.episodes_per_site > LARGEST_WINDOW:
-        mistakes.append(f"episodes_per_site = {training.episodes_per_site}: at most {LARGEST_WINDOW} for exact sums")
-    if privacy.sampling_rate != 1:
-        mistakes.append(f"sampling_rate = {privacy.sampling_rate}: 1, every unit of the window")
-    if privacy.unit not in ("trajectory", "patient") or privacy.relation != "add_or_remove_one":
-        mistakes.append(
-            f"unit = {privacy.unit}, relation = {privacy.relation}: trajectory or patient, add or remove one"
-        )
+    if study.units_per_site > LARGEST_WINDOW:
+        mistakes.append(f"units a site = {study.units_per_site}: at most {LARGEST_WINDOW} for exact sums")
+    if privacy.sampling_rate != 1 and not study.is_logged:
+        mistakes.append(f"sampling_rate = {privacy.sampling_rate}: 1 for fresh windows, each used once")
     if not 1 <= privacy.max_rounds_per_person <= training.rounds:
         mistakes.append(f"max_rounds_per_person = {privacy.max_rounds_per_person}: 1 to rounds = {training.rounds}")
     if not 1 <= privacy.max_sites_per_person <= sites.count:
@@ -136,11 +137,20 @@ def _check(study: Study) -> None:
         )
 
 
+def largest_sample(study: Study) -> int:
+    """Return how many units a site's sum is made for: all of them, or under sampling hardly ever fewer than come.
+
+    A larger sample is clamped to the bound, which never moves a unit further.
+    """
+    units, rate = study.units_per_site, study.privacy.sampling_rate
+    return units if rate == 1 else min(units, math.ceil(units * rate + 8 * math.sqrt(units * rate) + 8))
+
+
 def _constants(study: Study, length: int, blocks: tuple[Block, ...], sigma: float) -> SumConstants:
     """Return the constants at noise multiplier sigma; 0 means no noise and the scale 2^16."""
     privacy, sites = study.privacy, study.sites
     honest = sites.min_survivors - sites.max_colluders
-    batch = study.training.episodes_per_site
+    batch = largest_sample(study)
     if sigma == 0:
         deviation, scale = 0, float(1 << PLAIN_FRACTION_BITS)
     elif privacy.noise == DISTRIBUTED:

@@ -24,7 +24,8 @@ from secure_frl.privacy.events import NOISES
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.module_check import check_module
 from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
-from secure_frl.privacy.unit import units_of
+from secure_frl.privacy.rows import as_units
+from secure_frl.privacy.unit import SITE
 from secure_frl.secure_sum import RandomSource, SumConstants
 
 Losses = Callable[[nn.Module, Trajectories], Tensor]  # one loss a trajectory, [B]; coupled by nothing
@@ -106,7 +107,8 @@ def _accumulate(
     wrapped = MessageGradients(policy, segments)
     try:
         optimizer = IntegerNoiseOptimizer(wrapped, segments, constants, unit=unit, random=random)
-        _walk(policy, losses, trajectories, units_of(trajectories.persons, unit), usable, optimizer)
+        rows, fine, units = as_units(trajectories, usable, unit)
+        _walk(policy, losses, rows, units, fine, optimizer)
     finally:
         wrapped.to_standard_module()
         policy.zero_grad(set_to_none=True)
@@ -143,4 +145,7 @@ def _walk(
 
 
 def _left_out(trajectories: Trajectories, unit: str, usable: NDArray[np.bool_]) -> int:
-    return int(np.unique(units_of(trajectories.persons, unit)[~usable]).size)
+    if unit == SITE:
+        return int(usable.size > 0 and not usable.any())
+    _, fine, units = as_units(trajectories, usable, unit)
+    return int(np.unique(units[~fine]).size)

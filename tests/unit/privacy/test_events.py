@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt
-from secure_frl.privacy.events import GaussianSumEvent, decode_event, sum_event
+from secure_frl.privacy.events import GaussianSumEvent, decode_event, purpose_of, sum_event
 from secure_frl.secure_sum import Block, SumConstants
 
 CONSTANTS = SumConstants(
@@ -63,7 +63,7 @@ def test_the_bytes_are_json_with_sorted_keys_a_format_and_no_spaces() -> None:
 
     fields = json.loads(data)
 
-    assert fields["format"] == "secure_frl/gaussian_sum_event/v1"
+    assert fields["format"] == "secure_frl/gaussian_sum_event/v2"
     assert list(fields) == sorted(fields)
     assert b": " not in data
     assert b", " not in data
@@ -102,7 +102,58 @@ def altered(**changes: object) -> bytes:
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
-@pytest.mark.parametrize("version", ["secure_frl/gaussian_sum_event/v2", "", None, 1, "laplace"])
+def first_version(**changes: object) -> bytes:
+    """Bytes as the first version wrote them."""
+    fields = json.loads(event().canonical()) | {"format": "secure_frl/gaussian_sum_event/v1"} | changes
+    fields.pop("noised_sums", None)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_an_event_of_the_first_version_means_one_noised_sum_and_keeps_its_bytes() -> None:
+    data = first_version()
+
+    found = decode_event(data)
+
+    assert found.noised_sums == 1
+    assert found.canonical() == data
+    assert dataclasses.replace(found, version=2) == event()
+
+
+@pytest.mark.parametrize("changes", [{"unit": "site"}, {"relation": "replace_one"}, {"version": 1}])
+def test_the_first_version_cannot_say_what_it_did_not_know(changes: dict[str, object]) -> None:
+    with pytest.raises(LedgerCorrupt):
+        decode_event(first_version(**changes))
+    with pytest.raises(InvalidParameter):
+        dataclasses.replace(decode_event(first_version()), noised_sums=2)
+
+
+def test_a_newer_version_is_named_and_nothing_is_called_damaged() -> None:
+    with pytest.raises(LedgerCorrupt, match="version 3: this ledger was written by a newer version") as refusal:
+        decode_event(altered(format="secure_frl/gaussian_sum_event/v3", more=1))
+
+    assert "Restore" not in str(refusal.value)
+
+
+def test_the_purpose_names_every_figure_that_travels_in_the_vector() -> None:
+    policy = Block("policy", 0, 98, 0.4, 0.9)
+    extra = (Block("clip_quantile", 98, 99, 0.5, 0.05), Block("mean_return", 99, 100, 1.0, 0.05))
+
+    assert event().purpose == "policy_update"
+    assert purpose_of((policy, *extra)) == "policy_update+clip_quantile+mean_return"
+
+
+def test_several_noised_sums_and_each_unit_and_relation_return_from_their_bytes() -> None:
+    for changes in ({"noised_sums": 12}, {"unit": "site"}, {"unit": "unsafe-transition"}, {"relation": "replace_one"}):
+        made = dataclasses.replace(event(), **changes)  # type: ignore[arg-type]  # fields by name
+        assert decode_event(made.canonical()) == made
+
+
+def test_replace_one_under_sampling_is_refused_with_the_reason() -> None:
+    with pytest.raises(InvalidParameter, match="not that of twice the shift"):
+        dataclasses.replace(event(), relation="replace_one", sampling_rate=0.5, sampler="poisson")
+
+
+@pytest.mark.parametrize("version", ["secure_frl/gaussian_sum_event/v0", "", None, 1, "laplace", "v2"])
 def test_an_unknown_format_is_refused(version: object) -> None:
     with pytest.raises(LedgerCorrupt, match="expected format"):
         decode_event(altered(format=version))
@@ -157,7 +208,12 @@ def test_bytes_in_another_form_are_refused(data: bytes) -> None:
         {"max_sites_per_person": 0},
         {"max_rounds_per_person": 0},
         {"unit": "transition"},
-        {"relation": "replace_one"},
+        {"relation": "replace_two"},
+        {"relation": "replace_one", "sampling_rate": 0.5, "sampler": "poisson"},
+        {"noised_sums": 0},
+        {"noised_sums": 100_001},
+        {"purpose": ""},
+        {"version": 2},
         {"composition_group": "other"},
         {"dataset_id": ""},
         {"random_source": "seeded"},

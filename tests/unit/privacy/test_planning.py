@@ -130,12 +130,13 @@ def test_noise_longer_than_the_clip_is_warned_about() -> None:
         ("protection", {"threshold": 5}, "threshold = 5"),
         ("protection", {"threshold": 9}, "min_survivors = 8"),
         ("privacy", {"delta": 1 / 200_100}, "delta = "),
-        ("privacy", {"unit": "site"}, "unit = site"),
-        ("privacy", {"relation": "replace_one"}, "relation = replace_one"),
+        ("privacy", {"unit": "site", "max_rounds_per_person": 2}, "1 for unit = site"),
+        ("privacy", {"unit": "unsafe-transition"}, "needs no other step"),
+        ("privacy", {"relation": "replace_one", "sampling_rate": 0.1}, "not that of twice the shift"),
         ("privacy", {"sampling_rate": 0.1}, "sampling_rate = 0.1"),
         ("privacy", {"max_rounds_per_person": 16}, "max_rounds_per_person = 16"),
         ("privacy", {"max_sites_per_person": 11}, "max_sites_per_person = 11"),
-        ("training", {"episodes_per_site": 60_001}, "episodes_per_site = 60001"),
+        ("training", {"episodes_per_site": 60_001}, "units a site = 60001"),
     ],
 )
 def test_constants_that_no_site_may_sign_are_refused(section: str, changes: dict[str, object], named: str) -> None:
