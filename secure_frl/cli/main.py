@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from secure_frl.cli.audit import audit_command
 from secure_frl.cli.ledger import ledger_commands
 from secure_frl.cli.plan import plan_command
 from secure_frl.cli.resume import resume_command
@@ -21,6 +22,7 @@ app.command("plan")(plan_command)
 app.command("run")(run_command)
 app.command("resume")(resume_command)
 app.command("verify")(verify_command)
+app.command("audit")(audit_command)
 app.add_typer(ledger_commands, name="ledger")
 
 

@@ -1,0 +1,91 @@
+"""An audit of one study: toss the canaries' coins, run the rounds, score, judge.
+
+Coins come from the study's seed under a name of their own. An audit is a rehearsal by nature: it plants people, and
+takes away every share of noise that the claim does not count on. It never opens what a study keeps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.federation.audit_rounds import AuditFederation, AuditParts
+from secure_frl.learning.trajectories import Trajectories
+from secure_frl.privacy.accountant import covers_every_reader
+from secure_frl.privacy.audit import CanaryScores
+from secure_frl.privacy.audit_report import AuditReport, audited_release, judge
+from secure_frl.privacy.canaries import Canaries
+from secure_frl.privacy.events import GaussianSumEvent
+from secure_frl.privacy.planning import planned_event, sum_constants
+from secure_frl.privacy.sampling import poisson_sample
+from secure_frl.privacy.unit import REPLACE_ONE, SITE
+from secure_frl.randomness import rehearsal_source
+from secure_frl.secure_sum import RandomSource
+from secure_frl.study import Study
+
+LEAST_CANARIES = 4000
+USUAL_CANARIES = 8000  # enough to judge epsilon = 4 and above at delta = 1e-6
+MOST_CANARIES = 1_000_000
+
+
+def audit_study(study: Study, *, canaries: int = USUAL_CANARIES, parts: AuditParts | None = None) -> AuditReport:
+    """Return what `canaries` or a few more, in whole sums, say about one noised sum of the study.
+
+    parts: what honest sites are made of; a control of the audit replaces some.
+    Raises InvalidParameter for a study without a claim, or too few canaries; CharterRefused, BitBudget as `plan` does.
+    """
+    if not LEAST_CANARIES <= canaries <= MOST_CANARIES:
+        raise InvalidParameter(
+            f"expected {LEAST_CANARIES} to {MOST_CANARIES} canaries, got {canaries}. Fewer show no fault worth finding."
+        )
+    constants = sum_constants(study)
+    release = audited_release(planned_event(study, constants))
+    if not covers_every_reader(constants):
+        raise InvalidParameter(
+            f"expected a study that states an epsilon, got protection.method={constants.protection!r}: there is no "
+            "claim to audit. Set protection.method to 'masking'."
+        )
+    made = Canaries(constants.blocks)
+    federation = AuditFederation(study, constants, made, release)
+    in_one_sum = made.most_in_one_sum if release.unit != SITE else min(made.most_in_one_sum, federation.shares)
+    at_sites = min(release.max_sites_per_person, federation.shares)
+    coins = rehearsal_source(study.study.seed, "audit coins")
+    chance = rehearsal_source(study.study.seed, "audit sampling")
+    values, included = [], []
+    for turn in range(math.ceil(canaries / in_one_sum)):
+        coin = (coins.words(in_one_sum) & np.uint64(1)).astype(np.bool_)
+        windows = [
+            _window(made, coin, site, federation.shares, at_sites, release, chance) for site in range(federation.shares)
+        ]
+        summed = federation.sum(turn, windows, parts or AuditParts())
+        scores = made.scores(turn, summed, in_one_sum) / at_sites
+        values.append((scores + 1) / 2 if release.relation == REPLACE_ONE else scores)
+        included.append(coin)
+    norm = made.norm * at_sites / release.max_sites_per_person
+    return judge(CanaryScores(np.concatenate(values), np.concatenate(included)), release, norm)
+
+
+def _window(
+    made: Canaries,
+    coin: NDArray[np.bool_],
+    site: int,
+    sites: int,
+    at_sites: int,
+    release: GaussianSumEvent,
+    chance: RandomSource,
+) -> Trajectories:
+    """Return what one honest site holds: canaries go round the sites, each at `at_sites` of them.
+
+    A canary whose coin says out is absent; where neighbours differ by a replaced unit, its opposite is there instead.
+    """
+    numbers = np.arange(coin.size, dtype=np.int64)
+    is_here = (site - numbers) % sites < at_sites
+    signs = np.where(coin, 1, -1).astype(np.float32)
+    if release.relation != REPLACE_ONE:
+        is_here &= coin
+    numbers = numbers[is_here]
+    drawn = poisson_sample(np.arange(numbers.size, dtype=np.int64), release.sampling_rate, chance)
+    return made.window(numbers[drawn], signs[is_here][drawn])
