@@ -91,9 +91,14 @@ class DataSection(_Section):
 class PolicySection(_Section):
     """What is trained."""
 
-    kind: Literal["table"] = Field(default="table", description="'table': one row a state")
-    hidden: list[int] = Field(
-        default=[64, 64], max_length=8, description="a list of layer widths; used by networks only"
+    kind: Literal["table", "mlp", "gru", "lstm"] = Field(
+        default="table", description="'table': one row a state; 'mlp', 'gru' or 'lstm': a network over embedded states"
+    )
+    hidden: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
+        default=[64, 64],
+        min_length=1,
+        max_length=8,
+        description="a list of widths, 1 to 1024: the embedding's first, with gru and lstm the recurrent layer's last",
     )
     allowed_actions: Literal["public"] = Field(default="public", description="'public': the published table")
     critic: Literal["private", "none"] = Field(default="private", description="'private' shares the noise, or 'none'")
@@ -161,6 +166,15 @@ class PrivacySection(_Section):
     clip_norm: Positive = Field(default=0.4, description="the L2 bound of one unit's policy block, above 0")
     critic_clip_norm: Positive = Field(default=0.7, description="the L2 bound of one unit's critic block, above 0")
     critic_noise_share: Share = Field(default=0.15, description="the critic's part of the budget, between 0 and 1")
+    clip_quantile: float = Field(
+        default=0.0, ge=0, lt=1, description="0: clip_norm stays; above 0, below 1: the part of units it shall not cut"
+    )
+    clip_quantile_noise_share: Share = Field(
+        default=0.02, description="the part of the budget for the count of units that are not cut, between 0 and 1"
+    )
+    clip_learning_rate: float = Field(
+        default=0.2, gt=0, le=1, description="how fast clip_norm follows the quantile, above 0, at most 1"
+    )
     sampling_rate: float = Field(
         default=1.0, gt=0, le=1, description="1.0: every unit; below 1, above 0: Poisson sampling of logged data"
     )
@@ -214,8 +228,17 @@ class OutputSection(_Section):
 
     sharpen: Positive = Field(default=3.0, description="a factor of the logits at release, above 0")
     keep_policies: Literal["last", "all"] = Field(default="last", description="'last' or 'all'")
-    release: list[Literal["policy"]] = Field(
-        default=["policy"], min_length=1, max_length=1, description="['policy']: each name would be an event"
+    release: list[Literal["policy", "mean_return"]] = Field(
+        default=["policy"],
+        min_length=1,
+        max_length=2,
+        description="['policy'] or ['policy', 'mean_return']: the units' mean return travels noised in the same sum",
+    )
+    mean_return_noise_share: Share = Field(
+        default=0.02, description="the part of the budget for the mean return, between 0 and 1"
+    )
+    return_range: list[float] = Field(
+        default=[0.0, 1.0], min_length=2, max_length=2, description="[lowest, highest]: a unit's return is cut to it"
     )
 
 
@@ -295,6 +318,17 @@ class Study(_Section):
     def noised_sums(self) -> int:
         """Return how many noised sums of the same units one release is made of."""
         return self.training.local_steps * self.training.epochs
+
+    @property
+    def auxiliary(self) -> dict[str, tuple[float, float]]:
+        """Return the figures that travel in blocks of their own: for each its largest magnitude and its noise share."""
+        found: dict[str, tuple[float, float]] = {}
+        if self.privacy.clip_quantile:
+            found["clip_quantile"] = (0.5, self.privacy.clip_quantile_noise_share)
+        if "mean_return" in self.output.release:
+            lowest, highest = self.output.return_range
+            found["mean_return"] = ((highest - lowest) / 2, self.output.mean_return_noise_share)
+        return found
 
     def composition_group(self, dataset_id: str) -> str:
         """Return what a site's events compose in: "fresh" windows, or its data set, whose units all events meet."""

@@ -85,6 +85,36 @@ def _local_steps_fit(study: Study) -> Iterator[str]:
 
 _DATA_KEYS = ("data.source", "data.path", "data.declared_units")
 
+
+def _widths_fit(study: Study) -> Iterator[str]:
+    if study.policy.kind in ("gru", "lstm") and len(study.policy.hidden) < 2:
+        yield f"two widths or more for {study.policy.kind}, embedding and recurrent layer; found {study.policy.hidden}"
+
+
+def _step_units_fit(study: Study) -> Iterator[str]:
+    if study.privacy.unit == "unsafe-transition" and study.policy.kind in ("gru", "lstm"):
+        yield f"'table' or 'mlp' where a unit is one step, for a memory ties steps together; found {study.policy.kind}"
+
+
+def _releases_fit(study: Study) -> Iterator[str]:
+    names = study.output.release
+    if names != ["policy", "mean_return"][: len(names)]:
+        yield f"['policy'] or ['policy', 'mean_return']; found {names}"
+
+
+def _returns_fit(study: Study) -> Iterator[str]:
+    lowest, highest = study.output.return_range
+    if lowest >= highest:
+        yield f"a lowest below a highest return; found {lowest:g} and {highest:g}"
+
+
+def _shares_fit(study: Study) -> Iterator[str]:
+    shares = [share for _, share in study.auxiliary.values()]
+    shares += [study.privacy.critic_noise_share] if study.policy.critic == "private" else []
+    if sum(shares) >= 1:
+        yield f"noise shares below 1 in all, for the policy has the rest; found {sum(shares):g}"
+
+
 _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]], str], ...] = (
     (
         "sites.min_survivors",
@@ -114,6 +144,24 @@ _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]
         "change the key that is named",
     ),
     ("sites.simulate_drop", ("sites.simulate_drop", "sites.count"), _drops_fit, "lose fewer sites"),
+    ("policy.hidden", ("policy.hidden", "policy.kind"), _widths_fit, "write for instance [64, 64]"),
+    ("policy.kind", ("policy.kind", "privacy.unit"), _step_units_fit, "choose another unit or policy"),
+    ("output.release", ("output.release",), _releases_fit, "keep the policy, and name nothing twice"),
+    ("output.return_range", ("output.return_range",), _returns_fit, "write for instance [0.0, 1.0]"),
+    (
+        "privacy.critic_noise_share",
+        (
+            "privacy.critic_noise_share",
+            "privacy.clip_quantile",
+            "privacy.clip_quantile_noise_share",
+            "output.mean_return_noise_share",
+            "output.release",
+            "output.return_range",
+            "policy.critic",
+        ),
+        _shares_fit,
+        "lower one of the noise shares",
+    ),
     ("data", (*_DATA_KEYS, "privacy.max_rounds_per_person"), _data_fits, "see examples/logged_icu/study.toml"),
     (
         "training.objective",

@@ -6,6 +6,8 @@ bound. The layout is a function of public tables and the study, so every party c
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,6 +19,9 @@ from secure_frl.secure_sum import Block
 
 POLICY_BLOCK = "policy"
 CRITIC_BLOCK = "critic"
+CLIP_QUANTILE = "clip_quantile"  # figures of one number a unit that travel in blocks of their own, behind gradients
+MEAN_RETURN = "mean_return"
+AUXILIARY = (CLIP_QUANTILE, MEAN_RETURN)  # in the order of the message
 LOGITS = "logits.weight"  # names of the parameters of policies.TablePolicy
 RESIDUAL = "residual.weight"
 VISITS = "visits.weight"
@@ -34,9 +39,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Segments in the order of the message; together they cover [0, length)."""
+    """Segments in the order of the message, then one value for each auxiliary figure; together [0, length)."""
 
     segments: tuple[Segment, ...]
+    auxiliary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.segments:
@@ -51,11 +57,17 @@ class Layout:
         names = [name for name, _ in groupby(segment.block for segment in self.segments)]
         if len(set(names)) != len(names):
             raise InvalidParameter(f"a block must be consecutive, but the order is {names}. Reorder the segments.")
+        if self.auxiliary != tuple(name for name in AUXILIARY if name in self.auxiliary):
+            raise InvalidParameter(f"auxiliary figures are {AUXILIARY} in this order, not {self.auxiliary}. Sort them.")
 
     @property
     def length(self) -> int:
         """Return P, the number of values of the message."""
-        return sum(segment.coordinates.size for segment in self.segments)
+        return sum(segment.coordinates.size for segment in self.segments) + len(self.auxiliary)
+
+    def segments_of(self, block: str) -> tuple[Segment, ...]:
+        """Return the segments of a block, in order."""
+        return tuple(segment for segment in self.segments if segment.block == block)
 
     def slice_of(self, parameter: str) -> slice:
         """Return where a parameter's values stand in the message. Raises InvalidParameter for an unknown name."""
@@ -67,46 +79,80 @@ class Layout:
             start = stop
         raise InvalidParameter(f"no segment holds {parameter!r}. Ask for a parameter of this layout.")
 
-    def blocks(self, clip_norm: float, critic_clip_norm: float, critic_noise_share: float) -> tuple[Block, ...]:
-        """Return the blocks of the message with their public bounds; the noise shares add to 1.
+    def blocks(
+        self,
+        clip_norm: float,
+        critic_clip_norm: float,
+        critic_noise_share: float,
+        auxiliary: Mapping[str, tuple[float, float]] | None = None,
+    ) -> tuple[Block, ...]:
+        """Return the blocks of the message with their public bounds; noise shares add to 1, the policy has the rest.
 
         clip_norm, critic_clip_norm: L2, > 0. critic_noise_share: in (0, 1); ignored when there is no critic block.
+        auxiliary: for each auxiliary figure its largest magnitude and its noise share.
         """
-        sizes = [
-            (name, sum(segment.coordinates.size for segment in group))
+        sizes = {
+            name: sum(segment.coordinates.size for segment in group)
             for name, group in groupby(self.segments, key=lambda segment: segment.block)
-        ]
-        if len(sizes) == 1:
-            return (Block(sizes[0][0], 0, sizes[0][1], clip_norm, 1.0),)
-        if not 0 < critic_noise_share < 1:
+        } | dict.fromkeys(self.auxiliary, 1)
+        settings = {name: (auxiliary or {}).get(name, (0.0, 0.0)) for name in self.auxiliary}
+        if CRITIC_BLOCK in sizes:
+            settings[CRITIC_BLOCK] = (critic_clip_norm, critic_noise_share)
+        rest = 1.0 - sum(share for _, share in settings.values())
+        if not 0 < rest <= 1 or any(not 0 < share < 1 for _, share in settings.values()):
+            shares = {name: share for name, (_, share) in settings.items()}
             raise InvalidParameter(
-                f"critic_noise_share must lie between 0 and 1, not {critic_noise_share}. "
-                "Set privacy.critic_noise_share, for instance to 0.15."
+                f"noise shares must lie between 0 and 1 and leave the policy some, not {shares}. "
+                "Set privacy.critic_noise_share, for instance to 0.15, and the other shares of the study."
             )
-        settings = {
-            POLICY_BLOCK: (clip_norm, 1.0 - critic_noise_share),
-            CRITIC_BLOCK: (critic_clip_norm, critic_noise_share),
-        }
+        settings[POLICY_BLOCK] = (clip_norm, rest)
         blocks: list[Block] = []
         start = 0
-        for name, size in sizes:
+        for name, size in sizes.items():
             blocks.append(Block(name, start, start + size, *settings[name]))
             start += size
         return tuple(blocks)
 
 
-def table_layout(admissible: NDArray[np.bool_], critic: str) -> Layout:
+def table_layout(admissible: NDArray[np.bool_], critic: str, auxiliary: tuple[str, ...] = ()) -> Layout:
     """Return the layout of a table policy.
 
     admissible: bool [live states, actions], the public table without its terminal rows.
     critic: "private" (residual sum and visit count a state, in a block of their own) or "none".
     Logits of a state with one admissible action never change, so they are left out.
     """
+    segments = [Segment(POLICY_BLOCK, LOGITS, np.flatnonzero(_has_choice(admissible)[:, None] & admissible))]
+    return Layout((*segments, *_critic_segments(admissible.shape[0], critic)), auxiliary)
+
+
+def network_layout(
+    shapes: Mapping[str, tuple[int, ...]],
+    is_recurrent: bool,
+    admissible: NDArray[np.bool_],
+    critic: str,
+    auxiliary: tuple[str, ...] = (),
+) -> Layout:
+    """Return the layout of a network over embedded states: one policy block of every parameter that can change.
+
+    shapes: by name, the embedding first, as `networks.Network.shapes`. admissible, critic: as in `table_layout`.
+    The embedding's row of a state changes when the episode is there and has a choice, now or (recurrent) later on.
+    """
+    (embedding, (_, width)), *others = shapes.items()
+    met = np.ones(admissible.shape[0], dtype=np.bool_) if is_recurrent else _has_choice(admissible)
+    rows = np.flatnonzero(np.repeat(met, width))
+    segments = [Segment(POLICY_BLOCK, embedding, rows)]
+    segments += [Segment(POLICY_BLOCK, name, np.arange(math.prod(shape), dtype=np.int64)) for name, shape in others]
+    return Layout((*segments, *_critic_segments(admissible.shape[0], critic)), auxiliary)
+
+
+def _has_choice(admissible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(admissible.sum(axis=1) > 1)
+
+
+def _critic_segments(live_states: int, critic: str) -> tuple[Segment, ...]:
     if critic not in ("private", "none"):
         raise InvalidParameter(f"critic must be private or none, not {critic!r}. Correct policy.critic.")
-    free = admissible & (admissible.sum(axis=1) > 1)[:, None]
-    segments = [Segment(POLICY_BLOCK, LOGITS, np.flatnonzero(free).astype(np.int64))]
-    if critic == "private":
-        states = np.arange(admissible.shape[0], dtype=np.int64)
-        segments += [Segment(CRITIC_BLOCK, RESIDUAL, states), Segment(CRITIC_BLOCK, VISITS, states)]
-    return Layout(tuple(segments))
+    if critic == "none":
+        return ()
+    states = np.arange(live_states, dtype=np.int64)
+    return Segment(CRITIC_BLOCK, RESIDUAL, states), Segment(CRITIC_BLOCK, VISITS, states)

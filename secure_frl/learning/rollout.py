@@ -6,34 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
+from secure_frl.learning.acting import Acting, TableActing
 from secure_frl.learning.environment import Environment
 from secure_frl.learning.trajectories import Trajectories
 
 
-def roll_out_table(
-    probabilities: NDArray[np.float64],
-    environment: Environment,
-    generator: np.random.Generator,
-    persons: NDArray[np.uint64],
+def roll_out(
+    acting: Acting, environment: Environment, generator: np.random.Generator, persons: NDArray[np.uint64]
 ) -> Trajectories:
     """Run one episode in each copy of a tabular environment.
 
-    probabilities: float64 [states, actions], rows sum to 1, as the policy acts.
     persons: uint64 [environment.count], one keyed hash an episode, made by the site.
     Returns trajectories padded to environment.max_steps; padding holds state 0, action 0 and reward 0. The draws of
     copy i depend on the generator and i only. Raises InvalidParameter when shapes do not fit.
     """
     count, length = environment.count, environment.max_steps
-    if persons.shape != (count,) or probabilities.ndim != 2 or probabilities.shape[1] != environment.action_count:
+    if persons.shape != (count,) or acting.action_count != environment.action_count:
         raise InvalidParameter(
-            f"persons must be [{count}] and probabilities [states, {environment.action_count}], "
-            f"not {list(persons.shape)} and {list(probabilities.shape)}. Pass one person a copy."
+            f"persons must be [{count}] and actions {environment.action_count}, not {list(persons.shape)} and "
+            f"{acting.action_count}. Pass one person a copy, and a policy of this environment."
         )
-    cumulative = np.cumsum(probabilities, axis=1)
-    # A sum of .9999999 must leave no gap behind the last action that has probability; one without is never chosen.
-    last = probabilities.shape[1] - 1 - np.argmax(probabilities[:, ::-1] > 0, axis=1)
-    cumulative[np.arange(probabilities.shape[1])[None, :] >= last[:, None]] = 2.0
-    log_probabilities = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    acting.begin(count)
     observations = np.zeros((count, length), dtype=np.int64)
     actions = np.zeros((count, length), dtype=np.int64)
     rewards = np.zeros((count, length), dtype=np.float32)
@@ -48,14 +41,14 @@ def roll_out_table(
             break
         uniform = generator.random(count)[live]
         here = states[live]
-        chosen = (cumulative[here] <= uniform[:, None]).sum(axis=1)
+        chosen, log_probabilities = acting.act(live, here, uniform)
         all_actions = np.zeros(count, dtype=np.int64)
         all_actions[live] = chosen
         states, reward, ended, cut = environment.step(all_actions)
         observations[live, t] = here
         actions[live, t] = chosen
         rewards[live, t] = reward[live]
-        log_behaviour[live, t] = log_probabilities[here, chosen]
+        log_behaviour[live, t] = log_probabilities
         steps[live, t] = True
         terminated |= ended
         running &= ~(ended | cut)
@@ -70,3 +63,13 @@ def roll_out_table(
         final_observations=states,
         persons=persons,
     )
+
+
+def roll_out_table(
+    probabilities: NDArray[np.float64],
+    environment: Environment,
+    generator: np.random.Generator,
+    persons: NDArray[np.uint64],
+) -> Trajectories:
+    """Run one episode in each copy under a table of probabilities, float64 [states, actions]; see `roll_out`."""
+    return roll_out(TableActing(probabilities), environment, generator, persons)

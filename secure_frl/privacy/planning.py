@@ -12,8 +12,8 @@ from dataclasses import replace
 from secure_frl.encoding import ring
 from secure_frl.encoding.quantise import LARGEST_BOUND
 from secure_frl.errors import BitBudget, CharterRefused
-from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, admissible_actions
-from secure_frl.learning.layout import Layout, table_layout
+from secure_frl.learning.forms import policy_form
+from secure_frl.learning.layout import Layout
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import DISTRIBUTED, LOCAL, PRODUCTION, UNSAFE_NONE, GaussianSumEvent, sum_event
 from secure_frl.privacy.plan import Plan
@@ -77,8 +77,8 @@ def make_plan(study: Study) -> Plan:
 
 
 def study_layout(study: Study) -> Layout:
-    """Return which coordinates a study sends: free logits of live states, and the critic's two numbers a state."""
-    return table_layout(admissible_actions()[:LIVE_STATES], study.policy.critic)
+    """Return which coordinates a study sends: the policy's, the critic's two numbers a state, auxiliary figures."""
+    return policy_form(study).layout
 
 
 def sum_constants(study: Study) -> SumConstants:
@@ -86,7 +86,7 @@ def sum_constants(study: Study) -> SumConstants:
     privacy = study.privacy
     _check(study)
     layout = study_layout(study)
-    blocks = layout.blocks(privacy.clip_norm, privacy.critic_clip_norm, privacy.critic_noise_share)
+    blocks = layout.blocks(privacy.clip_norm, privacy.critic_clip_norm, privacy.critic_noise_share, study.auxiliary)
     if privacy.noise == UNSAFE_NONE:
         return _constants(study, layout.length, blocks, 0.0)
     return _constants(study, layout.length, blocks, _solve(study, layout.length, blocks))
@@ -159,13 +159,13 @@ def _constants(study: Study, length: int, blocks: tuple[Block, ...], sigma: floa
     else:
         deviation = LOCAL_NOISE_SCALE
         scale = deviation / sigma
-    bound = math.ceil(scale * batch) + 1
+    bound = study.noised_sums * (math.ceil(scale * batch) + 1)  # the message is the sum of so many noised sums
     if bound >= LARGEST_BOUND:
         raise BitBudget(
             f"expected B < 2^52, got B={bound}: a real of 64 bits has no such step. "
             "Lower privacy.integer_noise_scale or training.episodes_per_site."
         )
-    tau = ring.noise_bound(deviation, sites.count, length)
+    tau = ring.noise_bound(deviation, sites.count * study.noised_sums, length)
     smallest = ring.width_for(sites=sites.count, bound=bound, noise_bound=tau, weight=1)
     asked = study.protection.modulus_bits
     if asked and asked < smallest:

@@ -166,3 +166,21 @@ def test_a_cross_device_study_gets_the_graph_of_its_fractions() -> None:
 def test_a_cross_device_study_that_does_not_fit_is_refused(overrides: dict[str, object], word: str) -> None:
     with pytest.raises(StudyRefused, match=word):
         parse_study(THOUSAND, overrides)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("policy", {"kind": "gru", "hidden": [64]}, "two widths"),
+        ("policy", {"kind": "mlp", "hidden": []}, "policy.hidden"),
+        ("output", {"release": ["mean_return"]}, "['policy']"),
+        ("output", {"return_range": [1.0, 0.0]}, "a lowest below a highest"),
+        ("privacy", {"clip_quantile": 0.9, "clip_quantile_noise_share": 0.9}, "noise shares below 1"),
+    ],
+)
+def test_networks_and_figures_that_travel_with_the_update_must_fit(
+    section: str, values: dict[str, object], words: str
+) -> None:
+    (line,) = _mistakes({**LEAST, section: values})
+
+    assert words in line

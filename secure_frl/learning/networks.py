@@ -1,0 +1,140 @@
+"""Networks as plain arrays: names, shapes and public first values of their parameters, and how they act. No torch.
+
+States enter through an embedding, never one-hot; then linear layers with tanh, for gru and lstm a recurrent layer as
+the last hidden one, then a linear head of one logit an action. `policies.NetworkPolicy` is the same function with
+gradients, under the same names. Sources of the cells: Cho et al. 2014, appendix A.1.1, with the reset gate behind the
+recurrent product as in torch.nn.GRU; Hochreiter and Schmidhuber 1997 with a forget gate, as in torch.nn.LSTM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.errors import InvalidParameter
+
+MLP, GRU, LSTM = "mlp", "gru", "lstm"
+EMBEDDING, HEAD, RECURRENT = "embedding", "head", "recurrent"
+HEAD_GAIN = 0.01  # first logits are close to 0: a new policy is nearly uniform, and its lower layers have gradients
+_GATES = {GRU: 3, LSTM: 4}
+_LABEL = b"secure_frl/first_parameters/v1"
+
+Arrays = Mapping[str, NDArray[np.float64]]  # by name of the parameter, in its own shape
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a network is, apart from its parameters. Raises InvalidParameter for widths that make none."""
+
+    kind: str  # mlp | gru | lstm
+    hidden: tuple[int, ...]  # widths: of the embedding first; gru and lstm: of the recurrent layer last
+    states: int
+    actions: int
+
+    def __post_init__(self) -> None:
+        least = 1 if self.kind == MLP else 2
+        if self.kind not in (MLP, GRU, LSTM) or len(self.hidden) < least or min(self.hidden) < 1:
+            raise InvalidParameter(
+                f"expected mlp with a width or more, or gru or lstm with two or more, got {self.kind!r} with "
+                f"{list(self.hidden)}. Correct policy.kind and policy.hidden."
+            )
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Return whether what it does depends on the episode so far, beside the state."""
+        return self.kind in _GATES
+
+    @property
+    def linear_widths(self) -> tuple[int, ...]:
+        """Return the widths of the linear layers behind the embedding."""
+        return self.hidden[1:-1] if self.is_recurrent else self.hidden[1:]
+
+    @property
+    def memory_width(self) -> int:
+        """Return how many numbers an episode carries from step to step."""
+        return {MLP: 0, GRU: self.hidden[-1], LSTM: 2 * self.hidden[-1]}[self.kind]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter, in the order of the torch module."""
+        found: dict[str, tuple[int, ...]] = {f"{EMBEDDING}.weight": (self.states, self.hidden[0])}
+        width = self.hidden[0]
+        for number, following in enumerate(self.linear_widths):
+            found[f"layers.{number}.weight"] = (following, width)
+            found[f"layers.{number}.bias"] = (following,)
+            width = following
+        if self.is_recurrent:
+            last, rows = self.hidden[-1], _GATES[self.kind] * self.hidden[-1]
+            found[f"{RECURRENT}.weight_ih_l0"] = (rows, width)
+            found[f"{RECURRENT}.bias_ih_l0"] = (rows,)
+            found[f"{RECURRENT}.weight_hh_l0"] = (rows, last)
+            found[f"{RECURRENT}.bias_hh_l0"] = (rows,)
+            width = last
+        found[f"{HEAD}.weight"] = (self.actions, width)
+        found[f"{HEAD}.bias"] = (self.actions,)
+        return found
+
+
+def first_parameters(network: Network, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Return the parameters before the first round: a public function of the charter, equal at every party.
+
+    seed: the study's, of training; nothing secret. Weights are uniform in +-1 / sqrt(inputs), the embedding in +-1,
+    biases 0, the head's weights times 0.01. Drawn from SHAKE-256, whose bytes no library's version changes.
+    Source of the range: LeCun et al. 1998, Efficient BackProp, section 4.6, up to a constant.
+    """
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, shape in network.shapes.items():
+        if len(shape) == 1:
+            found[name] = np.zeros(shape)
+            continue
+        drawn = hashlib.shake_256(b"\x00".join((_LABEL, str(seed).encode(), name.encode())))
+        words = np.frombuffer(drawn.digest(4 * math.prod(shape)), dtype="<u4")
+        uniform = (words + 0.5) * 2.0**-31 - 1.0
+        gain = HEAD_GAIN if name.startswith(HEAD) else 1.0
+        width = 1 if name.startswith(EMBEDDING) else shape[1]
+        found[name] = (uniform * gain / math.sqrt(width)).reshape(shape)
+    return found
+
+
+def logits_of(
+    network: Network, arrays: Arrays, states: NDArray[np.int64], memory: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return logits [n, actions] of one step and the memory after it.
+
+    states: int64 [n]. memory: float64 [n, memory_width], zeros at an episode's first step.
+    """
+    values = np.tanh(arrays[f"{EMBEDDING}.weight"][states])
+    for number in range(len(network.linear_widths)):
+        values = np.tanh(values @ arrays[f"layers.{number}.weight"].T + arrays[f"layers.{number}.bias"])
+    if network.is_recurrent:
+        memory = (_gru_step if network.kind == GRU else _lstm_step)(arrays, values, memory)
+        values = memory[:, : network.hidden[-1]]
+    return values @ arrays[f"{HEAD}.weight"].T + arrays[f"{HEAD}.bias"], memory
+
+
+def _gru_step(arrays: Arrays, values: NDArray[np.float64], memory: NDArray[np.float64]) -> NDArray[np.float64]:
+    reset, update, new = np.split(_gates(arrays, values, "ih"), 3, axis=1)
+    reset_h, update_h, new_h = np.split(_gates(arrays, memory, "hh"), 3, axis=1)
+    kept = _sigmoid(update + update_h)
+    return (1 - kept) * np.tanh(new + _sigmoid(reset + reset_h) * new_h) + kept * memory
+
+
+def _lstm_step(arrays: Arrays, values: NDArray[np.float64], memory: NDArray[np.float64]) -> NDArray[np.float64]:
+    shown, cell = np.split(memory, 2, axis=1)
+    entering, forgetting, new, leaving = np.split(_gates(arrays, values, "ih") + _gates(arrays, shown, "hh"), 4, axis=1)
+    cell = _sigmoid(forgetting) * cell + _sigmoid(entering) * np.tanh(new)
+    return np.concatenate([_sigmoid(leaving) * np.tanh(cell), cell], axis=1)
+
+
+def _gates(arrays: Arrays, values: NDArray[np.float64], which: str) -> NDArray[np.float64]:
+    weight, bias = arrays[f"{RECURRENT}.weight_{which}_l0"], arrays[f"{RECURRENT}.bias_{which}_l0"]
+    return np.asarray(values @ weight.T + bias, dtype=np.float64)
+
+
+def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)), dtype=np.float64)  # no overflow on either side
