@@ -1,30 +1,14 @@
-"""A virtual environment with Flower and nothing of ours, made once: its pins and ours need not agree."""
+"""Flower in a process and an environment of its own."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import venv
 from pathlib import Path
 from typing import Any
 
 FLOWER = "flwr==1.41.0"
 _DRIVER = Path(__file__).with_name("flower_peer.py")
-
-
-def python_of(folder: Path) -> Path:
-    """Return the interpreter of the environment in `folder`, making and filling it if it is not there.
-
-    Raises subprocess.CalledProcessError if the installation fails; a half-made folder is used no further.
-    """
-    python, ready = folder / "bin" / "python", folder / ".ready"
-    if not (ready.exists() and ready.read_text() == FLOWER):
-        venv.create(folder, with_pip=True, clear=folder.exists())
-        command = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install", FLOWER]
-        subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603  # a fixed command line
-        ready.write_text(FLOWER)
-    return python
 
 
 def flower_round(python: Path, *, clients: int, shares: int, length: int, lost: int) -> dict[str, Any]:

@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from figures import Figure, as_json, at_least, at_most, line, load_average
-from flower_environment import flower_round, python_of
+from figures import Figure, at_least, at_most, report, show
+from flower_environment import FLOWER, flower_round
 from many_sites import Cost, ManySites
 from one_site import OneSite
 from parties import BOUND, circulant_constants, silo_constants
+from peer_environment import python_of
 
 from secure_frl.encoding.quantise import quantise
 from secure_frl.randomness import system_source
@@ -121,7 +122,7 @@ def flower(options: Options) -> Iterator[Figure]:
     """Measure both with 64 sites, one million values, 10 % lost, one after the other."""
     clients, lost = 64, 6
     length = 100_000 if options.quick else MILLION
-    python = python_of(options.flower)
+    python = python_of(options.flower, FLOWER)
     constants = silo_constants(clients, length)
     site, sites = OneSite(constants), ManySites(constants)
     exchanges = [site.round() for _ in range(options.repetitions(7) + 1)][1:]
@@ -175,32 +176,16 @@ PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
 }
 
 
-def show(text: str) -> None:
-    """Print progress where it does not mix with the result."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and report; the exit code says nothing of the bars, `holds` does."""
+    """Run and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--quick", action="store_true", help="few repetitions and small sizes: a smoke test")
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--flower", type=Path, default=FLOWER_FOLDER, help="environment for Flower, made if missing")
     chosen = parser.parse_args(arguments)
-    unknown = sorted(set(chosen.only.split(",")) - set(PARTS))
-    if unknown:
-        parser.error(f"expected --only of {', '.join(PARTS)}, got {', '.join(unknown)}. Name figures as listed.")
-    options, figures = Options(chosen.quick, chosen.flower), []
-    show(f"load average at the start: {load_average()}")
-    for name in chosen.only.split(","):
-        for figure in PARTS[name](options):
-            figures.append(figure)
-            show(line(figure))
-    show(f"load average at the end: {load_average()}")
-    if chosen.json:
-        print(as_json(figures))
-    return 0
+    options = Options(chosen.quick, chosen.flower)
+    return report(parser, PARTS, chosen.only, options, wants_json=chosen.json)
 
 
 if __name__ == "__main__":
