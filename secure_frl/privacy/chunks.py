@@ -65,6 +65,30 @@ def _padded(longest: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(found < steps.size, steps[np.minimum(found, steps.size - 1)], -(-longest // steps[-1]) * steps[-1])
 
 
+def with_rows(trajectories: Trajectories, rows: int) -> Trajectories:
+    """Return the trajectories with others behind them, of nobody and without a step, `rows` in all; B <= rows.
+
+    A matrix product's last bits depend on how many rows it has: with a public number of them, nobody's gradient
+    depends on who else is there.
+    """
+    missing = rows - trajectories.count
+
+    def fill(values: NDArray[Any]) -> NDArray[Any]:  # Any: the dtype of each field stays what it was
+        return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+
+    return Trajectories(
+        observations=fill(trajectories.observations),
+        actions=fill(trajectories.actions),
+        allowed=None if trajectories.allowed is None else fill(trajectories.allowed),
+        rewards=fill(trajectories.rewards),
+        log_behaviour=None if trajectories.log_behaviour is None else fill(trajectories.log_behaviour),
+        steps=fill(trajectories.steps),
+        terminated=fill(trajectories.terminated),
+        final_observations=fill(trajectories.final_observations),
+        persons=fill(trajectories.persons),
+    )
+
+
 def cut(trajectories: Trajectories, rows: NDArray[np.int64], length: int) -> Trajectories:
     """Return the named rows with exactly `length` steps, cut or padded; what is cut or added must hold no step."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.learning.layout import Segment
+from secure_frl.learning.layout import AUXILIARY, CLIP_QUANTILE, MEAN_RETURN, Segment
 from secure_frl.privacy.sensitivity import SENSITIVITY_MARGIN
 from secure_frl.secure_sum import Block
 
@@ -31,39 +31,57 @@ class ClippedSum:
     dropped: int = field(repr=False)  # units that contributed zero: depends on data, stays at the site
 
 
-def sum_by_unit(gradients: NDArray[np.float64], unit_of_row: NDArray[np.int64], units: int) -> NDArray[np.float64]:
-    """Return float64 [units, P]: each row added to its unit's, in the order of the rows.
+def add_to_units_(total: NDArray[np.float64], rows: NDArray[np.float64], unit_of_row: NDArray[np.int64]) -> None:
+    """Add each row to its unit's, in the order of the rows: whoever is beside a unit, its sum has the same bits.
 
-    gradients: float64 [rows, P]; returned as it is when row i is unit i. unit_of_row: int64 [rows].
+    total: float64 [units, P], changed in place. rows: float64 [rows, P]. unit_of_row: int64 [rows].
     """
-    if np.array_equal(unit_of_row, np.arange(units)):
-        return gradients  # most people have one trajectory; large arrays are not touched without need
-    total = np.zeros((units, gradients.shape[1]), dtype=np.float64)
     for row, unit in enumerate(unit_of_row):
-        total[unit] += gradients[row]
-    return total
+        total[unit] += rows[row]
 
 
-def clip_units(gradients: NDArray[np.float64], blocks: Sequence[Block]) -> tuple[NDArray[np.float64], int]:
-    """Return the sum of clipped unit gradients, float64 [P], and how many units counted as zero.
+def clip_units(
+    gradients: NDArray[np.float64], blocks: Sequence[Block], returns: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], int]:
+    """Return the sum of clipped messages of units, float64 [P], and how many units counted as zero.
 
-    gradients: float64 [units, P], one row a unit; changed in place where not finite. blocks: cover [0, P).
+    gradients: float64 [units, columns], one row a unit; changed in place where not finite. blocks: cover [0, P), the
+    policy's first. returns: float64 [units], of each unit from the middle of the public range; asked for by a block
+    `mean_return`, and cut to that block's bound. A block `clip_quantile` holds +1/2 for a unit whose policy block is
+    not cut, else -1/2.
     Block b of a unit becomes sqrt(s_b) g_b / max(C_b, |g_b|): L2 at most sqrt(s_b), so the whole at most 1.
-    Source: Abadi et al. 2016, Algorithm 1, "Clip gradient", a block at a time (McMahan et al. 2018, section 2).
+    Raises InvalidParameter without the returns that a block asks for.
+    Source: Abadi et al. 2016, Algorithm 1, "Clip gradient", a block at a time (McMahan et al. 2018, section 2);
+    Andrew et al. 2021, Algorithm 1, for the indicator.
     """
     fine = np.isfinite(gradients).all(axis=1)
+    if returns is not None:
+        fine &= np.isfinite(returns)
     gradients[~fine] = 0.0  # 0 times NaN would be NaN
-    vector = np.zeros(gradients.shape[1], dtype=np.float64)
-    for block in blocks:
-        part = gradients[:, block.start : block.stop]
+    vector = np.zeros(blocks[-1].stop, dtype=np.float64)
+    is_whole = fine
+    for number, block in enumerate(blocks):
+        if block.name == CLIP_QUANTILE:
+            part = np.where(fine, np.where(is_whole, 0.5, -0.5), 0.0)[:, None]
+        elif block.name == MEAN_RETURN:
+            if returns is None:
+                raise InvalidParameter("expected each unit's return for its block, got none. Pass the returns.")
+            part = np.where(fine, returns, 0.0)[:, None]
+        else:
+            part = gradients[:, block.start : block.stop]
         norms = np.sqrt(np.einsum("ij,ij->i", part, part))
+        if number == 0:
+            is_whole = norms <= block.clip_norm
         weights = np.sqrt(block.noise_share) / np.maximum(norms, block.clip_norm)
         vector[block.start : block.stop] = weights @ part
     return vector, int(np.count_nonzero(~fine))
 
 
 def check_blocks(blocks: Sequence[Block], segments: Sequence[Segment]) -> int:
-    """Return P. Raises InvalidParameter unless the blocks are the segments' stretches, in order, with shares of 1."""
+    """Return P. Raises InvalidParameter unless the blocks are the segments' stretches, in order, with shares of 1.
+
+    Blocks of auxiliary figures, one value each, may follow.
+    """
     stretches: list[tuple[str, int, int]] = []
     start = 0
     for segment in segments:
@@ -73,6 +91,9 @@ def check_blocks(blocks: Sequence[Block], segments: Sequence[Segment]) -> int:
         else:
             stretches.append((segment.block, start, stop))
         start = stop
+    for name in (block.name for block in blocks if block.name in AUXILIARY):
+        stretches.append((name, start, start + 1))
+        start += 1
     named = [(block.name, block.start, block.stop) for block in blocks]
     if named != stretches:
         raise InvalidParameter(

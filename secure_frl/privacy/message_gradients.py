@@ -53,6 +53,14 @@ class MessageGradients(GradSampleModule):  # type: ignore[misc]  # Opacus has no
         }
         self.GRAD_SAMPLERS = {**GradSampleModule.GRAD_SAMPLERS, nn.Embedding: self._sample_embedding}
 
+    @property
+    def needs_fixed_rows(self) -> bool:
+        """Return whether a row's gradient may depend, in its last bits, on how many rows are computed together.
+
+        Sums into a table do not; matrix products do, for a library chooses its kernel by their size.
+        """
+        return any(weight not in self._columns for weight in self._weights.values())
+
     def take(self, rows: int) -> NDArray[np.float64]:
         """Return float64 [rows, P] of the one backward pass that was made, and clear it.
 

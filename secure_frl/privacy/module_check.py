@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
-from secure_frl.privacy.chunks import cut
+from secure_frl.privacy.chunks import CHUNK_UNITS, cut, with_rows
 from secure_frl.privacy.message_gradients import MessageGradients
 
 _REPLACEMENTS: tuple[tuple[type[nn.Module], str], ...] = (
@@ -98,6 +98,8 @@ def _first_gradient(
     policy.train()
     wrapped = MessageGradients(policy, segments)
     try:
+        if wrapped.needs_fixed_rows:
+            batch = with_rows(batch, CHUNK_UNITS)
         found = losses(policy, batch)
         if found.shape != (batch.count,):
             raise InvalidParameter(

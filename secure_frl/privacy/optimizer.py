@@ -18,10 +18,10 @@ from secure_frl.errors import InvalidParameter, UnexpectedState
 from secure_frl.learning.layout import Segment
 from secure_frl.privacy.clipping import (
     ClippedSum,
+    add_to_units_,
     as_clipped_sum,
     check_blocks,
     clip_units,
-    sum_by_unit,
 )
 from secure_frl.privacy.events import UNSAFE_NONE
 from secure_frl.privacy.message_gradients import MessageGradients
@@ -66,39 +66,53 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         self._unit = unit
         self._random = random
         self._vector = np.zeros(self._length, dtype=np.float64)
-        self._pending: list[NDArray[np.float64]] | None = None  # one a backward pass of the open chunk
+        self._columns = sum(segment.coordinates.size for segment in segments)
+        self._is_open = False
+        self._gradients: NDArray[np.float64] | None = None  # [units, columns] of the open chunk, once there are any
+        self._returns = np.zeros(0, dtype=np.float64)  # [units], of the open chunk
         self._units = 0
         self._dropped = 0
         self._is_spent = False
 
     def expect(self, units: int) -> None:
         """Begin a chunk of `units` units. Raises UnexpectedState while another is open."""
-        if self._pending is not None or self._is_spent:
+        if self._is_open or self._is_spent:
             raise UnexpectedState("expected no open chunk before add_noise, got one. Clip it first.")
         self._units = units
-        self._pending = []
+        self._is_open = True
+        self._gradients = None
+        self._returns = np.zeros(units, dtype=np.float64)
 
-    def collect(self, unit_of_row: NDArray[np.int64]) -> None:
+    def collect(
+        self, unit_of_row: NDArray[np.int64], *, rows: int | None = None, returns: NDArray[np.float64] | None = None
+    ) -> None:
         """Take the gradients of one backward pass and add them to their units.
 
-        unit_of_row: int64 [rows], which unit of the chunk each trajectory of the pass belongs to.
+        unit_of_row: int64, which unit of the chunk each trajectory of the pass belongs to. rows: of the pass, when
+        more follow that belong to nobody. returns: float64, what each trajectory adds to its unit's return.
         Raises InvalidParameter for gradients of several passes, or of another number of rows.
         """
-        if self._pending is None:
+        if not self._is_open:
             raise UnexpectedState("expected an open chunk, got none. Call expect with its units first.")
-        self._pending.append(sum_by_unit(self._module.take(unit_of_row.size), unit_of_row, self._units))
+        found = self._module.take(unit_of_row.size if rows is None else rows)[: unit_of_row.size]
+        if returns is not None:
+            np.add.at(self._returns, unit_of_row, returns)
+        if self._gradients is None and np.array_equal(unit_of_row, np.arange(self._units)):
+            self._gradients = found  # most people have one trajectory; large arrays are not touched without need
+            return
+        if self._gradients is None:
+            self._gradients = np.zeros((self._units, self._columns), dtype=np.float64)
+        add_to_units_(self._gradients, found, unit_of_row)
 
     def clip_and_accumulate(self) -> None:
         """Clip the units of the open chunk and add them to the window's sum, in float64."""
-        if self._pending is None:
+        if not self._is_open:
             raise UnexpectedState("expected an open chunk, got none. Call expect and collect first.")
-        gradients = self._pending[0] if self._pending else np.zeros((self._units, self._length))
-        for part in self._pending[1:]:
-            gradients = gradients + part
-        vector, dropped = clip_units(gradients, self._constants.blocks)
+        gradients = np.zeros((self._units, self._columns)) if self._gradients is None else self._gradients
+        vector, dropped = clip_units(gradients, self._constants.blocks, self._returns)
         self._vector += vector
         self._dropped += dropped
-        self._pending = None
+        self._is_open, self._gradients = False, None
 
     def clipped_sum(self) -> ClippedSum:
         """Return what has been summed so far; before noise, so it stays in this process."""
@@ -110,7 +124,7 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         With noise = unsafe-none nothing is added.
         Raises UnexpectedState at a second call: two noised versions of one sum cancel each other's noise.
         """
-        if self._pending is not None or self._is_spent:
+        if self._is_open or self._is_spent:
             raise UnexpectedState("expected a finished window without noise, got another. Start a new window.")
         self._is_spent = True
         constants = self._constants

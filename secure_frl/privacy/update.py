@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
-from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut
+from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut, with_rows
 from secure_frl.privacy.clipping import ClippedSum
 from secure_frl.privacy.events import NOISES
 from secure_frl.privacy.message_gradients import MessageGradients
@@ -56,15 +56,17 @@ def private_update(
     constants: SumConstants,
     random: RandomSource,
     receipt: int,
+    return_middle: float = 0.0,
 ) -> PrivateUpdate:
     """Return the noised integers of one window; an empty window gives noise alone.
 
     policy: holds the broadcast parameters; left as it was. losses: given policy and a batch, a tensor [B].
     usable: bool [B]; a unit with a trajectory that is not usable contributes zero, as does one whose gradient is
     not finite. segments: which coordinates enter, in order. receipt: the reservation made before sampling.
+    return_middle: of the public range of returns; used when the message has a block for them.
     Raises InvalidParameter for a module, loss or layout that cannot be private; never because of a value in the data.
     """
-    optimizer = _accumulate(policy, losses, trajectories, unit, usable, segments, constants, random)
+    optimizer = _accumulate(policy, losses, trajectories, unit, usable, segments, constants, random, return_middle)
     dropped = optimizer.clipped_sum().dropped + _left_out(trajectories, unit, usable)
     return PrivateUpdate(optimizer.add_noise(), constants.scale, receipt, dropped)
 
@@ -79,9 +81,12 @@ def clipped_sum(
     segments: Sequence[Segment],
     constants: SumConstants,
     random: RandomSource,
+    return_middle: float = 0.0,
 ) -> ClippedSum:
     """Return the whole message before rounding and noise, in units of the clips. It stays in this process."""
-    return _accumulate(policy, losses, trajectories, unit, usable, segments, constants, random).clipped_sum()
+    return _accumulate(
+        policy, losses, trajectories, unit, usable, segments, constants, random, return_middle
+    ).clipped_sum()
 
 
 def _accumulate(
@@ -93,6 +98,7 @@ def _accumulate(
     segments: Sequence[Segment],
     constants: SumConstants,
     random: RandomSource,
+    return_middle: float,
 ) -> IntegerNoiseOptimizer:
     if constants.noise not in NOISES:
         raise InvalidParameter(f"expected noise of {NOISES}, got {constants.noise!r}. Take it from the charter.")
@@ -108,7 +114,7 @@ def _accumulate(
     try:
         optimizer = IntegerNoiseOptimizer(wrapped, segments, constants, unit=unit, random=random)
         rows, fine, units = as_units(trajectories, usable, unit)
-        _walk(policy, losses, rows, units, fine, optimizer)
+        _walk(policy, losses, rows, units, fine, optimizer, wrapped.needs_fixed_rows, return_middle)
     finally:
         wrapped.to_standard_module()
         policy.zero_grad(set_to_none=True)
@@ -123,16 +129,21 @@ def _walk(
     units: NDArray[np.int64],
     usable: NDArray[np.bool_],
     optimizer: IntegerNoiseOptimizer,
+    has_fixed_rows: bool,
+    return_middle: float,
 ) -> None:
     steps = trajectories.steps
     # The last step that exists, gaps or not: nothing of an episode may be cut off by its padding. Written without
     # argmax, which raises on an array of no columns: a window in which nobody has a step is answered like any other.
     lengths = np.max(steps * np.arange(1, steps.shape[1] + 1), axis=1, initial=1).astype(np.int64)
+    shares = _shares_of_returns(trajectories, units, return_middle)
     for chunk in chunks_of(lengths, units, usable):
         optimizer.expect(chunk.units)
         for start in range(0, chunk.rows.size, CHUNK_UNITS):
             rows = slice(start, start + CHUNK_UNITS)
             batch = cut(trajectories, chunk.rows[rows], chunk.padded_length)
+            if has_fixed_rows:
+                batch = with_rows(batch, CHUNK_UNITS)
             found = losses(policy, batch)
             if found.shape != (batch.count,):
                 raise InvalidParameter(
@@ -140,8 +151,16 @@ def _walk(
                     "Sum over steps and divide by a charter constant, never by the number of people or steps."
                 )
             torch.autograd.backward(found.sum())
-            optimizer.collect(chunk.unit_of_row[rows])
+            optimizer.collect(chunk.unit_of_row[rows], rows=batch.count, returns=shares[chunk.rows[rows]])
         optimizer.clip_and_accumulate()
+
+
+def _shares_of_returns(
+    trajectories: Trajectories, units: NDArray[np.int64], return_middle: float
+) -> NDArray[np.float64]:
+    """Return float64 [B]: what each trajectory adds to the mean return of its unit, counted from the public middle."""
+    returns = np.where(trajectories.steps, trajectories.rewards, 0.0).sum(axis=1, dtype=np.float64) - return_middle
+    return np.asarray(returns / np.bincount(units, minlength=1)[units], dtype=np.float64)
 
 
 def _left_out(trajectories: Trajectories, unit: str, usable: NDArray[np.bool_]) -> int:

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
-from secure_frl.privacy.clipping import as_clipped_sum, check_blocks, clip_units, sum_by_unit
+from secure_frl.privacy.clipping import add_to_units_, as_clipped_sum, check_blocks, clip_units
 from secure_frl.secure_sum import Block
 
 BLOCKS = (Block("policy", 0, 2, 0.4, 0.85), Block("critic", 2, 4, 1.0, 0.15))
@@ -52,9 +52,62 @@ def test_a_gradient_of_zero_stays_zero() -> None:
 def test_rows_of_one_unit_are_added_before_they_are_clipped() -> None:
     rows = np.array([[1.0, 0, 0, 0], [2.0, 0, 0, 0], [0, 5.0, 0, 0]])
 
-    total = sum_by_unit(rows, np.array([0, 0, 1]), 2)
+    total = np.zeros((2, 4))
+    add_to_units_(total, rows, np.array([0, 0, 1]))
 
     assert total.tolist() == [[3.0, 0, 0, 0], [0, 5.0, 0, 0]]
+
+
+# --- figures that travel with the update ----------------------------------------------------------------------------
+
+FOUR = (
+    Block("policy", 0, 2, 0.4, 0.75),
+    Block("critic", 2, 4, 1.0, 0.15),
+    Block("clip_quantile", 4, 5, 0.5, 0.04),
+    Block("mean_return", 5, 6, 0.5, 0.06),
+)
+
+
+def test_figures_of_a_unit_stand_behind_its_gradients() -> None:
+    # A policy block of .5 is cut at .4, one of .3 is not; a return 2 above the middle of [0, 1] is cut to .5.
+    cut, _ = clip_units(np.array([[0.3, 0.4, 0.0, 0.0]]), FOUR, np.array([2.0]))
+    whole, _ = clip_units(np.array([[0.0, 0.3, 9.0, 9.0]]), FOUR, np.array([-0.1]))
+
+    assert cut[4:] == pytest.approx([-(0.04**0.5), 0.06**0.5])
+    assert whole[4:] == pytest.approx([0.04**0.5, -0.2 * 0.06**0.5])
+
+
+@settings(max_examples=200)
+@given(
+    arrays.arrays(np.float64, (3, 4), elements=st.floats(-1e150, 1e150, allow_nan=False)),
+    arrays.arrays(np.float64, 3, elements=st.floats(-1e150, 1e150, allow_nan=False)),
+    st.integers(0, 2),
+)
+def test_leaving_a_unit_out_moves_gradients_and_figures_together_by_at_most_one(
+    gradients: np.ndarray, returns: np.ndarray, unit: int
+) -> None:
+    with_it, _ = clip_units(gradients.copy(), FOUR, returns)
+    without, _ = clip_units(np.delete(gradients, unit, axis=0), FOUR, np.delete(returns, unit))
+
+    assert np.linalg.norm(with_it - without) <= 1 + 1e-6
+
+
+def test_a_unit_far_beyond_every_bound_moves_the_whole_by_one_and_no_less() -> None:
+    assert np.linalg.norm(clip_units(np.full((1, 4), 1e9), FOUR, np.array([1e9]))[0]) == pytest.approx(1.0)
+
+
+def test_a_unit_whose_return_is_not_finite_adds_nothing_to_any_block() -> None:
+    clean = np.array([[1.0, 2.0, 3.0, 4.0]])
+
+    vector, dropped = clip_units(np.vstack([clean, clean]), FOUR, np.array([0.2, np.nan]))
+
+    assert vector.tolist() == clip_units(clean, FOUR, np.array([0.2]))[0].tolist()
+    assert dropped == 1
+
+
+def test_a_block_of_returns_without_returns_is_refused() -> None:
+    with pytest.raises(InvalidParameter, match="each unit's return"):
+        clip_units(np.ones((1, 4)), FOUR)
 
 
 def test_the_sum_carries_its_sensitivity_and_hides_what_depends_on_data() -> None:
@@ -74,6 +127,7 @@ SEGMENTS = (
 
 def test_blocks_that_are_the_segments_stretches_pass() -> None:
     assert check_blocks(BLOCKS, SEGMENTS) == 4
+    assert check_blocks(FOUR, SEGMENTS) == 6
 
 
 @pytest.mark.parametrize(
@@ -84,6 +138,8 @@ def test_blocks_that_are_the_segments_stretches_pass() -> None:
         (Block("critic", 0, 2, 0.4, 0.85), Block("policy", 2, 4, 1.0, 0.15)),
         (Block("policy", 0, 2, 0.4, 0.85), Block("critic", 2, 4, 1.0, 0.85)),  # shares of 1.7: sensitivity 1.3
         (Block("policy", 0, 2, 0.0, 0.85), Block("critic", 2, 4, 1.0, 0.15)),
+        (*FOUR[:3], Block("mean_return", 5, 7, 0.5, 0.06)),
+        (*FOUR[:3], Block("visit_count", 5, 6, 0.5, 0.06)),
     ],
 )
 def test_blocks_that_do_not_match_are_refused(blocks: tuple[Block, ...]) -> None:
