@@ -94,11 +94,11 @@ class PolicySection(_Section):
     kind: Literal["table", "mlp", "gru", "lstm"] = Field(
         default="table", description="'table': one row a state; 'mlp', 'gru' or 'lstm': a network over embedded states"
     )
-    hidden: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
+    hidden: list[Annotated[int, Field(ge=1, le=256)]] = Field(
         default=[64, 64],
         min_length=1,
         max_length=8,
-        description="a list of widths, 1 to 1024: the embedding's first, with gru and lstm the recurrent layer's last",
+        description="a list of widths, 1 to 256: the embedding's first, with gru and lstm the recurrent layer's last",
     )
     allowed_actions: Literal["public"] = Field(default="public", description="'public': the published table")
     critic: Literal["private", "none"] = Field(default="private", description="'private' shares the noise, or 'none'")
