@@ -68,7 +68,7 @@ def _objective_fits(study: Study) -> Iterator[str]:
 def _local_steps_fit(study: Study) -> Iterator[str]:
     training, noise = study.training, study.privacy.noise
     if training.epochs > 1 and training.objective != "ppo":
-        yield f"epochs = 1 with {training.objective!r}, for its loss holds at the sampled policy; found {training.epochs}"
+        yield f"epochs = 1 with {training.objective!r}: another one needs the ratio of ppo; found {training.epochs}"
     if training.local_steps > 1 and not study.is_logged:
         yield (
             "local_steps = 1 on fresh episodes: another step needs the ratio of ppo, which counts it in epochs; found "
@@ -81,6 +81,14 @@ def _local_steps_fit(study: Study) -> Iterator[str]:
             f"privacy.noise = 'local' with local_steps x epochs = {study.noised_sums}: a policy that moves inside a "
             "site needs noise of its own at each step, else a person's influence has no bound; found 'distributed'"
         )
+
+
+def _sampling_fits(study: Study) -> Iterator[str]:
+    privacy = study.privacy
+    if privacy.sampling_rate < 1 and not study.is_logged:
+        yield f"1 for fresh episodes, each of which is used in its one window; found {privacy.sampling_rate}"
+    if privacy.sampling_rate < 1 and privacy.unit == "unsafe-transition":
+        yield f"1 with unsafe-transition, for trajectories are drawn and not steps; found {privacy.sampling_rate}"
 
 
 _DATA_KEYS = ("data.source", "data.path", "data.declared_units")
@@ -161,6 +169,12 @@ _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]
         ),
         _shares_fit,
         "lower one of the noise shares",
+    ),
+    (
+        "privacy.sampling_rate",
+        ("privacy.sampling_rate", "privacy.unit", "data.source"),
+        _sampling_fits,
+        "leave it at 1, or draw trajectories or patients of logged data",
     ),
     ("data", (*_DATA_KEYS, "privacy.max_rounds_per_person"), _data_fits, "see examples/logged_icu/study.toml"),
     (

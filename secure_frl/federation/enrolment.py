@@ -16,11 +16,12 @@ from secure_frl.consortium.identity import Identity
 from secure_frl.consortium.keystore import read_key, write_simulated_key
 from secure_frl.consortium.roster import Roster, RosterEntry, decode_roster, sign_roster
 from secure_frl.consortium.site_policy import policy_of_simulated_site
-from secure_frl.errors import CharterViolation
+from secure_frl.errors import CharterViolation, DataRefused
 from secure_frl.federation.budgets import lifetime_budget, study_guard
-from secure_frl.federation.logs import open_log
+from secure_frl.federation.logged_patients import LoggedPatients
+from secure_frl.federation.logs import close_log, open_log
 from secure_frl.federation.run_folder import RunFolder
-from secure_frl.federation.simulated_patients import SimulatedPatients
+from secure_frl.federation.simulated_patients import PatientSource, SimulatedPatients
 from secure_frl.federation.site import SiteParts, StudySite
 from secure_frl.federation.study_parts import code_version
 from secure_frl.files import write_durably
@@ -100,7 +101,11 @@ def coordinator_identity(folder: RunFolder) -> Identity:
 
 
 def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
-    """Open one simulated site from its own folder: its key, ledger, register, generator and patients."""
+    """Open one simulated site from its own folder: its key, ledger, register, generator and patients.
+
+    Raises DataRefused for data that may not join. Of records it says no more than that: why is in the site's own log,
+    for whoever runs the site may read it and nobody else.
+    """
     name = enrolled.roster.names[site]
     home = folder.site(name)
     identity = _identity(home)
@@ -117,22 +122,43 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
     )
     ledger.settle_unfinished(enrolled.terms.session)
     register.follow(ledger.head)
-    parts = SiteParts(
-        me=site,
-        name=name,
-        identity=identity,
-        dataset_id=enrolled.dataset_id,
-        terms=enrolled.terms,
-        study=enrolled.study,
-        ledger=ledger,
-        register=register,
-        patients=SimulatedPatients(enrolled.study, site, register.person_key()),
-        random=enrolled.random_source(name),
-        clock=time.time,
-        exports=folder.ledgers,
-        log=open_log(home / "site.log"),
-    )
-    return StudySite(parts)
+    log = open_log(home / "site.log")
+    try:
+        parts = SiteParts(
+            me=site,
+            name=name,
+            identity=identity,
+            dataset_id=enrolled.dataset_id,
+            terms=enrolled.terms,
+            study=enrolled.study,
+            ledger=ledger,
+            register=register,
+            patients=_patients(enrolled, site, register.person_key()),
+            random=enrolled.random_source(name),
+            clock=time.time,
+            exports=folder.ledgers,
+            log=log,
+        )
+        return StudySite(parts)
+    except DataRefused as error:
+        log.error("may not join: %s", error)
+        register.close_cleanly()
+        ledger.close_cleanly()
+        close_log(log)
+        if not enrolled.study.is_logged:
+            raise
+        raise DataRefused(
+            f"expected records that may join, but those of {name} may not. Read why in that site's own log, "
+            f"{home.name}/site.log, and correct its steps table; nothing was sent."
+        ) from None
+
+
+def _patients(enrolled: Enrolled, site: SiteId, person_key: bytes) -> PatientSource:
+    """Return where this site's trajectories come from. Raises DataRefused for a table that cannot be read."""
+    if enrolled.study.is_logged:
+        name = enrolled.roster.names[site]
+        return LoggedPatients(enrolled.study, name, person_key, is_rehearsal=enrolled.rehearse)
+    return SimulatedPatients(enrolled.study, site, person_key)
 
 
 def _identity(home: Path) -> Identity:

@@ -28,8 +28,15 @@ class PatientSource(Protocol):
         """Return a few trajectories of the same kind, for the checks before a site joins; never part of a window."""
         ...
 
+    def records(self) -> Trajectories | None:
+        """Return what the site holds already and every round meets again; None when each window has fresh people."""
+        ...
+
     def collect(self, probabilities: NDArray[np.float64], context: RoundContext) -> Trajectories:
-        """Return one window's trajectories, collected under the policy that acts so. Never raises because of data."""
+        """Return what one window may use: fresh people treated by the policy that acts so, or the site's records.
+
+        Never raises because of data.
+        """
         ...
 
 
@@ -48,9 +55,11 @@ class SimulatedPatients:
 
     def probe(self) -> Trajectories:
         """Roll out people of round 0, which no study asks for, under the uniform policy."""
-        admissible = admissible_actions().astype(np.float64)
-        uniform = admissible / admissible.sum(axis=1, keepdims=True)
-        return self._roll_out(uniform, round_number=0, attempt=0)
+        return self._roll_out(_uniform(), round_number=0, attempt=0)
+
+    def records(self) -> None:
+        """Return None: nobody is here before a window opens."""
+        return None
 
     def collect(self, probabilities: NDArray[np.float64], context: RoundContext) -> Trajectories:
         """Roll out one person a slot."""
@@ -63,3 +72,14 @@ class SimulatedPatients:
         names = CipherStream(hmac.digest(self._person_key, lp(*window), hashlib.sha256), is_rehearsal=False)
         persons = names.words(self._environment.count)
         return roll_out_table(probabilities, self._environment, np.random.default_rng(rollout_seed), persons)
+
+
+def made_up(study: Study, count: int) -> Trajectories:
+    """Return `count` trajectories of nobody, under the uniform policy; the same at every site."""
+    environment = IcuSepsis(count, study.data.max_steps)
+    return roll_out_table(_uniform(), environment, np.random.default_rng(0), np.arange(count, dtype=np.uint64))
+
+
+def _uniform() -> NDArray[np.float64]:
+    admissible = admissible_actions().astype(np.float64)
+    return np.asarray(admissible / admissible.sum(axis=1, keepdims=True), dtype=np.float64)

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secure_frl.consortium.identity import Identity
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import LocalProtocolError, ModelDoesNotFollow, ModelMissing
@@ -22,6 +25,7 @@ from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.windows import window_event, window_name
+from secure_frl.learning.trajectories import Trajectories
 from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.records.chain import Receipt
@@ -72,7 +76,7 @@ class StudySite:
         self._window: _Window | None = None
         self._is_shut = False
         self._trainer = Trainer(parts.study, constants)
-        self._trainer.check_before_joining(self._state, parts.patients.probe())
+        self._trainer.check_before_joining(self._state, parts.patients.probe(), parts.patients.records())
         self._protocol = SiteProtocol(
             terms=parts.terms,
             me=parts.me,
@@ -113,9 +117,9 @@ class StudySite:
         return tag
 
     def contribute(self, context: RoundContext) -> RingVector:
-        """Reserve, collect, clip, quantise, add noise, in this order."""
+        """Reserve, collect, sample, clip, quantise, add noise, in this order."""
         parts, constants = self._parts, self._parts.terms.constants
-        privacy, root = parts.study.privacy, parts.register.participation_root()
+        root = parts.register.participation_root()
         event = window_event(
             parts.study, parts.terms, parts.dataset_id, context.round, context.attempt, parts.random, root
         )
@@ -123,17 +127,28 @@ class StudySite:
         self._window = _Window(receipt)
         parts.register.follow(parts.ledger.head)
         trajectories = parts.patients.collect(self._trainer.action_probabilities(self._state), context)
+        admitted = self._admitted(trajectories, context)
+        update = self._trainer.update(self._state, trajectories, admitted, parts.random, receipt.sequence)
+        parts.log.info("round %d: %d units count as zero", context.round, update.dropped)
+        return to_ring_vector(update.integers, constants)
+
+    def _admitted(self, trajectories: Trajectories, context: RoundContext) -> NDArray[np.bool_]:
+        """Open the window in the register, for ever, and return who may contribute, bool [B].
+
+        Records may always: every release is charged to all of them. Who of them is drawn is written nowhere, for the
+        sample's secrecy is part of the proof.
+        """
+        parts = self._parts
+        is_logged = parts.study.is_logged
         admitted = parts.register.admit(
             parts.terms.session,
             context.round,
             context.attempt,
             lp(parts.terms.session, window_name(context.round, context.attempt)),
-            trajectories.persons,
-            privacy.max_rounds_per_person,
+            trajectories.persons[:0] if is_logged else trajectories.persons,
+            parts.study.privacy.max_rounds_per_person,
         )
-        update = self._trainer.update(self._state, trajectories, admitted, parts.random, receipt.sequence)
-        parts.log.info("round %d: %d units count as zero", context.round, update.dropped)
-        return to_ring_vector(update.integers, constants)
+        return np.ones(trajectories.count, dtype=np.bool_) if is_logged else admitted
 
     def release(self) -> None:
         """Write the spend down, synced: the next bytes that leave are made from data."""

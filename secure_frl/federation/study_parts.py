@@ -25,7 +25,7 @@ def optimiser_rule(study: Study, constants: SumConstants) -> OptimiserRule:
         schedule=study.training.global_.schedule,
         rounds=study.training.rounds,
         critic_start=study.policy.critic_start,
-        site_noise=constants.noise_multiplier * math.sqrt(study.noised_sums / shares),
+        site_noise=constants.noise_multiplier * math.sqrt(study.noised_sums) / math.sqrt(shares),
     )
 
 

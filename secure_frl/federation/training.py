@@ -1,5 +1,8 @@
 """One window at a site: trajectories in, private update out. The only file of federation that needs torch.
 
+A window is made of one noised sum, or of several with the policy moved in between (`local_steps`); each draws its own
+sample of the units from the site's generator.
+
 What this file computes never raises for a reason that lies in data: a unit that can't be used contributes zero.
 """
 
@@ -9,13 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secure_frl.federation.local_steps import constants_of_one_sum, moved
 from secure_frl.federation.optimisers import critic_values
+from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, admissible_actions
+from secure_frl.learning.objective import Objective
+from secure_frl.learning.objectives.behaviour_cloning import BehaviourCloning
+from secure_frl.learning.objectives.ppo import ProximalPolicy
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.policies import table_policy
-from secure_frl.learning.trajectories import Trajectories, check_before_joining, usable_units
+from secure_frl.learning.trajectories import Trajectories, check_before_joining, check_records, usable_units
 from secure_frl.privacy.module_check import check_losses
+from secure_frl.privacy.sampling import poisson_sample
+from secure_frl.privacy.unit import units_of
 from secure_frl.privacy.update import Losses, PrivateUpdate, private_update
 from secure_frl.secure_sum import RandomSource, SumConstants
 from secure_frl.study import Study
@@ -32,15 +42,21 @@ class Trainer:
         self._constants = constants
         self._admissible = admissible_actions()
         self._policy, self._layout = table_policy(self._admissible, LIVE_STATES, study.policy.critic)
-        self._objective = Reinforce(study.training.discount, study.training.gae_lambda, study.policy.critic)
+        self._objective = _objective(study)
+        self._rule = optimiser_rule(study, constants)
 
-    def check_before_joining(self, state: TrainingState, probe: Trajectories) -> None:
-        """Check data, module and losses on a probe; what is wrong is said now, at this site only.
+    def check_before_joining(self, state: TrainingState, probe: Trajectories, records: Trajectories | None) -> None:
+        """Check data, module and losses; what is wrong is said now, at this site only.
 
+        probe: made-up trajectories. records: what the site holds already; None with fresh people.
         Raises DataRefused for data that may not join, InvalidParameter for a module or loss that couples units.
         """
         training, privacy = self._study.training, self._study.privacy
-        check_before_joining(probe, training.episodes_per_site, privacy.max_rounds_per_person)
+        if records is None:
+            check_before_joining(probe, training.episodes_per_site, privacy.max_rounds_per_person)
+        else:
+            units = units_of(records.persons, privacy.unit)
+            check_records(self._usable(records), units, self._study.data.declared_units)
         few = probe.select(np.arange(min(probe.count, _PROBE_EPISODES), dtype=np.int64))
         self._policy.load_free(state.logits, self._layout)
         check_losses(self._policy, self._losses(state), few, self._layout.segments)
@@ -58,29 +74,52 @@ class Trainer:
         random: RandomSource,
         receipt: int,
     ) -> PrivateUpdate:
-        """Clip, sum, quantise and add noise.
+        """Sample, clip, sum, quantise and add noise, as many times as the study says, and return their sum.
 
         admitted: bool [B], what the participation register allows; the rest contributes zero.
         receipt: row of the site's ledger that reserved this release.
         """
-        self._policy.load_free(state.logits, self._layout)
-        usable = admitted & usable_units(
+        study, logits = self._study, state.logits
+        constants = constants_of_one_sum(self._constants, study.noised_sums)
+        losses, usable = self._losses(state), admitted & self._usable(trajectories)
+        integers, dropped = np.zeros(constants.length, dtype=np.int64), 0
+        for number in range(1, study.noised_sums + 1):
+            self._policy.load_free(logits, self._layout)
+            sample, fine = self._sample(trajectories, usable, random)
+            part = private_update(
+                self._policy,
+                losses,
+                sample,
+                unit=study.privacy.unit,
+                usable=fine,
+                segments=self._layout.segments,
+                constants=constants,
+                random=random,
+                receipt=receipt,
+            )
+            integers += part.integers
+            dropped += part.dropped
+            if number < study.noised_sums:
+                logits = moved(logits, part.integers, part.scale, self._rule, study.training.local.step_size)
+        return PrivateUpdate(integers, constants.scale, receipt, dropped)
+
+    def _sample(
+        self, trajectories: Trajectories, usable: NDArray[np.bool_], random: RandomSource
+    ) -> tuple[Trajectories, NDArray[np.bool_]]:
+        """Return the trajectories of the units that this step draws, with their marks; perhaps none."""
+        privacy = self._study.privacy
+        if privacy.sampling_rate == 1:
+            return trajectories, usable
+        drawn = poisson_sample(units_of(trajectories.persons, privacy.unit), privacy.sampling_rate, random)
+        return trajectories.select(np.flatnonzero(drawn)), usable[drawn]
+
+    def _usable(self, trajectories: Trajectories) -> NDArray[np.bool_]:
+        return usable_units(
             trajectories,
             action_count=self._admissible.shape[1],
             max_steps=self._study.data.max_steps,
             state_count=self._admissible.shape[0],
             allowed_table=self._admissible,
-        )
-        return private_update(
-            self._policy,
-            self._losses(state),
-            trajectories,
-            unit=self._study.privacy.unit,
-            usable=usable,
-            segments=self._layout.segments,
-            constants=self._constants,
-            random=random,
-            receipt=receipt,
         )
 
     def _losses(self, state: TrainingState) -> Losses:
@@ -88,6 +127,15 @@ class Trainer:
         public = {CRITIC: critic_values(state, self._admissible.shape[0])}
 
         def losses(policy: nn.Module, batch: Trajectories) -> Tensor:
-            return self._objective.losses(policy, batch, self._objective.targets(policy, public, batch))
+            found: Tensor = self._objective.losses(policy, batch, self._objective.targets(policy, public, batch))
+            return found
 
         return losses
+
+
+def _objective(study: Study) -> Objective:
+    training = study.training
+    if training.objective == "behaviour_cloning":
+        return BehaviourCloning(study.data.max_steps)
+    reinforce = Reinforce(training.discount, training.gae_lambda, study.policy.critic)
+    return ProximalPolicy(reinforce, training.clip_ratio) if training.objective == "ppo" else reinforce

@@ -141,6 +141,28 @@ def check_before_joining(trajectories: Trajectories, declared_units: int, max_ro
         )
 
 
+def check_records(usable: NDArray[np.bool_], units: NDArray[np.int64], declared_units: int) -> None:
+    """Refuse records that may not join a study on logged data; called before a site joins, never inside a round.
+
+    usable: bool [B], from `usable_units`. units: int64 [B], the number 0..U-1 of the unit of each trajectory.
+    declared_units: units that the site declared, a charter constant. More of them are refused and not left out: which
+    ones would then depend on the others.
+    Raises DataRefused, whose message is for this site's own eyes: it counts, and names no person or value.
+    """
+    unusable = int((~usable).sum())
+    if unusable:
+        raise DataRefused(
+            f"every stay must be one that the study can use, but {unusable} hold a state or action that it does not "
+            "know, or an action that was not allowed. Correct these stays, or leave them out of the steps table."
+        )
+    found = int(units.max()) + 1 if units.size else 0
+    if found > declared_units:
+        raise DataRefused(
+            f"at most {declared_units} units were declared, but {found} came. "
+            "Declare more units before the charter is signed, or leave persons out."
+        )
+
+
 def usable_units(
     trajectories: Trajectories,
     *,

@@ -124,10 +124,12 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 def test_what_this_version_cannot_carry_out_is_refused() -> None:
     for section, key, value in (
         ("protection", "method", "ckks"),
-        ("training", "objective", "ppo"),
-        ("training", "local_steps", 4),
+        ("training", "objective", "dqn"),
+        ("training", "target_kl", 0.01),
+        ("training", "prioritised", True),
+        ("training", "local", {"proximal": 0.1}),
         ("privacy", "sampling_rate", 0.5),
-        ("data", "source", "steps"),
+        ("data", "source", "csv"),
     ):
         assert len(_mistakes({**LEAST, section: {key: value}})) == 1
 
