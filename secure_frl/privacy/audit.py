@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import beta, binom, norm
+from scipy.special import betaincinv, ndtri
+from scipy.stats import binom, norm
 
 from secure_frl.errors import InvalidParameter
 
 CONFIDENCE = 0.999  # one-sided; at 95 % correct code would be accused once in twenty audits
-NORMAL_QUANTILE = float(norm.ppf(CONFIDENCE))
+NORMAL_QUANTILE = float(ndtri(CONFIDENCE))
 _ERROR = 1 - CONFIDENCE
 _LARGEST_MU = 1e6  # stands for a mechanism without noise
 _GUESS_STEPS = 64  # numbers of guesses that are compared before an audit
@@ -81,9 +82,9 @@ def threshold_lower_mu(scores: CanaryScores) -> float:
     above = scores.values > 0.5
     hits, inside = int(above[scores.included].sum()), int(scores.included.sum())
     alarms, outside = int(above[~scores.included].sum()), int((~scores.included).sum())
-    least = float(beta.ppf(_ERROR / 2, hits, inside - hits + 1)) if hits else 0.0
-    most = float(beta.ppf(1 - _ERROR / 2, alarms + 1, outside - alarms)) if alarms < outside else 1.0
-    return max(0.0, float(norm.ppf(least) - norm.ppf(most)))
+    least = float(betaincinv(hits, inside - hits + 1, _ERROR / 2)) if hits else 0.0
+    most = float(betaincinv(alarms + 1, outside - alarms, 1 - _ERROR / 2)) if alarms < outside else 1.0
+    return max(0.0, float(ndtri(least) - ndtri(most)))
 
 
 # --- the one-run bound -----------------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def best_guesses(canaries: int, mu: float, sampling_rate: float) -> int:
     counts = np.floor(canaries * (right + wrong)).astype(np.int64)
     hits = np.floor(canaries * right).astype(np.int64)
     usable = (hits >= 1) & (counts >= 2)
-    least = np.where(usable, beta.ppf(_ERROR, np.maximum(hits, 1), np.maximum(counts - hits + 1, 1)), 0.0)
+    least = np.where(usable, betaincinv(np.maximum(hits, 1), np.maximum(counts - hits + 1, 1), _ERROR), 0.0)
     return max(2, int(counts[int(np.argmax(least))]))
 
 

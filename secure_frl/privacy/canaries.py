@@ -2,7 +2,8 @@
 
 Canary k of a sum moves one coordinate of each block, so those of one sum are orthogonal and after clipping each has the
 norm that the claim allows one unit. The coordinates move on from sum to sum, so that an audit visits the whole message.
-A block too short for that carries none, and canaries are that much shorter.
+A block too short for that carries none, and canaries are that much shorter: the figures of one value above all, which
+follow a unit's gradient and return by themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secure_frl.learning.layout import Segment
+from secure_frl.learning.layout import AUXILIARY, Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.update import Losses
 from secure_frl.secure_sum import Block
@@ -37,12 +38,13 @@ class Canaries:
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         """blocks: of the charter's constants, covering [0, P)."""
-        self._blocks = tuple(blocks)
-        longest = max(block.stop - block.start for block in blocks)
-        self._carrying = tuple(b for b in blocks if b.stop - b.start >= min(_SHORTEST_BLOCK, longest))
-        self.policy = CanaryPolicy(blocks)
+        self._blocks = tuple(block for block in blocks if block.name not in AUXILIARY)
+        longest = max(block.stop - block.start for block in self._blocks)
+        self._carrying = tuple(b for b in self._blocks if b.stop - b.start >= min(_SHORTEST_BLOCK, longest))
+        self.policy = CanaryPolicy(self._blocks)
         self.segments = tuple(
-            Segment(b.name, f"tables.{b.name}.weight", np.arange(b.stop - b.start, dtype=np.int64)) for b in blocks
+            Segment(b.name, f"tables.{b.name}.weight", np.arange(b.stop - b.start, dtype=np.int64))
+            for b in self._blocks
         )
 
     @property
