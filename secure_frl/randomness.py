@@ -41,8 +41,9 @@ class CipherStream:
 
     def take(self, count: int) -> bytes:
         """Return the next `count` bytes."""
-        if self._used == len(self._buffer) and count >= _BLOCK_BYTES:
-            return self._encryptor.update(bytes(count))  # nothing left over on either side: no copies
+        if count >= _BLOCK_BYTES:  # nothing is left over, so that the next large draw is made without a copy
+            rest, self._buffer, self._used = self._buffer[self._used :], b"", 0
+            return rest + self._encryptor.update(bytes(count - len(rest)))
         if count > len(self._buffer) - self._used:
             fresh = self._encryptor.update(bytes(max(count, _BLOCK_BYTES)))
             self._buffer = self._buffer[self._used :] + fresh

@@ -17,11 +17,11 @@ from secure_frl.secure_sum import RandomSource
 
 LARGEST_BOUND = 1 << 52  # beyond it float64 has no step of one half, so nothing is left to round
 _DITHER_BITS = 53  # every multiple of 2^-53 in [0, 1) is a float64, so a dither is drawn without rounding
-_BLOCK_VALUES = 1 << 15  # a block with its dither stays in a cache of 1 MiB from the first pass to the last
-_FINE_BITS = 16  # of the dither for every value; more are drawn for the two in 2^16 whose rounding they decide
-_FINE_BOUND = 1 << 34  # below it x * 2^16 is inside the reach of _MAGIC
+_BLOCK_VALUES = 1 << 17  # smaller ones cost more in calls than the cache saves in passes, larger ones leave it
+_FINE_BITS = 16  # of the dither for every value; more are drawn for two in 2^16 values, wherever these are
+_FINE_BOUND = 1 << 30  # below it an integer fits into the 32 bits that are read out of a float64
 _MAGIC = 1.5 * 2.0**52  # floats near it are the integers: adding it rounds to one, which the lowest 51 bits then hold
-_MAGIC_WORD = int(np.float64(_MAGIC).view(np.int64))
+_WORD = np.dtype({"names": ["integer"], "formats": ["i4"], "offsets": [_FINE_BITS // 8], "itemsize": 8})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,9 +37,9 @@ def quantise(vector: NDArray[np.float64], scale: float, bound: int, random: Rand
     """Round `vector * scale` to integers with a secret uniform dither and clamp them to [-bound, bound].
 
     vector: float64 [P], finite. scale: > 0, integers a unit. bound: B >= 1, a charter constant.
-    Every integer is floor(x + u) of one uniform u, so the expectation over the dither is vector * scale wherever
-    nothing is clamped, up to 2^-53 a value. Clamping is a projection on a public box: it never makes one unit's
-    influence larger.
+    Every integer has the law of floor(x + u), one uniform u a value, so its expectation over the dither is
+    vector * scale wherever nothing is clamped, up to 2^-53 a value. Clamping is a projection on a public box: it never
+    makes one unit's influence larger.
     Raises InvalidParameter for another dtype or shape, non-finite values, scale or bound outside their range.
     Source: Kairouz, Liu and Steinke 2021, Algorithm 1 (randomised rounding); here with floor(x + u).
     """
@@ -48,98 +48,99 @@ def quantise(vector: NDArray[np.float64], scale: float, bound: int, random: Rand
             f"expected a float64 vector [P], got dtype {vector.dtype} and {vector.ndim} dimensions. "
             "Pass the clipped sum as it was made."
         )
-    if not (math.isfinite(scale) and scale > 0):
+    if not (math.isfinite(scale * 2.0**_FINE_BITS) and scale > 0):
         raise InvalidParameter(f"expected scale > 0, finite, got scale={scale}. Take it from the charter's constants.")
     if not 1 <= bound < LARGEST_BOUND:
         raise InvalidParameter(f"expected 1 <= bound < 2^52, got bound={bound}. Take it from the charter's constants.")
-    greatest = _greatest(vector)
-    if not math.isfinite(greatest):
-        raise InvalidParameter(
-            "expected finite values, got NaN or infinity. Leave units with non-finite gradients out before summing."
-        )
-    # Beyond the bound the exact value no longer matters; cutting there keeps the conversion to integers defined.
-    cut = None if greatest * scale <= bound - 1 else bound + 1.0
-    integers = (_round_fine if bound < _FINE_BOUND else _round_wide)(vector, scale, cut, random)
-    if cut is None:
+    with np.errstate(over="ignore", invalid="ignore"):  # _cut_ looks for what overflows and for what is no number
+        integers, is_cut = (_round_fine if bound < _FINE_BOUND else _round_wide)(vector, scale, bound, random)
+    if not is_cut:
         return Quantised(integers, float(scale), 0)
     clamped = np.clip(integers, -bound, bound)
     return Quantised(clamped, float(scale), int(np.count_nonzero(clamped != integers)))
 
 
-def _greatest(vector: NDArray[np.float64]) -> float:
-    """Return no less than the greatest |v|, and NaN or infinity if there is one.
+def _cut_(scaled: NDArray[np.float64], values: NDArray[np.float64], limit: float, cut: float) -> bool:
+    """Cut scaled values to [-cut, cut]; return False if all were within `limit`, which is one pass over their norm.
 
-    The norm is one pass, and small enough for a clipped sum. Only where its square overflows the values are looked at.
+    Beyond the bound the exact value no longer matters; cutting there keeps the conversion to integers defined.
     """
-    with np.errstate(over="ignore"):
-        square = float(np.dot(vector, vector))
-    if math.isfinite(square) or vector.size == 0:
-        return math.sqrt(square) * (1 + 1e-6)  # more than the rounding of a sum of 2^32 squares
-    return max(float(vector.max()), -float(vector.min()))
-
-
-def _scaled(
-    vector: NDArray[np.float64], factor: float, cut: float | None, out: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    scaled = np.multiply(vector, factor, out=out)
-    return scaled if cut is None else np.clip(scaled, -cut, cut, out=scaled)
+    square = float(np.dot(scaled, scaled)) * (1 + 1e-6)  # more than the rounding of a sum of 2^32 squares
+    if square <= limit * limit:  # false for NaN
+        return False
+    if not np.isfinite(values).all():
+        raise InvalidParameter(
+            "expected finite values, got NaN or infinity. Leave units with non-finite gradients out before summing."
+        )
+    np.clip(scaled, -cut, cut, out=scaled)
+    return True
 
 
 def _round_fine(
-    vector: NDArray[np.float64], scale: float, cut: float | None, random: RandomSource
-) -> NDArray[np.int64]:
-    """Return floor(x + u), x = vector * scale, |x| < 2^34 + 1, u uniform in [0, 1) with 69 bits.
+    vector: NDArray[np.float64], scale: float, bound: int, random: RandomSource
+) -> tuple[NDArray[np.int64], bool]:
+    """Return floor(x + u), x = vector * scale, |x| < 2^30 + 1, and whether any x was cut.
 
-    With u = (a + r) / 2^16, a of 16 bits and r in [0, 1), and q the integer next to 2^16 x, so |2^16 x - q| <= 1/2:
-    floor((q + a) / 2^16) is floor(x + u) whatever r is, unless the lowest 16 bits of q + a are all ones or all zeros.
-    For these values only, two in 2^16, r is drawn, with 53 bits, and decides.
+    Let q be the integer next to 2^16 x and a uniform in 0 ... 2^16 - 1: floor((q + a) / 2^16) has the mean q / 2^16,
+    and x is e / 2^16 more, e = 2^16 x - q. `_made_up` adds it where a is the least or the greatest, in two of 2^16
+    values. The result lies in {floor(x), floor(x) + 1} and has the mean x, which is the whole law of floor(x + u).
+    Which a are extreme does not depend on the values, so they are found in the dither's 16 bits.
     """
-    factor, cut = scale * 2.0**_FINE_BITS, None if cut is None else cut * 2.0**_FINE_BITS
-    integers = np.empty(vector.size, np.int64)
-    scratch = np.empty(min(_BLOCK_VALUES, vector.size), np.int64)
-    undecided = []
+    unit = 2.0**_FINE_BITS
+    integers, is_cut = np.empty(vector.size, np.int64), False
+    floats, marks = np.empty(min(_BLOCK_VALUES, vector.size)), bytearray(min(_BLOCK_VALUES, vector.size))
+    places: list[int] = []
+    greatest: list[bool] = []
     for start in range(0, vector.size, _BLOCK_VALUES):
-        block = integers[start : start + _BLOCK_VALUES]  # floats first, then integers, while it is in the cache
-        floats = _scaled(vector[start : start + _BLOCK_VALUES], factor, cut, block.view(np.float64))
-        floats += _MAGIC
-        block += np.frombuffer(random.take(2 * block.size), "<u2")
-        after = np.add(block, 1, out=scratch[: block.size])
-        after &= 0xFFFE  # all ones and one more are zeros; all zeros and one more are a one that this drops
-        places = np.flatnonzero(after == 0)
-        undecided.append(np.stack([places + start, block[places] & 1]))
-        block >>= _FINE_BITS
-        block -= _MAGIC_WORD >> _FINE_BITS
-    if undecided:
-        _decide_(integers, np.concatenate(undecided, axis=1), vector, factor, cut, random)
-    return integers
+        values = vector[start : start + _BLOCK_VALUES]
+        block = np.multiply(values, scale * unit, out=floats[: values.size])
+        is_cut |= _cut_(block, values, (bound - 1) * unit, (bound + 1) * unit)
+        drawn = np.frombuffer(random.take(2 * values.size), "<u2")  # a + 1 modulo 2^16: the extremes become 0 and 1
+        block += _MAGIC - 1
+        block += drawn
+        integers[start : start + values.size] = block.view(_WORD)["integer"]
+        np.less(drawn, 2, out=np.frombuffer(marks, np.bool_, values.size))
+        found = _marked(marks, values.size)
+        places += [start + place for place in found]
+        greatest += [bool(drawn[place] == 0) for place in found]
+    exact = np.clip(vector[places] * (scale * unit), -(bound + 1) * unit, (bound + 1) * unit)
+    integers[places] += _made_up(exact, np.array(greatest, np.bool_), random)
+    return integers, is_cut
 
 
-def _decide_(
-    integers: NDArray[np.int64],
-    undecided: NDArray[np.int64],
-    vector: NDArray[np.float64],
-    factor: float,
-    cut: float | None,
-    random: RandomSource,
-) -> None:
-    """Round what 16 bits of dither left open. undecided: [2, m], places and whether the lowest bits were all ones."""
-    places, ones = undecided[0], undecided[1] == 1
-    exact = _scaled(vector[places], factor, cut)
-    rest = exact - ((exact + _MAGIC) - _MAGIC)  # 2^16 x - q: no rounding
-    more = _dither(places.size, random)
-    integers[places] += ones & (more >= 1.0 - rest)
-    integers[places] -= ~ones & (more < -rest)
+def _marked(marks: bytearray, count: int) -> list[int]:
+    """Return the places of the few ones among the first `count`; a search for a byte is faster than numpy's."""
+    places = []
+    place = marks.find(1, 0, count)
+    while place >= 0:
+        places.append(place)
+        place = marks.find(1, place + 1, count)
+    return places
+
+
+def _made_up(exact: NDArray[np.float64], greatest: NDArray[np.bool_], random: RandomSource) -> NDArray[np.bool_]:
+    """Return what to add where a is extreme; where it is the greatest, it entered the sum as a - 2^16, that is -1.
+
+    exact: 2^16 x, float64 [m]. greatest: [m], the other extremes are the least.
+    With r uniform in [0, 1): one more where a = 0 and r < e, one less where a = 2^16 - 1 and r < -e. 0 < e makes
+    floor(q / 2^16) = floor(x), so one more is floor(x) + 1; e < 0 makes ceil(q / 2^16) = floor(x) + 1, so one less is
+    floor(x).
+    """
+    rest = exact - ((exact + _MAGIC) - _MAGIC)  # e: no rounding
+    more = _dither(exact.size, random)
+    return np.where(greatest, more >= -rest, more < rest)
 
 
 def _round_wide(
-    vector: NDArray[np.float64], scale: float, cut: float | None, random: RandomSource
-) -> NDArray[np.int64]:
-    """Return floor(x + u), x = vector * scale, u uniform in [0, 1) with 53 bits."""
-    scaled = _scaled(vector, scale, cut)
+    vector: NDArray[np.float64], scale: float, bound: int, random: RandomSource
+) -> tuple[NDArray[np.int64], bool]:
+    """Return floor(x + u), x = vector * scale, u uniform in [0, 1) with 53 bits, and whether any x was cut."""
+    scaled = vector * scale
+    is_cut = _cut_(scaled, vector, bound - 1.0, bound + 1.0)
     whole = np.floor(scaled)
     # floor(x + u) written without the sum: x + u would round to 53 bits and bias large values.
     integers: NDArray[np.int64] = whole.astype(np.int64) + (_dither(vector.size, random) >= 1.0 - (scaled - whole))
-    return integers
+    return integers, is_cut
 
 
 def _dither(count: int, random: RandomSource) -> NDArray[np.float64]:

@@ -12,6 +12,22 @@ from secure_frl.errors import InvalidParameter
 from secure_frl.randomness import rehearsal_source
 
 
+class GivenDither:
+    """A random source whose 16 bits a value are given, and whose words are all the same."""
+
+    is_rehearsal = True
+
+    def __init__(self, drawn: np.ndarray, word: int) -> None:
+        self._bytes, self._word = drawn.astype("<u2").tobytes(), word
+
+    def take(self, count: int) -> bytes:
+        taken, self._bytes = self._bytes[:count], self._bytes[count:]
+        return taken
+
+    def words(self, count: int) -> np.ndarray:
+        return np.full(count, self._word, dtype=np.uint64)
+
+
 class FixedWords:
     """A random source whose words are given: makes the dither visible."""
 
@@ -27,7 +43,7 @@ class FixedWords:
         return np.full(count, self._word, dtype=np.uint64)
 
 
-@pytest.mark.parametrize("bound", [2**30, 2**40])  # below 2^34 the dither comes in two parts
+@pytest.mark.parametrize("bound", [2**29, 2**40])  # below 2^30 the dither comes in two parts
 @pytest.mark.statistical
 def test_the_mean_over_the_dither_is_the_value_itself(bound: int) -> None:
     # 400,000 draws a value: the standard error of a mean is at most .5 / sqrt(400,000). Five values, two-sided, at 5.2
@@ -43,35 +59,75 @@ def test_the_mean_over_the_dither_is_the_value_itself(bound: int) -> None:
 
 
 @pytest.mark.statistical
-def test_an_almost_whole_value_is_rounded_up_as_rarely_as_it_should_be() -> None:
-    # 2^-20 above a whole number, 2^24 draws: 16 expected. Poisson: P(X >= 45) and P(X <= 0) together are below 2e-7.
-    # The control, a dither of 16 bits alone, would round to the nearest 2^-16 first and never go up.
-    draws = np.full(1 << 22, 5 + 2.0**-20)
+def test_almost_whole_values_leave_their_integer_as_rarely_as_they_should() -> None:
+    # 2^-19 above and below a whole number, 2^23 draws each: 16 expected. Poisson: P(X >= 45) and P(X <= 0) together
+    # are below 2e-7 for each. The control, a dither of 16 bits alone, would round to the nearest 2^-16 first: none.
+    draws = np.repeat([5 + 2.0**-19, 5 - 2.0**-19], 1 << 20)
     random = rehearsal_source(11)
 
-    ups = sum(int((quantise(draws, 1.0, 2**30, random).integers == 6).sum()) for _ in range(4))
+    rounded = [quantise(draws, 1.0, 2**29, random).integers.reshape(2, -1) for _ in range(8)]
 
-    assert 0 < ups < 45
+    assert 0 < sum(int((above == 6).sum()) for above, _ in rounded) < 45
+    assert 0 < sum(int((below == 4).sum()) for _, below in rounded) < 45
+    assert {int(value) for value in np.unique(rounded)} == {4, 5, 6}
+
+
+@pytest.mark.statistical
+def test_each_fraction_is_rounded_up_as_often_as_it_says() -> None:
+    # 64 fractions, 2^14 draws each: the sum of squared standard scores is chi-square with 64 degrees of freedom, whose
+    # quantile at 1e-6 is 132.8 (SciPy 1.17, chi2.isf). The control is a dither with its highest bit stuck.
+    fractions = (np.arange(64) + 0.5) / 64
+    draws = np.repeat(fractions - 7.0, 1 << 14)
+
+    def scores(integers: np.ndarray) -> float:
+        ups = (integers.reshape(64, -1) == -6).mean(axis=1)
+        return float(((ups - fractions) ** 2 / (fractions * (1 - fractions)) * 2**14).sum())
+
+    stuck = GivenDither(np.frombuffer(rehearsal_source(5).take(2 * draws.size), "<u2") | 0x8000, 0)
+
+    assert scores(quantise(draws, 1.0, 2**29, rehearsal_source(5)).integers) < 132.8
+    assert scores(quantise(draws, 1.0, 2**29, stuck).integers) > 132.8
 
 
 @given(
-    value=st.floats(min_value=-1e9, max_value=1e9, allow_nan=False),
-    random_low=st.integers(min_value=0, max_value=2**16 - 1),
-    high=st.integers(min_value=0, max_value=2**48 - 1),
-    case=st.sampled_from(["any", "ones", "zeros"]),
+    value=st.one_of(st.floats(min_value=-1e9, max_value=1e9), st.floats(min_value=-1, max_value=1)),
+    word=st.integers(min_value=0, max_value=2**64 - 1),
+    beside=st.sampled_from([None, -1, 0, 1]),
 )
-def test_a_dither_drawn_in_two_parts_is_one_dither(value: float, random_low: int, high: int, case: str) -> None:
-    # a: the lowest 16 bits of the word, r: its highest 53, u = (a + r) / 2^16; in two cases of three a is such that
-    # r decides. Exact rational arithmetic beside it, up to the last 2^-53 of r.
-    nearest = round(Fraction(value) * 2**16)
-    low = {"any": random_low, "ones": (0xFFFF - nearest) % 2**16, "zeros": -nearest % 2**16}[case]
-    word = (high << 16) | low
-    exact = Fraction(value) + (low + Fraction(word >> 11, 2**53)) / 2**16
-    expected = {(exact + Fraction(slack, 2**68)).__floor__() for slack in (-1, 0, 1)}
+def test_over_all_dithers_the_results_add_up_to_the_value(value: float, word: int, beside: int | None) -> None:
+    # All 2^16 dithers once, beside exact rational arithmetic: the results add up to 2^16 x, of whose fraction f a
+    # share f of all r, here r < f or r >= 1 - f, goes up. r is the highest 53 bits of the word, often next to where it
+    # decides. Without r the sum would be the nearest integer whatever r is.
+    exact = Fraction(value) * 2**16
+    rest = exact - round(exact)
+    if beside is not None:
+        word = min(max(int(abs(rest) * 2**53) + beside, 0), 2**53 - 1) << 11
+    r = Fraction(word >> 11, 2**53)
+    up = r < rest if rest >= 0 else r >= -rest
+    dithers = GivenDither(np.arange(2**16), word)
 
-    rounded = int(quantise(np.array([value]), 1.0, 2**33, FixedWords(word)).integers[0])
+    rounded = quantise(np.full(2**16, value), 1.0, 2**30 - 1, dithers).integers
 
-    assert rounded in expected
+    whole = Fraction(value).__floor__()
+    assert int(rounded.sum()) == exact.__floor__() + up
+    assert set(rounded.tolist()) <= {whole, whole + 1}
+
+
+def test_every_block_has_its_own_rare_values_bound_and_refusal() -> None:
+    # 2^17 values a block. A dither of 1 says: r decides, and r = 0 takes all that lies above a multiple of 2^-16 up.
+    size = 2**17 + 3
+    one = np.ones(size)
+    tail = np.concatenate([np.zeros(2**17), [2.0**-20, 0.0, 2.0**-20]])
+
+    rounded = quantise(5.0 * one + tail, 1.0, 2**29, GivenDither(one, 0)).integers
+    clamped = quantise(one + 2.0**40 * tail, 1.0, 1000, GivenDither(one, 0))
+
+    assert rounded[: 2**17].tolist() == [5] * 2**17
+    assert rounded[2**17 :].tolist() == [6, 5, 6]
+    assert clamped.integers[2**17 :].tolist() == [1000, 1, 1000]
+    assert clamped.clamped == 2
+    with pytest.raises(InvalidParameter, match="finite values"):
+        quantise(np.where(tail > 0, np.nan, one), 1.0, 1000, GivenDither(one, 0))
 
 
 @given(
