@@ -2,12 +2,15 @@
 
     SecureFrlError
       InvalidParameter (also ValueError)
+        WrongLedger                of another data set or holder
       ConfigError                  a file that people wrote: StudyRefused, CharterRefused, BitBudget, DataRefused
       CharterViolation             a request outside what the site signed
       PolicyForbids                a charter outside the site's own limits
       BudgetExhausted
       LedgerCorrupt
-      StaleLedger                  older than its last signed head
+        NewerFormat                written by a newer version
+        StaleLedger                older than a head that somebody holds
+      ClockMovedBack               the clock is behind the books
       UnexpectedState              a call that this stage has no place for
       EvidenceRefused              files that do not prove what they claim
       ProtocolError
@@ -28,6 +31,10 @@ class SecureFrlError(Exception):
 
 class InvalidParameter(SecureFrlError, ValueError):
     """An argument outside its stated range, shape or type."""
+
+
+class WrongLedger(InvalidParameter):
+    """A ledger of another data set or holder."""
 
 
 # --- files that people wrote -----------------------------------------------------------------------------------------
@@ -72,8 +79,16 @@ class LedgerCorrupt(SecureFrlError):
     """A ledger, register or journal whose chain or format does not hold."""
 
 
+class NewerFormat(LedgerCorrupt):
+    """A record that a newer version wrote; it is left as it is."""
+
+
 class StaleLedger(LedgerCorrupt):
     """A ledger older than the head that was last noted elsewhere."""
+
+
+class ClockMovedBack(SecureFrlError):
+    """The clock is behind the time that the last row was written at; nothing was booked."""
 
 
 class UnexpectedState(SecureFrlError):

@@ -1,4 +1,4 @@
-"""Durable writing of small files: a temporary name, flushed, renamed.
+"""Durable writing of small files: a temporary name, flushed, renamed. And how many files may be open at once.
 
 A crash leaves the old file or the new one, never half of one. Databases are not written here: they live in records/.
 """
@@ -37,3 +37,16 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process open `count` files beside those it has, as far as the system allows."""
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 256
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

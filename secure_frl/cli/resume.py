@@ -1,4 +1,4 @@
-"""`secure-frl resume DIR`: go on with an interrupted run at its next round."""
+"""`secure-frl resume DIR`: go on with an interrupted run at its next round, or end it with what it has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from secure_frl.cli.watch import show_run
 
 
 def resume_command(
-    directory: Annotated[Path, typer.Argument(help="The folder of an unfinished run.")], as_json: AsJson = False
+    directory: Annotated[Path, typer.Argument(help="The folder of an unfinished run.")],
+    end: Annotated[
+        bool, typer.Option("--end", help="Run no more rounds: close the books, keep the policy as it stands.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with the run in DIRECTORY; the round that was interrupted is lost and what it spent stays spent."""
-    raise typer.Exit(guarded(lambda: show_run(directory, as_json), as_json=as_json))
+    raise typer.Exit(guarded(lambda: show_run(directory, as_json, end=end), as_json=as_json))

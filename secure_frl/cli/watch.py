@@ -13,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from secure_frl.cli.output import DONE, emit_json, progress
-from secure_frl.errors import StudyStopped
+from secure_frl.errors import BudgetExhausted, StudyStopped
 
 if TYPE_CHECKING:  # importing these at run time would load torch
     from secure_frl.federation.results import RoundReport, RunResult
     from secure_frl.federation.run_folder import RunOptions
     from secure_frl.study import Study
 
+_GO_ON = ("Go on with it", "")  # what people may do about a run that ended early, and the option for it
 _UNSAFE = {  # key of the study -> what its unsafe choice took away
     "privacy.noise": "no noise was added, nobody is protected",
     "privacy.unit": "one step of a patient is protected, not the patient",
@@ -58,8 +59,12 @@ def show_run(
     study: Study | None = None,
     source: Path | None = None,
     options: RunOptions | None = None,
+    end: bool = False,
 ) -> int:
-    """Run a new study, or resume the folder when no study is given, and print what it came to."""
+    """Run a new study, or resume the folder when no study is given, and print what it came to.
+
+    end: run no more rounds of the folder; leave what it has.
+    """
     progress.print("loading torch and Opacus ...", style="dim")
     # Before torch is loaded. Its threads wait for each other by spinning: on two busy cores a study took three times as
     # long with two threads as with one. A value that people set themselves stands.
@@ -77,10 +82,11 @@ def show_run(
             if study is not None:
                 result = simulation.run(study, folder, options or RunOptions(), source=source, watch=begin)
             else:
-                result = simulation.resume(folder, watch=begin)
-        except (KeyboardInterrupt, StudyStopped, OSError):
+                result = simulation.resume(folder, end=end, watch=begin)
+        except (KeyboardInterrupt, StudyStopped, BudgetExhausted, OSError) as error:
             if (folder / "run.json").exists():
-                progress.print(f"Go on with it: {_program()} resume {folder}", markup=False, soft_wrap=True)
+                said, option = ("End it with what it has", " --end") if isinstance(error, BudgetExhausted) else _GO_ON
+                progress.print(f"{said}: {_program()} resume {folder}{option}", markup=False, soft_wrap=True)
             raise
     _show_result(folder, result)
     if as_json:
@@ -92,7 +98,9 @@ def _show_result(folder: Path, result: RunResult) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     plain = result.plain()
     table.add_row("gap recovered", f"{plain['gap_recovered']:.3f}", "0 = the clinicians' policy, 1 = the best possible")
-    table.add_row("return", f"{plain['return']:.4f}", "exact chance of survival of the released policy")
+    chance, half_width = "chance of survival under the released policy", plain["return_half_width"]
+    chance = f"{chance}, simulated: +-{half_width:.4f} at 95 %" if half_width else f"exact {chance}"
+    table.add_row("return", f"{plain['return']:.4f}", chance)
     if plain["epsilon_spent"] is None:
         table.add_row("privacy", "NONE STATED", "; ".join(plain["unsafe"]))
     else:

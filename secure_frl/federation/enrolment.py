@@ -16,7 +16,8 @@ from secure_frl.consortium.identity import Identity
 from secure_frl.consortium.keystore import read_key, write_simulated_key
 from secure_frl.consortium.roster import Roster, RosterEntry, decode_roster, sign_roster
 from secure_frl.consortium.site_policy import policy_of_simulated_site
-from secure_frl.errors import CharterViolation, DataRefused
+from secure_frl.errors import CharterViolation, DataRefused, StaleLedger
+from secure_frl.evidence.books import read_head
 from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.federation.logged_patients import LoggedPatients
 from secure_frl.federation.logs import close_log, open_log
@@ -24,15 +25,18 @@ from secure_frl.federation.run_folder import RunFolder
 from secure_frl.federation.simulated_patients import PatientSource, SimulatedPatients
 from secure_frl.federation.site import SiteParts, StudySite
 from secure_frl.federation.study_parts import code_version
-from secure_frl.files import write_durably
+from secure_frl.files import allow_open_files, write_durably
 from secure_frl.privacy.planning import make_plan
 from secure_frl.randomness import rehearsal_source, system_source
+from secure_frl.records.chain import Receipt
+from secure_frl.records.group_commit import GroupCommit
 from secure_frl.records.ledger import Ledger
 from secure_frl.records.register import Register
 from secure_frl.secure_sum import RandomSource, SiteId, SumConstants, SumTerms
 from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 
+_FILES_PER_SITE = 8  # two databases of three files each, a log, one to spare
 _KEY_YEARS = 1  # a simulated key's life; nothing outlives its run by intent
 
 
@@ -100,16 +104,20 @@ def coordinator_identity(folder: RunFolder) -> Identity:
     return _identity(folder.coordinator)
 
 
-def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
+def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId, group: GroupCommit | None = None) -> StudySite:
     """Open one simulated site from its own folder: its key, ledger, register, generator and patients.
 
-    Raises DataRefused for data that may not join. Of records it says no more than that: why is in the site's own log,
+    group: whose sync its rows wait for; None syncs each by itself, as a real site does.
+    Raises StaleLedger for a ledger without the head that its register noted, or that the coordinator holds. Raises
+    DataRefused for data that may not join. Of records it says no more than that: why is in the site's own log,
     for whoever runs the site may read it and nobody else.
     """
     name = enrolled.roster.names[site]
     home = folder.site(name)
     identity = _identity(home)
-    register = Register.open(home / "register.sqlite")
+    folder.held_heads.mkdir(parents=True, exist_ok=True)
+    held_head = _held_head(folder.held_heads / f"{name}.head", identity)
+    register = Register.open(home / "register.sqlite", group=group)
     ledger = Ledger.open(
         home / "ledger.sqlite",
         holder=name,
@@ -119,6 +127,8 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
         signer=identity,
         code_version=code_version(),
         noted_head=register.noted_head(),
+        held_head=held_head,
+        group=group,
     )
     ledger.settle_unfinished(enrolled.terms.session)
     register.follow(ledger.head)
@@ -137,6 +147,7 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId) -> StudySite:
             random=enrolled.random_source(name),
             clock=time.time,
             exports=folder.ledgers,
+            held_heads=folder.held_heads,
             log=log,
         )
         return StudySite(parts)
@@ -184,6 +195,31 @@ def _sign_at_site(charter: Charter, own: SumConstants, identity: Identity) -> by
     return sign_charter(identity, charter)
 
 
-def open_all_sites(folder: RunFolder, enrolled: Enrolled) -> dict[SiteId, StudySite]:
-    """Open every site of a simulation in this process."""
-    return {site: open_site(folder, enrolled, site) for site in map(SiteId, range(len(enrolled.roster.names)))}
+def _held_head(path: Path, identity: Identity) -> Receipt | None:
+    """Return the head that a site signed for the coordinator, if there is one yet.
+
+    Raises StaleLedger when another key signed it: then the site's key went with its books.
+    """
+    if not path.exists():
+        return None
+    head = read_head(path, None)
+    if head.public_key != identity.public_key:
+        raise StaleLedger(
+            f"expected the site whose key {head.public_key.hex()[:16]} signed {path.name}, got the key "
+            f"{identity.public_key.hex()[:16]}. Restore the newest copy of the site's folder: a new one forgets what "
+            "was spent."
+        )
+    return head.receipt
+
+
+def open_all_sites(folder: RunFolder, enrolled: Enrolled, group: GroupCommit | None = None) -> dict[SiteId, StudySite]:
+    """Open every site of a simulation in this process.
+
+    group: whoever drives the sites syncs it before an answer leaves; None syncs each row by itself.
+    """
+    sites = tuple(map(SiteId, range(len(enrolled.roster.names))))
+    allow_open_files(_FILES_PER_SITE * len(sites))
+    opened = {site: open_site(folder, enrolled, site, group) for site in sites}
+    if group is not None:
+        group.sync()
+    return opened

@@ -90,6 +90,11 @@ class RunFolder:
         return self.state / "coordinator"
 
     @property
+    def held_heads(self) -> Path:
+        """Return the folder of heads that sites signed for the coordinator: what it holds against older copies."""
+        return self.coordinator / "heads"
+
+    @property
     def consortium(self) -> Path:
         """Return the folder of the key that signs a simulation's roster."""
         return self.state / "consortium"

@@ -26,6 +26,7 @@ from secure_frl.federation.policy_files import write_policy
 from secure_frl.federation.results import RoundReport, RunResult
 from secure_frl.federation.run_folder import RunFolder, RunOptions
 from secure_frl.federation.study_parts import code_version, optimiser_rule
+from secure_frl.records.group_commit import GroupCommit
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
 from secure_frl.secure_sum import Site, SiteId
@@ -33,6 +34,7 @@ from secure_frl.study import Study
 from secure_frl.wire.capture import CaptureWriter
 
 COORDINATOR = "coordinator"  # the holder of its ledger
+_SYNC_TOGETHER_FROM = 64  # sites; below it one sync of everything costs more than theirs
 
 
 class Watcher(Protocol):
@@ -52,7 +54,7 @@ class RunningSite(Site, Protocol):
 
 
 Watch = Callable[[int], Watcher]  # called once with the number of rounds
-OpenSites = Callable[[RunFolder, Enrolled], Mapping[SiteId, RunningSite]]
+OpenSites = Callable[[RunFolder, Enrolled, GroupCommit | None], Mapping[SiteId, RunningSite]]
 
 
 def run(
@@ -76,16 +78,20 @@ def run(
     return _carry_on(folder, study, options or RunOptions(), watch, open_sites, started)
 
 
-def resume(directory: Path, *, watch: Watch | None = None, open_sites: OpenSites = open_all_sites) -> RunResult:
+def resume(
+    directory: Path, *, end: bool = False, watch: Watch | None = None, open_sites: OpenSites = open_all_sites
+) -> RunResult:
     """Go on with the run in `directory` at its next round; what the interrupted round spent stays spent.
 
+    end: run no more rounds: close the books and leave what was learned so far, for instance when other studies have
+    spent the rest of the data set's budget.
     Raises InvalidParameter when the run is finished, and what `run` raises.
     """
     started = time.monotonic()
     folder, study, options = run_folder.reopen(directory)
     if folder.manifest.exists():
         raise InvalidParameter(f"expected an unfinished run, but {directory} is finished. Use `secure-frl verify`.")
-    return _carry_on(folder, study, options, watch, open_sites, started)
+    return _carry_on(folder, study, options, watch, open_sites, started, end=end)
 
 
 def _carry_on(
@@ -95,21 +101,24 @@ def _carry_on(
     watch: Watch | None,
     open_sites: OpenSites,
     started: float,
+    *,
+    end: bool = False,
 ) -> RunResult:
     enrolled = enrol(folder, study, rehearse=options.rehearse)
     with ExitStack() as stack:
         # First of all: it is held by one program, and opening a site settles what it takes for interrupted.
         journal = Journal.open(folder.journal, charter_hash=enrolled.terms.session, code_version=code_version())
         stack.callback(journal.close_cleanly)
-        sites = open_sites(folder, enrolled)
+        group = GroupCommit(folder.state) if len(enrolled.roster.names) >= _SYNC_TOGETHER_FROM else None
+        sites = open_sites(folder, enrolled, group)
         for site in sites.values():
             stack.callback(site.shut_down)
-        coordinator, ledger = _coordinator(folder, enrolled, options, sites, journal, stack)
+        coordinator, ledger = _coordinator(folder, enrolled, options, sites, group, journal, stack)
         watcher = watch(enrolled.study.training.rounds) if watch is not None else None
         keeps_all = enrolled.study.output.keep_policies == "all"
         if keeps_all:  # a kill may have come between the journal's row and the file
             finish.write_last_policy(folder, enrolled, coordinator.state, journal.rounds())
-        for outcome in coordinator.rounds():
+        for outcome in () if end else coordinator.rounds():
             if outcome.is_summed and keeps_all:
                 write_policy(folder.policies, outcome.round, outcome.state, enrolled.study, enrolled.terms.session)
             if watcher is not None:
@@ -134,6 +143,7 @@ def _coordinator(
     enrolled: Enrolled,
     options: RunOptions,
     sites: Mapping[SiteId, Site],
+    group: GroupCommit | None,
     journal: Journal,
     stack: ExitStack,
 ) -> tuple[Coordinator, Ledger]:
@@ -155,7 +165,7 @@ def _coordinator(
     capture = None
     if options.capture is not None:  # a resumed run writes a second file beside the first
         capture = CaptureWriter(run_folder.next_free_path(options.capture.parent, options.capture.name))
-    carrier = InProcessCarrier(sites, schedule, capture)
+    carrier = InProcessCarrier(sites, schedule, capture, sync=group.sync if group is not None else None)
     stack.callback(carrier.close)
     rule = optimiser_rule(study, terms.constants)
     parts = CoordinatorParts(

@@ -25,6 +25,7 @@ from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.windows import window_event, window_name
+from secure_frl.files import write_durably
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.site_states import SiteProtocol
@@ -52,6 +53,7 @@ class SiteParts:
     random: RandomSource
     clock: Callable[[], float]  # Unix seconds
     exports: Path  # where this site's exported ledger goes
+    held_heads: Path  # where the coordinator keeps the last head that this site signed for it
     log: logging.Logger  # stays at the site: it may count what its own data did
 
 
@@ -61,6 +63,8 @@ class _Window:
 
     receipt: Receipt
     is_released: bool = False
+    register_root: bytes = b""  # once its people are admitted
+    survivors: tuple[SiteId, ...] | None = None  # once a sum is published
 
 
 class StudySite:
@@ -125,9 +129,9 @@ class StudySite:
         )
         receipt = parts.ledger.reserve(event.canonical())
         self._window = _Window(receipt)
-        parts.register.follow(parts.ledger.head)
         trajectories = parts.patients.collect(self._trainer.action_probabilities(self._state), context)
         admitted = self._admitted(trajectories, context)
+        self._window.register_root = parts.register.participation_root()
         update = self._trainer.update(self._state, trajectories, admitted, parts.random, receipt.sequence)
         parts.log.info("round %d: %d units count as zero", context.round, update.dropped)
         return to_ring_vector(update.integers, constants)
@@ -154,13 +158,15 @@ class StudySite:
         """Write the spend down, synced: the next bytes that leave are made from data."""
         if self._window is None or self._window.is_released:
             raise LocalProtocolError("expected an open window that is not released yet. Report this; nothing was sent.")
-        self._parts.ledger.release(self._window.receipt)
+        self._parts.ledger.release(self._window.receipt, self._window.register_root)
         self._window.is_released = True
         self._parts.register.follow(self._parts.ledger.head)
 
     def next_tag(self, total: Sum) -> bytes:
         """Run the optimiser on the published sum."""
         self._next = step(self._state, total, self._rule)
+        if self._window is not None:
+            self._window.survivors = total.contributors
         return model_tag(self._next.to_bytes())
 
     def close(self, outcome: str) -> None:
@@ -172,10 +178,9 @@ class StudySite:
         if window is None:
             return
         if window.is_released:
-            self._parts.ledger.commit(window.receipt, outcome)
+            self._parts.ledger.commit(window.receipt, outcome, window.survivors if outcome == "summed" else None)
         else:
             self._parts.ledger.cancel(window.receipt, "the round ended before release")
-        self._parts.register.follow(self._parts.ledger.head)
 
     # --- the end of a run --------------------------------------------------------------------------------------------
 
@@ -183,7 +188,8 @@ class StudySite:
         """Close the books; a second call does nothing.
 
         export: the study is done, so the ledger is exported with its signed head.
-        A round whose end this site never heard of is committed as unknown.
+        A round whose end this site never heard of is committed as unknown. The signed head is handed over in any case:
+        whoever holds it sees when all of this site's files are replaced by an older copy.
         """
         if self._is_shut:
             return
@@ -192,6 +198,8 @@ class StudySite:
         parts = self._parts
         if export:
             parts.ledger.export(parts.exports / f"{parts.name}.jsonl", parts.exports / f"{parts.name}.head")
+        parts.register.follow(parts.ledger.head)
+        write_durably(parts.held_heads / f"{parts.name}.head", parts.ledger.signed_head().encode())
         parts.register.close_cleanly()
         parts.ledger.close_cleanly()
         close_log(parts.log)

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from secure_frl.errors import BadSignature, LedgerCorrupt, MalformedMessage
+from secure_frl.errors import BadSignature, LedgerCorrupt, MalformedMessage, NewerFormat, StaleLedger
 from secure_frl.wire.canonical import canonical_json, parse_canonical_object
 from secure_frl.wire.hashing import labelled_hash
 from secure_frl.wire.signatures import Signer, check_signature
 
-FORMAT = 1  # of rows, heads and exports; a greater one is refused whole
+FORMAT = 2  # of heads; 1 has the same fields, a greater one is refused whole
 FIRST_PREVIOUS = bytes(32)
 _HASH_BYTES = 32
 _ROW_KEYS = {"hash", "kind", "payload", "previous", "sequence"}
@@ -158,8 +158,8 @@ def decode_head(data: bytes, where: str) -> SignedHead:
     plain = _object(data[:-1], where)
     version = plain.get("format")
     if type(version) is int and version > FORMAT:
-        raise LedgerCorrupt(f"{where} has format {version}, this version reads up to {FORMAT}. Use a newer secure_frl.")
-    if set(plain) != _HEAD_KEYS or version != FORMAT or not isinstance(plain["ledger"], str):
+        raise NewerFormat(f"{where} has format {version}, this version reads up to {FORMAT}. Use a newer secure_frl.")
+    if set(plain) != _HEAD_KEYS or type(version) is not int or version < 1 or not isinstance(plain["ledger"], str):
         raise LedgerCorrupt(f"{where} does not have the fields of a signed head. {_RESTORE}")
     receipt = Receipt(
         _hex(plain["ledger"], _HASH_BYTES, where).hex(),
@@ -167,6 +167,26 @@ def decode_head(data: bytes, where: str) -> SignedHead:
         _hex(plain["head"], _HASH_BYTES, where),
     )
     return SignedHead(receipt, _hex(plain["public_key"], 32, where), _hex(plain["signature"], 64, where))
+
+
+def check_extends(rows: Sequence[Row], head: SignedHead, where: str) -> int:
+    """Check that a chain contains the row that was signed; return how many rows it has beyond it.
+
+    Raises StaleLedger for a chain that is older than the head, or another one.
+    """
+    signed, found = head.receipt, receipt_of(rows)
+    if found.ledger != signed.ledger:
+        raise StaleLedger(
+            f"expected {where} to be the ledger {signed.ledger[:16]} whose head its holder signed, got "
+            f"{found.ledger[:16]}. Restore the newest copy: a new ledger forgets what was spent."
+        )
+    if found.sequence < signed.sequence or rows[signed.sequence].hash != signed.head:
+        raise StaleLedger(
+            f"expected {where} to contain row {signed.sequence} with hash {signed.head.hex()[:16]}, which its holder "
+            f"signed, it ends at row {found.sequence} without it. Restore the newest copy: an older one forgets what "
+            "was spent."
+        )
+    return found.sequence - signed.sequence
 
 
 def check_ends_at(rows: Sequence[Row], head: SignedHead, where: str) -> None:

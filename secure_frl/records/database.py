@@ -1,8 +1,9 @@
 """How this room opens SQLite: durable, versioned, private to its owner, closed without a trace of a log.
 
-While running: WAL with synchronous=FULL, so a committed transaction is on disk when COMMIT returns. At a clean end the
-log is folded in and the journal mode set to DELETE, so one file holds everything and can be hashed whole. The format's
-version stands in `user_version`; a version from the future is refused whole. Chained records keep their rows here.
+While running: WAL with synchronous=FULL, so a committed transaction is on disk when COMMIT returns. Simulated sites of
+one process may instead be synced together (`GroupCommit`). At a clean end the log is folded in and the journal mode set
+to DELETE, so one file holds everything and can be hashed whole. The format's version stands in `user_version`; a
+version from the future is refused whole. Chained records keep their rows here.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secure_frl.errors import LedgerCorrupt, UnexpectedState
+from secure_frl.errors import LedgerCorrupt, NewerFormat, UnexpectedState
 from secure_frl.files import sync_directory
 from secure_frl.records.chain import Row, check_follows, next_row
+from secure_frl.records.group_commit import GroupCommit
 
-FORMAT = 1  # of every database in this room
 BUSY_TIMEOUT_S = 20.0  # longer than any transaction here by three orders of magnitude
 ROWS_TABLE = """CREATE TABLE rows (
   sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, payload BLOB NOT NULL, previous BLOB NOT NULL, hash BLOB NOT NULL
@@ -25,13 +26,21 @@ ROWS_TABLE = """CREATE TABLE rows (
 
 
 def open_database(
-    path: Path, application: int, schema: tuple[str, ...], *, exclusive: bool = False
+    path: Path,
+    application: int,
+    schema: tuple[str, ...],
+    *,
+    newest: int = 1,
+    exclusive: bool = False,
+    group: GroupCommit | None = None,
 ) -> sqlite3.Connection:
     """Open or create a database; transactions are explicit.
 
     application: a constant per kind of record; a file of another kind is refused.
+    newest: the format of a new file; older ones are opened as they are, for the caller to read or to migrate.
     exclusive: hold the file until it is closed. The operating system frees it when a process is killed.
-    Raises LedgerCorrupt for a damaged file, another kind or a later format; UnexpectedState if somebody holds it.
+    group: a commit is on disk only when the group is synced. For simulated sites only; None syncs each commit.
+    Raises LedgerCorrupt for a damaged file or another kind, NewerFormat, UnexpectedState if somebody holds it.
     """
     created = not path.exists()
     if created:
@@ -41,18 +50,18 @@ def open_database(
         with translated(path):
             if exclusive:
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            _check_format(connection, path, application)  # before the first write: a foreign file stays as it is
+            _check_format(connection, path, application, newest)  # before a write: a foreign file stays as it is
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA synchronous={'FULL' if group is None else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")  # in exclusive mode the lock is kept from here on
-            if not _check_format(connection, path, application):
+            if not _check_format(connection, path, application, newest):
                 for statement in schema:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id={application}")
-                connection.execute(f"PRAGMA user_version={FORMAT}")
+                set_format(connection, newest)
             connection.execute("COMMIT")
             _check_pages(connection, path)
-        if created:
+        if created and group is None:
             sync_directory(path.parent)
     except BaseException:
         connection.close()
@@ -60,14 +69,19 @@ def open_database(
     return connection
 
 
-def open_read_only(path: Path, application: int) -> sqlite3.Connection:
+def set_format(connection: sqlite3.Connection, version: int) -> None:
+    """Write a database's format down, inside the caller's transaction."""
+    connection.execute(f"PRAGMA user_version={version}")
+
+
+def open_read_only(path: Path, application: int, newest: int = 1) -> sqlite3.Connection:
     """Open an existing database without writing to it. Raises LedgerCorrupt, UnexpectedState."""
     if not path.is_file():
         raise LedgerCorrupt(f"expected a file {path.name}, found none. Restore the file from a copy.")
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0, isolation_level=None)
     try:
         with translated(path):
-            if not _check_format(connection, path, application):
+            if not _check_format(connection, path, application, newest):
                 raise LedgerCorrupt(f"{path.name} is empty, expected rows. Restore the file from a copy.")
             _check_pages(connection, path)
     except BaseException:
@@ -157,7 +171,7 @@ def read_rows_after(connection: sqlite3.Connection, last: Row | None, where: str
     return tuple(rows)
 
 
-def _check_format(connection: sqlite3.Connection, path: Path, application: int) -> bool:
+def _check_format(connection: sqlite3.Connection, path: Path, application: int, newest: int) -> bool:
     """Return False for a new file. Raises LedgerCorrupt for another kind or version."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     kind = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -165,12 +179,12 @@ def _check_format(connection: sqlite3.Connection, path: Path, application: int) 
         return False
     if kind != application:
         raise LedgerCorrupt(f"expected {path.name} to be of another kind, got application id {kind}. Check the path.")
-    if version > FORMAT:
-        raise LedgerCorrupt(
-            f"{path.name} has format {version}, this version reads up to {FORMAT}. Use a newer secure_frl."
+    if version > newest:
+        raise NewerFormat(
+            f"{path.name} has format {version}, this version reads up to {newest}. Use a newer secure_frl."
         )
-    if version != FORMAT:
-        raise LedgerCorrupt(f"{path.name} has format {version}, expected {FORMAT}. Restore the file from a copy.")
+    if version < 1:
+        raise LedgerCorrupt(f"{path.name} has format {version}, expected 1 or more. Restore the file from a copy.")
     return True
 
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from secure_frl.errors import InvalidParameter, LedgerCorrupt, UnexpectedState
+from secure_frl.errors import InvalidParameter, LedgerCorrupt, NewerFormat, UnexpectedState
 from secure_frl.records import database
-from secure_frl.records.chain import FORMAT, Receipt, Row
+from secure_frl.records.chain import Receipt, Row
 from secure_frl.wire.canonical import canonical_json
 
 APPLICATION = 0x53464A31  # "SFJ1"
+FORMAT = 1  # of its rows
 LOST_BY_RESTART = "restart"
 _SCHEMA = (
     database.ROWS_TABLE,
@@ -92,7 +93,7 @@ class JournalState:
             raise ValueError(row.kind)
         if row.kind == "opened":
             if type(plain["format"]) is int and plain["format"] > FORMAT:
-                raise LedgerCorrupt(
+                raise NewerFormat(
                     f"{self.where} has format {plain['format']}, this version reads up to {FORMAT}. "
                     "Use a newer secure_frl."
                 )

@@ -8,7 +8,11 @@ this room knows no accountant; events are opaque bytes but for the keys `charter
 A reservation without a release, found after a restart, spent nothing: `release` is synced before anything leaves, and
 a cancelled reservation can't be released any more, not even by a process that still holds its receipt. So
 `settle_unfinished` cancels those and marks released ones as unknown. (This needs the newest copy of the file; an
-older one is refused through the head that the register noted.)
+older one is refused through the heads that the register noted and others hold.)
+
+The account does not depend on the clock. A reservation carries the time, never before the row before it: a clock that
+is behind the books by more than `CLOCK_TOLERANCE_S` is refused before anything is sampled, for charters and epochs
+would not expire under it.
 """
 
 from __future__ import annotations
@@ -16,20 +20,31 @@ from __future__ import annotations
 import math
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from secure_frl.errors import InvalidParameter, StaleLedger, UnexpectedState
+from secure_frl.errors import ClockMovedBack, InvalidParameter, StaleLedger, UnexpectedState, WrongLedger
 from secure_frl.files import write_durably
 from secure_frl.records import database
-from secure_frl.records.chain import FORMAT, Receipt, Row, SignedHead, encode_export, sign_head
-from secure_frl.records.ledger_state import OUTCOMES, Budget, LedgerState, Reservation, event_charter, replay
+from secure_frl.records.chain import Receipt, Row, SignedHead, decode_export, encode_export, sign_head
+from secure_frl.records.group_commit import GroupCommit
+from secure_frl.records.ledger_state import (
+    FORMAT,
+    OUTCOMES,
+    Budget,
+    LedgerState,
+    Reservation,
+    event_charter,
+    replay,
+)
 from secure_frl.wire.canonical import canonical_json
 from secure_frl.wire.signatures import Signer
 
 APPLICATION = 0x53464C31  # "SFL1" in the SQLite header
 MAX_EVENT_BYTES = 1 << 16  # an event is about 1 kB; a larger one is a mistake
+CLOCK_TOLERANCE_S = 300  # what clocks that are set right may differ by
 
 Guard = Callable[[Budget, Sequence[bytes], bytes], None]  # (lifetime budget, recorded events, candidate)
 
@@ -37,9 +52,17 @@ Guard = Callable[[Budget, Sequence[bytes], bytes], None]  # (lifetime budget, re
 class Ledger:
     """An open ledger. Made by `Ledger.open`; several processes may have the same one open."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, guard: Guard, signer: Signer) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        guard: Guard,
+        signer: Signer,
+        clock: Callable[[], float],
+    ) -> None:
         """Use `Ledger.open`."""
         self._path, self._connection, self._guard, self._signer = path, connection, guard, signer
+        self._clock = clock
         self._state = LedgerState(path.name)
 
     @classmethod
@@ -54,29 +77,40 @@ class Ledger:
         signer: Signer,
         code_version: str,
         noted_head: Receipt | None = None,
+        held_head: Receipt | None = None,
+        clock: Callable[[], float] = time.time,
+        group: GroupCommit | None = None,
     ) -> Self:
-        """Open or create the ledger of a data set, verifying its whole chain.
+        """Open or create the ledger of a data set, verifying its whole chain; one of an older format is upgraded.
 
         budget: written into row 0 when the ledger is new; otherwise the recorded one rules, whatever is passed.
         guard: called as (lifetime budget, recorded events, candidate) inside the reserving transaction; raises
         BudgetExhausted to refuse.
-        noted_head: a row that this ledger must contain; it is what the register last noted.
-        Raises LedgerCorrupt, StaleLedger, InvalidParameter for a ledger of another data set or holder.
+        noted_head, held_head: rows that this ledger must contain: what the register last noted, and what somebody
+        else holds under this holder's signature.
+        clock: Unix seconds.
+        group: None syncs each row by itself; simulated sites of one process may be synced together.
+        Raises LedgerCorrupt, NewerFormat, StaleLedger, WrongLedger for a ledger of another data set or holder.
         """
-        if noted_head is not None and not path.exists():
+        known = [receipt for receipt in (noted_head, held_head) if receipt is not None]
+        if known and not path.exists():
             raise StaleLedger(
-                f"expected {path.name} with row {noted_head.sequence}, found no file. "
+                f"expected {path.name} with row {known[0].sequence}, found no file. "
                 "Restore the newest copy; a new ledger would forget what was spent."
             )
-        connection = database.open_database(path, APPLICATION, (database.ROWS_TABLE,))
-        ledger = cls(path, connection, guard, signer)
+        connection = database.open_database(path, APPLICATION, (database.ROWS_TABLE,), newest=FORMAT, group=group)
+        ledger = cls(path, connection, guard, signer, clock)
         try:
             with database.transaction(connection, path):
                 ledger._catch_up()
                 if ledger._state.last is None:
-                    ledger._append("opened", _opening(holder, dataset_id, budget, code_version))
+                    opening = _opening(holder, dataset_id, budget, code_version)
+                    ledger._append("opened", opening | {"time": ledger._now()})
             ledger._refresh()
-            ledger._check_identity(holder, dataset_id, noted_head)
+            ledger._check_identity(holder, dataset_id)
+            ledger._check_contains(noted_head, "the register noted")
+            ledger._check_contains(held_head, "its holder signed and the coordinator holds")
+            ledger._upgrade(code_version)
         except BaseException:
             connection.close()
             raise
@@ -100,7 +134,7 @@ class Ledger:
 
         event: canonical JSON with the keys `charter_hash` (hex) and `round`.
         The guard runs inside the transaction, so two processes can't both have the last of the budget. What it raises
-        (BudgetExhausted) leaves the file unchanged.
+        (BudgetExhausted) leaves the file unchanged, and so does ClockMovedBack.
         """
         if not 0 < len(event) <= MAX_EVENT_BYTES:
             raise InvalidParameter(
@@ -109,24 +143,41 @@ class Ledger:
         event_charter(event)
         with database.transaction(self._connection, self._path):
             self._catch_up()
+            now = self._checked_now()
             self._guard(self.budget, self._state.events(), event)
-            row = self._append("reserved", {"event": event.decode()})
-        self._refresh()
+            row = self._append("reserved", {"event": event.decode(), "time": now})
+        self._state.fold(row)
         return self._state.reservations[row.sequence].receipt
 
-    def release(self, receipt: Receipt) -> None:
-        """Mark a reservation as spent for ever; synced on return. Only then may bytes made from data leave."""
-        self._move(receipt, "released", "reserved", {})
+    def release(self, receipt: Receipt, register_root: bytes = b"") -> None:
+        """Mark a reservation as spent for ever; synced on return. Only then may bytes made from data leave.
+
+        register_root: of the participation register after this window was admitted; empty where nobody sees people.
+        """
+        self._move(receipt, "released", "reserved", {"register_root_after": register_root.hex()})
 
     def cancel(self, receipt: Receipt, reason: str) -> None:
         """Give a reservation back. Raises UnexpectedState once it was released."""
         self._move(receipt, "cancelled", "reserved", {"reason": reason})
 
-    def commit(self, receipt: Receipt, outcome: str) -> None:
-        """Write down what became of a release: summed, aborted or unknown. It stays spent in all three."""
+    def commit(self, receipt: Receipt, outcome: str, survivors: Sequence[int] | None = None) -> None:
+        """Write down what became of a release: summed, aborted or unknown. It stays spent in all three.
+
+        survivors: SiteIds whose messages are in the sum; None when there is none, or it isn't known.
+        """
         if outcome not in OUTCOMES:
             raise InvalidParameter(f"expected an outcome of {', '.join(OUTCOMES)}, got {outcome[:40]!r}. Use one.")
-        self._move(receipt, "committed", "released", {"outcome": outcome})
+        plain: dict[str, object] = {"outcome": outcome, "survivors": None if survivors is None else list(survivors)}
+        self._move(receipt, "committed", "released", plain)
+
+    def accept_clock(self) -> int:
+        """Write down that the clock is right, whatever the last row's time was; return it, Unix seconds."""
+        with database.transaction(self._connection, self._path):
+            self._catch_up()
+            now = int(self._clock())
+            row = self._append("clock", {"time": now})
+        self._state.fold(row)
+        return now
 
     def events(self, charter_hash: bytes | None = None) -> tuple[bytes, ...]:
         """Return the events that count as spent, reserved ones included. None: the data set's lifetime."""
@@ -162,6 +213,10 @@ class Ledger:
         found = self._connection.execute("SELECT hash FROM rows WHERE sequence = ?", (receipt.sequence,)).fetchone()
         return found is not None and (self._state.name, bytes(found[0])) == (receipt.ledger, receipt.head)
 
+    def signed_head(self) -> SignedHead:
+        """Return how the ledger ends, signed: what others hold against it later."""
+        return sign_head(self._signer, self.head())
+
     def export(self, path_jsonl: Path, path_head: Path) -> SignedHead:
         """Write the canonical export and the signed head; what `verify` reads offline."""
         with database.transaction(self._connection, self._path):
@@ -188,7 +243,7 @@ class Ledger:
             self._catch_up()
 
     def _append(self, kind: str, payload: dict[str, object]) -> Row:
-        """Write a row; it is folded by `_refresh` once it is on disk, so memory never runs ahead of the file."""
+        """Write a row; the caller folds it once it is committed, so memory never runs ahead of the file."""
         return database.append_row(self._connection, self._state.last, kind, canonical_json(payload))
 
     def _move(self, receipt: Receipt, kind: str, needed: str, more: dict[str, object]) -> None:
@@ -205,7 +260,32 @@ class Ledger:
                     f"expected row {receipt.sequence} to be {needed} before it is {kind}, it is {kept.status}. "
                     "Send nothing, and reserve again for a new attempt."
                 )
-            self._append(kind, {"of": receipt.sequence} | more)
+            row = self._append(kind, {"of": receipt.sequence} | more)
+        self._state.fold(row)
+
+    def _now(self) -> int:
+        """Return the time of a row, Unix seconds: never before that of the row before it."""
+        return max(int(self._clock()), self._state.time or 0)
+
+    def _checked_now(self) -> int:
+        now, last = self._clock(), self._state.time
+        if last is not None and now < last - CLOCK_TOLERANCE_S:
+            raise ClockMovedBack(
+                f"expected a clock at {last} Unix seconds or later, as the last row of {self._path.name} says, got "
+                f"{int(now)}. Nothing was booked, sampled or sent: set the clock right. If it is right now, and was "
+                "ahead when that row was written, use `secure-frl ledger accept-clock`."
+            )
+        return self._now()
+
+    def _upgrade(self, code_version: str) -> None:
+        """Turn a ledger of an older format into one of this format; its rows stay as they are, under their chain."""
+        if self._state.format == FORMAT:
+            return
+        with database.transaction(self._connection, self._path):
+            self._catch_up()
+            if self._state.format < FORMAT:  # else another process was faster
+                self._append("upgraded", {"code_version": code_version, "format": FORMAT, "time": self._now()})
+                database.set_format(self._connection, FORMAT)
         self._refresh()
 
     def _head(self) -> Receipt:
@@ -214,17 +294,19 @@ class Ledger:
             raise UnexpectedState("expected an open ledger, got one without rows. Use Ledger.open.")
         return Receipt(self._state.name, last.sequence, last.hash)
 
-    def _check_identity(self, holder: str, dataset_id: str, noted_head: Receipt | None) -> None:
+    def _check_identity(self, holder: str, dataset_id: str) -> None:
         found = (self._state.holder, self._state.dataset_id)
         if found != (holder, dataset_id):
-            raise InvalidParameter(
+            raise WrongLedger(
                 f"expected the ledger of holder={holder!r}, dataset_id={dataset_id!r}, {self._path.name} belongs to "
                 f"holder={found[0]!r}, dataset_id={found[1]!r}. A ledger serves one data set: choose another state."
             )
-        if noted_head is not None and not self.contains(noted_head):
+
+    def _check_contains(self, receipt: Receipt | None, whose: str) -> None:
+        if receipt is not None and not self.contains(receipt):
             raise StaleLedger(
-                f"expected {self._path.name} to contain row {noted_head.sequence} that the register noted, it ends at "
-                f"row {self._head().sequence} without it. Restore the newest copy: an older one forgets what was spent."
+                f"expected {self._path.name} to contain row {receipt.sequence} that {whose}, it ends at row "
+                f"{self._head().sequence} without it. Restore the newest copy: an older one forgets what was spent."
             )
 
 
@@ -240,11 +322,21 @@ def _opening(holder: str, dataset_id: str, budget: Budget, code_version: str) ->
     }
 
 
-def read_ledger(path: Path) -> LedgerState:
-    """Verify a ledger's chain without writing to it; for `verify`. Raises LedgerCorrupt, UnexpectedState."""
-    connection = database.open_read_only(path, APPLICATION)
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """Return the rows of a ledger.sqlite or an export (.jsonl), its chain verified; writes nothing.
+
+    Raises LedgerCorrupt, NewerFormat, UnexpectedState, OSError.
+    """
+    if path.suffix == ".jsonl":
+        return decode_export(path.read_bytes(), path.name)
+    connection = database.open_read_only(path, APPLICATION, FORMAT)
     try:
         with database.translated(path):
-            return replay(database.read_rows_after(connection, None, path.name), path.name)
+            return database.read_rows_after(connection, None, path.name)
     finally:
         connection.close()
+
+
+def read_ledger(path: Path) -> LedgerState:
+    """Return what a ledger.sqlite or an export says; for `verify`. Raises what `read_rows` raises."""
+    return replay(read_rows(path), path.name)

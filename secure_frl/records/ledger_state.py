@@ -2,6 +2,11 @@
 
 Folded row by row, by the same code from an open database and from an export that `verify` reads. Rows that contradict
 the rows before them are refused. Events are opaque bytes but for the keys `charter_hash` and `round`. No file here.
+
+Formats of rows. 1: `opened`, `reserved`, `released`, `cancelled`, `committed`. 2 adds the time to rows that are written
+before data is touched (`opened`, `reserved`; never to later ones, for how long data took is a query), the register's
+root after the window to `released`, and the survivors to `committed`; `upgraded` turns a ledger of format 1 into one of
+format 2 and keeps its rows as they are; `clock` accepts that time moved back.
 """
 
 from __future__ import annotations
@@ -9,12 +14,32 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from secure_frl.errors import InvalidParameter, LedgerCorrupt
-from secure_frl.records.chain import FORMAT, Receipt, Row
+from secure_frl.errors import InvalidParameter, LedgerCorrupt, NewerFormat
+from secure_frl.records.chain import Receipt, Row
 
+FORMAT = 2  # of the rows that are written; 1 is read, a greater one is refused whole
 OUTCOMES = ("summed", "aborted", "unknown")
+_OPENED = frozenset({"code_version", "dataset_id", "delta", "epsilon", "format", "holder", "nonce"})
+_KEYS: dict[int, dict[str, frozenset[str]]] = {  # format -> kind -> keys of the payload, all of them
+    1: {
+        "opened": _OPENED,
+        "reserved": frozenset({"event"}),
+        "released": frozenset({"of"}),
+        "cancelled": frozenset({"of", "reason"}),
+        "committed": frozenset({"of", "outcome"}),
+        "upgraded": frozenset({"code_version", "format", "time"}),
+    },
+    2: {
+        "opened": _OPENED | {"time"},
+        "reserved": frozenset({"event", "time"}),
+        "released": frozenset({"of", "register_root_after"}),
+        "cancelled": frozenset({"of", "reason"}),
+        "committed": frozenset({"of", "outcome", "survivors"}),
+        "clock": frozenset({"time"}),
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +65,10 @@ class Reservation:
     event: bytes
     charter: str  # hex, as the event names it
     status: str
+    time: int | None = None  # Unix seconds when it was reserved; None in format 1
+    register_root_after: str = ""  # hex, of the participation register once the window was admitted; "" if unknown
+    survivors: tuple[int, ...] | None = None  # SiteIds in the sum; None if there was none, or unknown
+    reason: str = ""  # why it was cancelled
 
     @property
     def is_spent(self) -> bool:
@@ -55,7 +84,9 @@ class LedgerState:
     name: str = ""
     holder: str = ""
     dataset_id: str = ""
-    code_version: str = ""
+    code_version: str = ""  # that opened it; each event names the one that made it
+    format: int = FORMAT
+    time: int | None = None  # Unix seconds, the last one written; None before there is one
     budget: Budget | None = None
     last: Row | None = None
     reservations: dict[int, Reservation] = field(default_factory=dict)
@@ -74,28 +105,46 @@ class LedgerState:
     def _fold(self, row: Row, plain: dict[str, object]) -> None:
         if (row.kind == "opened") != (row.sequence == 0):
             raise ValueError(row.kind)
+        if row.kind in ("opened", "upgraded"):
+            written = self._format(plain)
+            if row.kind == "upgraded" and written <= self.format:
+                raise ValueError("format")
+            self.format = written if row.kind == "opened" else self.format
+        if set(plain) != _KEYS[self.format].get(row.kind, set()):
+            raise KeyError(row.kind)
+        if "time" in plain:
+            time = _count(plain["time"])
+            if row.kind != "clock" and self.time is not None and time < self.time:
+                raise ValueError("time")
+            self.time = time
         if row.kind == "opened":
-            if type(plain["format"]) is int and plain["format"] > FORMAT:
-                raise LedgerCorrupt(
-                    f"{self.where} has format {plain['format']}, this version reads up to {FORMAT}. "
-                    "Use a newer secure_frl."
-                )
             self.name = row.hash.hex()
             self.holder, self.dataset_id = _text(plain, "holder"), _text(plain, "dataset_id")
             self.code_version = _text(plain, "code_version")
             unlimited = plain["epsilon"] is None  # JSON has no infinity
             self.budget = Budget(math.inf if unlimited else _real(plain, "epsilon"), _real(plain, "delta"))
+        elif row.kind == "upgraded":
+            self.format = self._format(plain)
         elif row.kind == "reserved":
             event = _text(plain, "event").encode()
             receipt = Receipt(self.name, row.sequence, row.hash)
-            self.reservations[row.sequence] = Reservation(receipt, event, event_charter(event), "reserved")
-        else:
+            written_at = self.time if "time" in plain else None
+            self.reservations[row.sequence] = Reservation(receipt, event, event_charter(event), "reserved", written_at)
+        elif row.kind != "clock":
             self._move(row.kind, plain)
 
+    def _format(self, plain: dict[str, object]) -> int:
+        written = _count(plain["format"])
+        if written > FORMAT:
+            raise NewerFormat(
+                f"{self.where} has format {written}, this version reads up to {FORMAT}. Use a newer secure_frl."
+            )
+        if written < 1:
+            raise ValueError("format")
+        return written
+
     def _move(self, kind: str, plain: dict[str, object]) -> None:
-        of = plain["of"]
-        if type(of) is not int:
-            raise TypeError(kind)
+        of = _count(plain["of"])
         before = self.reservations[of]
         needed, after = {
             "released": ("reserved", "released"),
@@ -104,13 +153,19 @@ class LedgerState:
         }[kind]
         if before.status != needed or (kind == "committed" and after not in OUTCOMES):
             raise ValueError(kind)
-        self.reservations[of] = Reservation(before.receipt, before.event, before.charter, str(after))
+        self.reservations[of] = replace(
+            before,
+            status=str(after),
+            register_root_after=_root(plain, before.register_root_after),
+            survivors=_survivors(plain),
+            reason=_text(plain, "reason") if "reason" in plain else "",
+        )
 
     def events(self, charter_hash: bytes | None = None) -> tuple[bytes, ...]:
         """Return what counts as spent, in order: everything not cancelled. None: over all studies."""
         wanted = None if charter_hash is None else charter_hash.hex()
-        found = (kept for _, kept in sorted(self.reservations.items()) if kept.is_spent)
-        return tuple(kept.event for kept in found if wanted in (None, kept.charter))
+        kept = self.reservations.values()  # in the order of their rows
+        return tuple(one.event for one in kept if one.is_spent and wanted in (None, one.charter))
 
 
 def replay(rows: Sequence[Row], where: str) -> LedgerState:
@@ -143,6 +198,28 @@ def _text(plain: dict[str, object], key: str) -> str:
     if not isinstance(value, str):
         raise TypeError(key)
     return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError("count")
+    return value
+
+
+def _root(plain: dict[str, object], before: str) -> str:
+    root = _text(plain, "register_root_after") if "register_root_after" in plain else before
+    if bytes.fromhex(root).hex() != root:
+        raise ValueError("register_root_after")
+    return root
+
+
+def _survivors(plain: dict[str, object]) -> tuple[int, ...] | None:
+    sites = plain.get("survivors")
+    if sites is None:
+        return None
+    if not isinstance(sites, list):
+        raise TypeError("survivors")
+    return tuple(map(_count, sites))
 
 
 def _real(plain: dict[str, object], key: str) -> float:

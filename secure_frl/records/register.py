@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from secure_frl.errors import AlreadyAnswered, InvalidParameter, LedgerCorrupt, StaleLedger, UnexpectedState
 from secure_frl.records import database
 from secure_frl.records.chain import Receipt
+from secure_frl.records.group_commit import GroupCommit
 from secure_frl.wire.hashing import lp
 
 APPLICATION = 0x53465231  # "SFR1"
@@ -55,9 +56,12 @@ class Register:
         self._path, self._connection, self._root_key = path, connection, root_key
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open or create a register, verifying its participation chain. Raises LedgerCorrupt."""
-        connection = database.open_database(path, APPLICATION, _SCHEMA)
+    def open(cls, path: Path, *, group: GroupCommit | None = None) -> Self:
+        """Open or create a register, verifying its participation chain. Raises LedgerCorrupt.
+
+        group: None syncs each call by itself; simulated sites of one process may be synced together.
+        """
+        connection = database.open_database(path, APPLICATION, _SCHEMA, group=group)
         try:
             with database.transaction(connection, path):
                 connection.execute(

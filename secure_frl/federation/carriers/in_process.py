@@ -23,6 +23,9 @@ _SILENT_BEFORE = frozenset({MessageType.R1P, MessageType.R3A, MessageType.R3C, M
 _SILENT_AFTER = frozenset({MessageType.R3A, MessageType.R3C, MessageType.R5})
 
 
+GROUP_BYTES = 64 << 20  # of replies that wait for one sync; a thousand sites' of a small policy
+
+
 @dataclass(frozen=True, slots=True)
 class DropSchedule:
     """Which sites are lost in a round: a function of the seed and the round only."""
@@ -57,8 +60,11 @@ class InProcessCarrier:
         drops: DropSchedule | None = None,
         capture: CaptureWriter | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sync: Callable[[], None] | None = None,
     ) -> None:
+        """sync: puts what the sites wrote on disk, for many at once; None when each of them did it by itself."""
         self._sites = sites
+        self._sync = sync
         self._drops = drops
         self._capture = capture
         self._clock = clock
@@ -66,9 +72,19 @@ class InProcessCarrier:
     def exchange(self, requests: Iterable[Addressed], deadline_s: float) -> Iterator[Addressed]:
         """Deliver each request and yield its reply at once; a lost site yields nothing.
 
-        A reply later than `deadline_s` after the first request is dropped, as a real carrier would.
+        A reply later than `deadline_s` after the first request is dropped, as a real carrier would. With `sync`,
+        replies wait for it in groups: none leaves before what all of the group wrote is on disk.
         """
         started = self._clock()
+        replies = self._replies(requests, started, deadline_s)
+        if self._sync is None:
+            yield from replies
+            return
+        while group := _up_to(replies, GROUP_BYTES):
+            self._sync()
+            yield from group
+
+    def _replies(self, requests: Iterable[Addressed], started: float, deadline_s: float) -> Iterator[Addressed]:
         for site, request in requests:
             if site not in self._sites:
                 raise InvalidParameter(f"expected a site of this carrier, got {site}. Check the roster.")
@@ -92,3 +108,14 @@ class InProcessCarrier:
     def _note(self, direction: str, site: SiteId, frame: bytes) -> None:
         if self._capture is not None:
             self._capture.write("to_site" if direction == "to_site" else "to_coordinator", site, self._clock(), frame)
+
+
+def _up_to(replies: Iterator[Addressed], size: int) -> list[Addressed]:
+    """Take replies until they come to `size` bytes or there are no more."""
+    group, held = [], 0
+    for site, reply in replies:
+        group.append((site, reply))
+        held += len(reply)
+        if held >= size:
+            break
+    return group

@@ -21,7 +21,7 @@ from secure_frl.study import Study
 
 @pytest.mark.slow
 def test_a_site_in_another_process_gives_the_same_policy(tiny: Callable[..., Study], tmp_path: Path) -> None:
-    def one_elsewhere(folder: RunFolder, enrolled: Enrolled) -> Mapping[SiteId, RunningSite]:
+    def one_elsewhere(folder: RunFolder, enrolled: Enrolled, group: object) -> Mapping[SiteId, RunningSite]:
         elsewhere = PipeSite(site_command(folder.root, enrolled.roster.names[1]))
         return {
             SiteId(0): open_site(folder, enrolled, SiteId(0)),

@@ -348,7 +348,7 @@ def test_a_site_that_restarts_in_mid_study_is_back_after_one_round(tiny: Tiny, t
         def shut_down(self, *, export: bool = False) -> None:
             self._site.shut_down(export=export)
 
-    def opened(folder: RunFolder, enrolled: Enrolled) -> dict[SiteId, object]:
+    def opened(folder: RunFolder, enrolled: Enrolled, group: object) -> dict[SiteId, object]:
         return {**open_all_sites(folder, enrolled), SiteId(0): Restarting(folder, enrolled)}
 
     study = tiny({"sites.count": 4, "training.rounds": 4})

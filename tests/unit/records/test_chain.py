@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_frl.errors import LedgerCorrupt
+from secure_frl.errors import LedgerCorrupt, NewerFormat
 from secure_frl.records import chain
 from secure_frl.wire.canonical import canonical_json
 from secure_frl.wire.hashing import Field
@@ -132,9 +132,9 @@ def test_a_head_reads_back_and_verifies() -> None:
 
 def test_a_head_from_the_future_is_refused_with_what_to_do() -> None:
     head = chain.sign_head(Key(), chain.receipt_of(rows_of([{"a": 1}])))
-    future = head.encode().replace(b'"format":1', b'"format":2')
+    future = head.encode().replace(b'"format":2', b'"format":3')
 
-    with pytest.raises(LedgerCorrupt, match="Use a newer secure_frl"):
+    with pytest.raises(NewerFormat, match="Use a newer secure_frl"):
         chain.decode_head(future, "x.head")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from secure_frl.consortium.identity import Identity
-from secure_frl.errors import BudgetExhausted, InvalidParameter, LedgerCorrupt, StaleLedger, UnexpectedState
+from secure_frl.errors import BudgetExhausted, InvalidParameter, LedgerCorrupt, NewerFormat, StaleLedger, UnexpectedState
 from secure_frl.records import chain
 from secure_frl.records.ledger import Ledger, read_ledger
 from secure_frl.records.ledger_state import Budget, replay
@@ -249,10 +249,10 @@ def test_random_bytes_are_no_ledger(tmp_path: Path) -> None:
 
 def test_a_format_from_the_future_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    damaged(path, "PRAGMA user_version = 2")
+    damaged(path, "PRAGMA user_version = 3")
     before = path.read_bytes()
 
-    with pytest.raises(LedgerCorrupt, match=r"format 2.*newer secure_frl"):
+    with pytest.raises(NewerFormat, match=r"format 3.*newer secure_frl"):
         open_ledger(path)
 
     assert path.read_bytes() == before
