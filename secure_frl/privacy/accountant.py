@@ -30,6 +30,8 @@ from secure_frl.secure_sum import SumConstants
 
 ACCOUNTANT = "PLD"  # its name in every statement
 PLD_GRID = 1e-3  # dp-accounting, pessimistic rounding
+_FINE_GRID = 1e-4  # where one release loses so little that rounding up on the other grid would show
+_SMALL_LOSS = 0.01  # deviation of the privacy loss of one sampled release; measured: .5 % of epsilon at .004
 _DISCRETE_VARIANCE = 4.0  # a discrete Gaussian of variance v post-processes a continuous one of variance v - 4
 _SMALLEST_SIGMA = 0.02  # below it epsilon is above 1,000
 _LARGEST_EPSILON = 100.0  # above it e^eps draws' errors use up any delta: no epsilon is stated
@@ -317,19 +319,38 @@ def _pld_epsilon(mechanisms: tuple[tuple[float, float, int], ...], delta: float)
     """Return epsilon of the composed mechanisms by PLD, rounded pessimistically on the grid."""
     if any(sigma < _SMALLEST_SIGMA for sigma, _, _ in mechanisms):
         return math.inf
-    return float(_composed(mechanisms).get_epsilon(delta))
+    return float(_composed(mechanisms).get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=256)
 def _composed(mechanisms: tuple[tuple[float, float, int], ...]) -> Any:  # Any: dp-accounting has no types
-    """Return dp-accounting's accountant with all mechanisms composed; only ever read after this."""
-    import dp_accounting
-    from dp_accounting.pld import PLDAccountant
+    """Return the privacy loss distribution of all mechanisms together; only ever read after this."""
+    grid = _grid(mechanisms)
+    together = None
+    for mechanism in mechanisms:
+        one = _self_composed(*mechanism, grid)
+        together = one if together is None else together.compose(one)
+    return together
 
-    accountant = PLDAccountant(value_discretization_interval=PLD_GRID)
-    for sigma, rate, copies in mechanisms:
-        one = dp_accounting.GaussianDpEvent(sigma)
-        if rate < 1:
-            one = dp_accounting.PoissonSampledDpEvent(rate, one)
-        accountant.compose(dp_accounting.SelfComposedDpEvent(one, copies))
-    return accountant
+
+# A guard asks again after each round, with one more copy of one mechanism: the others stay as they were.
+@lru_cache(maxsize=64)
+def _self_composed(sigma: float, rate: float, copies: int, grid: float) -> Any:  # Any: as above
+    one = _single(sigma, rate, grid)
+    return one if copies == 1 else one.self_compose(copies)
+
+
+@lru_cache(maxsize=64)
+def _single(sigma: float, rate: float, grid: float) -> Any:  # Any: as above
+    from dp_accounting.pld import privacy_loss_distribution
+
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        sigma, value_discretization_interval=grid, sampling_prob=rate
+    )
+
+
+def _grid(mechanisms: tuple[tuple[float, float, int], ...]) -> float:
+    """Return the grid on which rounding up costs less than half a percent of epsilon."""
+    # q sqrt(e^(1/sigma^2) - 1): root of the chi-square divergence of the sampled Gaussian from the Gaussian.
+    losses = [rate * math.sqrt(math.expm1(min(1 / sigma**2, 700.0))) for sigma, rate, _ in mechanisms if rate < 1]
+    return _FINE_GRID if losses and min(losses) < _SMALL_LOSS else PLD_GRID
