@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
@@ -95,7 +95,7 @@ class GaussianSumEvent:
 
     def canonical(self) -> bytes:
         """Return the bytes that a ledger stores: the same event always gives the same bytes."""
-        fields = {"format": f"{_FORMAT}{self.version}", **asdict(self)}
+        fields = {"format": f"{_FORMAT}{self.version}", **msgspec.to_builtins(self)}
         del fields["version"]
         if self.version == 1:
             del fields["noised_sums"]
