@@ -1,0 +1,91 @@
+"""Audits of the shipped study on a few seeds; many are in the campaigns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.federation.audit_rounds import AuditParts
+from secure_frl.federation.audit_study import audit_study
+from secure_frl.privacy.audit_report import BROKEN, HOLDS, NOT_JUDGED
+from secure_frl.study import Study
+from secure_frl.study_file import load_study
+
+pytestmark = [pytest.mark.slow, pytest.mark.statistical]
+
+SHIPPED = Path(__file__).parents[3] / "examples" / "icu_sepsis" / "study.toml"
+
+
+def shipped(**changes: object) -> Study:
+    return load_study(SHIPPED, {name.replace("__", "."): value for name, value in changes.items()})
+
+
+@pytest.mark.parametrize("epsilon", [4.0, 8.0])
+def test_correct_code_is_bounded_between_three_quarters_and_all_of_its_claim(epsilon: float) -> None:
+    report = audit_study(shipped(privacy__target_epsilon=epsilon))
+
+    assert report.verdict == HOLDS
+    assert 0.75 <= report.ratio <= 1.0
+    assert report.canaries >= 4000
+    assert report.shares_present == 7
+
+
+def test_at_epsilon_1_the_bound_is_printed_and_nothing_is_judged() -> None:
+    report = audit_study(shipped(privacy__target_epsilon=1.0), canaries=4000)
+
+    assert report.verdict == NOT_JUDGED
+    assert report.ratio < 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "epsilon", "seed"),
+    [
+        ("halved noise", 4.0, 0),
+        ("doubled contribution", 8.0, 1),
+        ("noise divided by the batch", 4.0, 2),
+        ("three of seven shares missing", 4.0, 3),
+    ],
+)
+def test_a_fault_at_the_sites_breaks_the_claim(
+    audit_faults: Callable[[Study], dict[str, AuditParts]], fault: str, epsilon: float, seed: int
+) -> None:
+    study = shipped(privacy__target_epsilon=epsilon, study__seed=seed)
+
+    report = audit_study(study, canaries=4000, parts=audit_faults(study)[fault])
+
+    assert report.verdict == BROKEN
+    assert report.ratio > 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"privacy__noise": "local"},
+        {"privacy__max_sites_per_person": 2},
+        {"privacy__relation": "replace_one"},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_other_placements_and_neighbours_reach_their_own_claim(changes: dict[str, object]) -> None:
+    report = audit_study(shipped(**changes), canaries=6000)
+
+    assert report.verdict == HOLDS
+
+
+def test_an_audit_repeats_itself_and_follows_the_seed() -> None:
+    first, again, other = (audit_study(shipped(study__seed=seed), canaries=4000) for seed in (5, 5, 6))
+
+    assert first == again
+    assert first.mu_estimate != other.mu_estimate
+
+
+def test_what_states_no_epsilon_and_too_few_canaries_are_refused() -> None:
+    with pytest.raises(InvalidParameter, match="no claim to audit"):
+        audit_study(shipped(privacy__noise="unsafe-none"))
+    with pytest.raises(InvalidParameter, match="no claim to audit"):
+        audit_study(shipped(protection__method="unsafe-plain"))
+    with pytest.raises(InvalidParameter, match="4000 to"):
+        audit_study(shipped(), canaries=100)
