@@ -16,24 +16,17 @@ No torch. dp-accounting takes seconds to import, so it is imported on first use.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter
+from secure_frl.privacy.charging import AS_BOOKED, Release, WhatIf, charge, dominating, merge
 from secure_frl.privacy.events import DISTRIBUTED, FRESH, LOCAL, UNSAFE_NONE, GaussianSumEvent, decode_event
 from secure_frl.privacy.noise import DRAW_TOTAL_VARIATION
-from secure_frl.privacy.unit import shift_of
+from secure_frl.privacy.pld import pld_epsilon
 from secure_frl.secure_sum import SumConstants
 
 ACCOUNTANT = "PLD"  # its name in every statement
-PLD_GRID = 1e-3  # dp-accounting, pessimistic rounding
-_FINE_GRID = 1e-4  # where one release loses so little that rounding up on the other grid would show
-_SMALL_LOSS = 0.01  # deviation of the privacy loss of one sampled release; measured: .5 % of epsilon at .004
-_DISCRETE_VARIANCE = 4.0  # a discrete Gaussian of variance v post-processes a continuous one of variance v - 4
-_SMALLEST_SIGMA = 0.02  # below it epsilon is above 1,000
 _LARGEST_EPSILON = 100.0  # above it e^eps draws' errors use up any delta: no epsilon is stated
 
 
@@ -52,17 +45,6 @@ class Budget:
             )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Release:
-    """A continuous Gaussian that dominates one event: its multiplier and sampling rate, `copies` times."""
-
-    sigma: float
-    sampling_rate: float
-    copies: int
-    failure: float  # delta lost to the rounding bound, all copies
-    draws: int  # noise draws of the honest sites, all copies
-
-
 def epsilon(events: Sequence[GaussianSumEvent], delta: float) -> float:
     """Return epsilon at `delta` for one unit, under the events' own relation, of everything in `events`.
 
@@ -72,31 +54,39 @@ def epsilon(events: Sequence[GaussianSumEvent], delta: float) -> float:
     Raises InvalidParameter for events of two data sets, units or relations.
     Source: accountant, grid and losses of delta: privacy.md, sections 4 to 6.
     """
-    return _epsilon(events, delta)
+    _check_together(events, delta)
+    if not events:
+        return 0.0
+    if any(event.mechanism == UNSAFE_NONE for event in events):
+        return math.inf
+    return _stated_epsilon(tuple(sorted(charge(events))), delta)
 
 
-def epsilon_if_fewer_shares(event: GaussianSumEvent, shares: int) -> float:
-    """Return epsilon of R releases like `event` when only `shares` honest noise shares protect it, at its delta.
+def epsilon_of_rounds(event: GaussianSumEvent, rounds: int | None = None, what_if: WhatIf = AS_BOOKED) -> float:
+    """Return epsilon of `rounds` releases like `event` on one data set, at its delta.
 
-    Under local noise the number of shares does not matter.
+    rounds: None = as many as may meet one unit, R of them when they are fresh, one on logged data; of fresh ones no
+    more than R count. what_if: fewer honest shares, a person at more sites, or several people instead of one.
     """
-    if shares < 1:
-        raise InvalidParameter(f"expected shares >= 1, got {shares}. A site's own share is always there.")
-    return _epsilon(_repeated(event), event.delta, shares=shares)
+    if event.mechanism == UNSAFE_NONE:
+        return math.inf
+    met = _met(event, rounds)
+    return _stated_epsilon((dominating(event, what_if).times(met),), event.delta) if met else 0.0
 
 
-def epsilon_if_more_sites(event: GaussianSumEvent, sites: int) -> float:
-    """Return epsilon of R releases like `event` for a person at `sites` sites of one round, at the event's delta."""
-    if sites < 1:
-        raise InvalidParameter(f"expected sites >= 1, got {sites}. Pass max_sites_per_person or more.")
-    return _epsilon(_repeated(event), event.delta, sites=sites)
+def epsilon_if_fewer_shares(event: GaussianSumEvent, shares: int, rounds: int | None = None) -> float:
+    """Return `epsilon_of_rounds` when only `shares` honest noise shares protect; no difference under local noise."""
+    return epsilon_of_rounds(event, rounds, WhatIf(shares=shares))
 
 
-def epsilon_of_household(event: GaussianSumEvent, people: int) -> float:
-    """Return epsilon of R releases like `event` for `people` units that come and go together, at its delta."""
-    if people < 1:
-        raise InvalidParameter(f"expected people >= 1, got {people}. Pass the size of a household.")
-    return _epsilon(_repeated(event), event.delta, people=people)
+def epsilon_if_more_sites(event: GaussianSumEvent, sites: int, rounds: int | None = None) -> float:
+    """Return `epsilon_of_rounds` for a person at `sites` sites of one round."""
+    return epsilon_of_rounds(event, rounds, WhatIf(sites=sites))
+
+
+def epsilon_of_household(event: GaussianSumEvent, people: int, rounds: int | None = None) -> float:
+    """Return `epsilon_of_rounds` for `people` units that come and go together."""
+    return epsilon_of_rounds(event, rounds, WhatIf(people=people))
 
 
 def covers_every_reader(constants: SumConstants) -> bool:
@@ -109,14 +99,15 @@ def covers_every_reader(constants: SumConstants) -> bool:
     )
 
 
-def effective_sigma(event: GaussianSumEvent) -> float:
-    """Return the multiplier of the one continuous Gaussian that dominates R releases like `event`, M sites included.
+def effective_sigma(event: GaussianSumEvent, rounds: int | None = None) -> float:
+    """Return the multiplier of the one continuous Gaussian that dominates `rounds` releases, M sites included.
 
-    For full batches only. Raises InvalidParameter below q = 1, and for an event without noise.
+    rounds: as in `epsilon_of_rounds`. For full batches only. Raises InvalidParameter below q = 1, and for an event
+    without noise.
     """
     if event.sampling_rate < 1:
         raise InvalidParameter(f"expected sampling_rate=1, got {event.sampling_rate}. Ask for its epsilon instead.")
-    return _merge(tuple(_charge(_repeated(event), None, None, 1)))[0][0]
+    return merge((dominating(event).times(_met(event, rounds)),))[0][0]
 
 
 def smallest_gaussian_sigma(target_epsilon: float, delta: float) -> float:
@@ -149,7 +140,7 @@ def renyi_epsilon(events: Sequence[GaussianSumEvent], delta: float) -> float:
 
     _check_together(events, delta)
     renyi = RdpAccountant()
-    for sigma, rate, copies in _merge(tuple(sorted(_charge(events, None, None, 1)))):
+    for sigma, rate, copies in merge(tuple(sorted(charge(events)))):
         one = dp_accounting.GaussianDpEvent(sigma)
         renyi.compose(one if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, one), copies)
     return float(renyi.get_epsilon(delta)) if events else 0.0
@@ -185,27 +176,11 @@ def _kind(event: GaussianSumEvent) -> tuple[str, str]:
     return event.unit, event.relation
 
 
-def _repeated(event: GaussianSumEvent) -> list[GaussianSumEvent]:
-    """Return R windows like the event's: what a person may be in."""
-    copies = event.max_rounds_per_person if event.composition_group == FRESH else 1
-    return [replace(event, window=f"{event.window}#{number}") for number in range(copies)]
-
-
-def _epsilon(
-    events: Sequence[GaussianSumEvent],
-    delta: float,
-    *,
-    shares: int | None = None,
-    sites: int | None = None,
-    people: int = 1,
-) -> float:
-    _check_together(events, delta)
-    if not events:
-        return 0.0
-    if any(event.mechanism == UNSAFE_NONE for event in events):
-        return math.inf
-    charged = _charge(events, shares, sites, people)
-    return _stated_epsilon(tuple(sorted(charged)), delta)
+def _met(event: GaussianSumEvent, rounds: int | None) -> int:
+    """Return how many of so many rounds like this one meet the same unit."""
+    if event.composition_group != FRESH:
+        return 1 if rounds is None else rounds
+    return event.max_rounds_per_person if rounds is None else min(rounds, event.max_rounds_per_person)
 
 
 def _check_together(events: Sequence[GaussianSumEvent], delta: float) -> None:
@@ -223,134 +198,16 @@ def _check_together(events: Sequence[GaussianSumEvent], delta: float) -> None:
         )
 
 
-def _charge(
-    events: Sequence[GaussianSumEvent], shares: int | None, sites: int | None, people: int
-) -> Iterable[_Release]:
-    """Return the releases that one unit is charged for."""
-    charters: dict[str, list[GaussianSumEvent]] = defaultdict(list)
-    charged: Counter[_Release] = Counter()
-    for event in events:
-        if event.composition_group == FRESH:
-            charters[event.charter_hash].append(event)
-        else:
-            charged[_dominating(event, shares, sites, people)] += 1
-    for fresh in charters.values():
-        windows = Counter(event.window for event in fresh)
-        entered = min(len(windows), max(event.max_rounds_per_person for event in fresh))
-        releases = [_dominating(event, shares, sites, people) for event in fresh]
-        # The worst window: as many events as the fullest one, each with the smallest noise and the largest sample.
-        worst = _Release(
-            sigma=min(release.sigma for release in releases),
-            sampling_rate=max(release.sampling_rate for release in releases),
-            copies=max(release.copies for release in releases),
-            failure=max(release.failure for release in releases),
-            draws=max(release.draws for release in releases),
-        )
-        charged[worst] += entered * max(windows.values())
-    return [
-        _Release(r.sigma, r.sampling_rate, r.copies * count, r.failure * count, r.draws * count)
-        for r, count in charged.items()
-    ]
-
-
-def _dominating(event: GaussianSumEvent, shares: int | None, sites: int | None, people: int) -> _Release:
-    """Return the continuous Gaussian that dominates each noised sum of one event, `noised_sums` times.
-
-    sigma_eff = sqrt(h S^2 - 4) / rounded shift, h = 1 under local noise. A person at M sites moves one distributed sum
-    M times in the same direction; under local noise the M messages are M events. A replaced unit moves it twice.
-    Sampled at rate q at each of M sites, or in a household of k, some of the shift is there with probability
-    1 - (1 - q)^m: taken as all of it, which dominates the binomial mixture of shifts (they are monotone;
-    Choquette-Choo et al. 2024).
-    """
-    at_sites = sites if sites is not None else event.max_sites_per_person
-    distributed = event.mechanism == DISTRIBUTED
-    if not distributed and event.mechanism != LOCAL:
-        raise InvalidParameter(
-            f"expected noise of a known kind, got {event.mechanism!r}. Read it with a newer version."
-        )
-    present = (shares if shares is not None else event.honest_shares) if distributed else 1
-    together = people * (at_sites if distributed else 1)  # units that move one sum in the same direction
-    shift_factor = together * shift_of(event.relation)  # a replaced unit is never sampled: no rate is counted twice
-    copies = event.noised_sums * (1 if distributed else at_sites)
-    sigma = math.sqrt(present * event.integer_noise_scale**2 - _DISCRETE_VARIANCE) / event.rounding_bound
-    return _Release(
-        sigma=sigma / shift_factor,
-        sampling_rate=event.sampling_rate
-        if event.sampling_rate == 1 or together == 1
-        else -math.expm1(together * math.log1p(-event.sampling_rate)),
-        copies=copies,
-        failure=event.rounding_beta * shift_factor * copies,
-        draws=event.length * present * copies,
-    )
-
-
-def _stated_epsilon(releases: tuple[_Release, ...], delta: float) -> float:
+def _stated_epsilon(releases: tuple[Release, ...], delta: float) -> float:
     """Return epsilon with delta lowered by the rounding bound's failures and by (1 + e^eps) times the draws' error."""
-    mechanisms = _merge(releases)
+    mechanisms = merge(releases)
     lowered = delta - sum(release.failure for release in releases)
     if lowered <= 0:
         return math.inf
-    first = _pld_epsilon(mechanisms, lowered)
+    first = pld_epsilon(mechanisms, lowered)
     if first > _LARGEST_EPSILON:
         return math.inf
     # One more than the first epsilon stands for the final one in e^eps; whether it was enough is checked.
     lowered -= (1 + math.exp(first + 1)) * sum(release.draws for release in releases) * DRAW_TOTAL_VARIATION
-    stated = _pld_epsilon(mechanisms, lowered) if lowered > 0 else math.inf
+    stated = pld_epsilon(mechanisms, lowered) if lowered > 0 else math.inf
     return stated if stated <= first + 1 else math.inf
-
-
-def _merge(releases: tuple[_Release, ...]) -> tuple[tuple[float, float, int], ...]:
-    """Return (sigma, sampling rate, copies) with all unsampled Gaussians joined into one.
-
-    Exact, adaptive composition included: Gaussians of multipliers sigma_i are one with 1/sigma^2 = sum 1/sigma_i^2
-    (Dong, Roth and Su 2022, Corollary 3.3).
-    """
-    precision = sum(r.copies / r.sigma**2 for r in releases if r.sampling_rate == 1)
-    merged = [(1 / math.sqrt(precision), 1.0, 1)] if precision else []
-    sampled: Counter[tuple[float, float]] = Counter()
-    for r in releases:
-        if r.sampling_rate < 1:
-            sampled[(r.sigma, r.sampling_rate)] += r.copies
-    merged += [(sigma, rate, copies) for (sigma, rate), copies in sorted(sampled.items())]
-    return tuple(merged)
-
-
-def _pld_epsilon(mechanisms: tuple[tuple[float, float, int], ...], delta: float) -> float:
-    """Return epsilon of the composed mechanisms by PLD, rounded pessimistically on the grid."""
-    if any(sigma < _SMALLEST_SIGMA for sigma, _, _ in mechanisms):
-        return math.inf
-    return float(_composed(mechanisms).get_epsilon_for_delta(delta))
-
-
-@lru_cache(maxsize=256)
-def _composed(mechanisms: tuple[tuple[float, float, int], ...]) -> Any:  # Any: dp-accounting has no types
-    """Return the privacy loss distribution of all mechanisms together; only ever read after this."""
-    grid = _grid(mechanisms)
-    together = None
-    for mechanism in mechanisms:
-        one = _self_composed(*mechanism, grid)
-        together = one if together is None else together.compose(one)
-    return together
-
-
-# A guard asks again after each round, with one more copy of one mechanism: the others stay as they were.
-@lru_cache(maxsize=64)
-def _self_composed(sigma: float, rate: float, copies: int, grid: float) -> Any:  # Any: as above
-    one = _single(sigma, rate, grid)
-    return one if copies == 1 else one.self_compose(copies)
-
-
-@lru_cache(maxsize=64)
-def _single(sigma: float, rate: float, grid: float) -> Any:  # Any: as above
-    from dp_accounting.pld import privacy_loss_distribution
-
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        sigma, value_discretization_interval=grid, sampling_prob=rate
-    )
-
-
-def _grid(mechanisms: tuple[tuple[float, float, int], ...]) -> float:
-    """Return the grid on which rounding up costs less than half a percent of epsilon."""
-    # q sqrt(e^(1/sigma^2) - 1): root of the chi-square divergence of the sampled Gaussian from the Gaussian.
-    losses = [rate * math.sqrt(math.expm1(min(1 / sigma**2, 700.0))) for sigma, rate, _ in mechanisms if rate < 1]
-    return _FINE_GRID if losses and min(losses) < _SMALL_LOSS else PLD_GRID
