@@ -20,8 +20,8 @@ _DITHER_BITS = 53  # every multiple of 2^-53 in [0, 1) is a float64, so a dither
 _BLOCK_VALUES = 1 << 17  # smaller ones cost more in calls than the cache saves in passes, larger ones leave it
 _FINE_BITS = 16  # of the dither for every value; more are drawn for two in 2^16 values, wherever these are
 _FINE_BOUND = 1 << 30  # below it an integer fits into the 32 bits that are read out of a float64
-# Floats near it are the integers: adding it rounds to one, which the lowest 51 bits then hold, less one for the a + 1 that
-# is added next. It is odd, so that halves go to odd integers: whoever asks for the rest must round by this same number.
+# Floats near it are the integers: adding it rounds to one, which the lowest 51 bits then hold, less one for the a + 1
+# that is added next. It is odd, so halves go to odd integers: whoever asks for the rest must round by this same number.
 _MAGIC = 1.5 * 2.0**52 - 1
 _WORD = np.dtype({"names": ["integer"], "formats": ["i4"], "offsets": [_FINE_BITS // 8], "itemsize": 8})
 
