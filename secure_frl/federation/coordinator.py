@@ -19,7 +19,7 @@ from itertools import chain
 from secure_frl.consortium.identity import Identity
 from secure_frl.errors import BudgetExhausted, NonceWithheld, PeerError, RoundAborted, StudyStopped
 from secure_frl.federation.evaluation import Evaluate
-from secure_frl.federation.optimisers import OptimiserRule, step
+from secure_frl.federation.optimisers import OptimiserRule, released_figures, step
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.windows import window_event
 from secure_frl.masking.contexts import model_tag
@@ -174,7 +174,7 @@ class Coordinator:
         following = step(self._state, total, parts.rule)
         next_content = following.to_bytes()
         next_tag = model_tag(next_content)
-        shown = parts.evaluate(following)
+        shown = {**parts.evaluate(following), **released_figures(following, total, parts.rule)}
         details = {
             "transcript_hash": machine.transcript_hash.hex(),
             "excluded": self._excluded(machine),

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.federation.optimisers import OptimiserRule, descent_sums
-from secure_frl.learning.layout import LOGITS
 from secure_frl.secure_sum import SiteId, Sum, SumConstants
 
 
@@ -40,12 +39,13 @@ def constants_of_one_sum(constants: SumConstants, noised_sums: int) -> SumConsta
 
 
 def moved(
-    logits: NDArray[np.float64], noised: NDArray[np.int64], scale: float, rule: OptimiserRule, step_size: float
+    parameters: NDArray[np.float64], noised: NDArray[np.int64], scale: float, rule: OptimiserRule, step_size: float
 ) -> NDArray[np.float64]:
-    """Return theta_k+1, float64 [free logits].
+    """Return theta_k+1, float64, as many as the policy's block has.
 
-    logits: theta_k. noised: int64 [P], n_k with its noise: nothing else of the site's data comes in here.
+    parameters: theta_k. noised: int64 [P], n_k with its noise: nothing else of the site's data comes in here.
     scale: kappa. step_size: eta > 0, `training.local.step_size`.
     """
     sums = descent_sums(Sum(noised, scale, (SiteId(0),)), rule)
-    return logits + step_size * sums[rule.layout.slice_of(LOGITS)] / rule.episodes_per_site
+    policy = rule.blocks[0]
+    return parameters + step_size * sums[policy.start : policy.stop] / rule.declared_batch

@@ -9,11 +9,9 @@ import hashlib
 import hmac
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from secure_frl.errors import DataRefused
 from secure_frl.federation.simulated_patients import made_up
+from secure_frl.learning.acting import Acting
 from secure_frl.learning.steps_table import SUFFIX, read_steps
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.secure_sum import RoundContext
@@ -60,6 +58,6 @@ class LoggedPatients:
         """Return every record, for the checks before the site joins."""
         return self._records
 
-    def collect(self, probabilities: NDArray[np.float64], context: RoundContext) -> Trajectories:
+    def collect(self, acting: Acting, context: RoundContext) -> Trajectories:
         """Return every record, whatever policy acts; which of them take part is drawn at each step."""
         return self._records

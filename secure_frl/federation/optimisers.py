@@ -2,21 +2,21 @@
 
 Whoever may read the sum runs this, the coordinator and every site, and must get the same bytes. So nothing here
 draws a random number, reads a clock, looks at data or uses torch; the rule holds charter constants only, and the
-divisor is (survivors named by the protocol) x (declared episodes a site), never a realised count.
+divisor is (survivors named by the protocol) x (declared units a site), never a realised count.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.federation.training_state import FIRST_PREDECESSOR, TrainingState
-from secure_frl.learning.layout import LOGITS, RESIDUAL, VISIT_WEIGHT, VISITS, Layout
+from secure_frl.learning.layout import CLIP_QUANTILE, MEAN_RETURN, RESIDUAL, VISIT_WEIGHT, VISITS, Layout
 from secure_frl.secure_sum import Block, Sum
 
 # Tuned on ICU-Sepsis, training seeds 10 to 12, never on patients; each is worth at most a few hundredths of the gap.
@@ -25,6 +25,7 @@ CRITIC_STEP = 0.5
 CRITIC_PRIOR_VISITS = 20.0  # visits' worth of trust in the value that a state has now
 CRITIC_NOISE_VISITS = 3.0  # the same for each deviation of noise in a state's residual sum
 CRITIC_RANGE = (0.05, 0.99)  # survival is never certain either way in a live state
+CLIP_SPAN = 2.0**20  # how far the clip in force may wander from the charter's, both ways: it stays a normal number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,13 +35,18 @@ class OptimiserRule:
     layout: Layout
     blocks: tuple[Block, ...]
     live_states: int
-    episodes_per_site: int  # declared, a round
+    declared_batch: int  # expected units a site and round
     step_size: float  # on the mean clipped gradient; the mean over rounds
     momentum: float  # in [0, 1)
     critic_start: float  # public initial value of every live state
     site_noise: float  # deviation of one site's noise in units of the clip: sigma / sqrt(h), sigma (local) or 0
     schedule: str = "constant"  # or "linear": growing with the round, small while the critic knows little
     rounds: int = 1  # of the study; used by "linear"
+    first_parameters: NDArray[np.float64] | None = None  # None: zeros, a uniform table
+    noised_sums: int = 1  # that a message adds up, each over the batch
+    clip_quantile: float = 0.0  # of units that the clip shall not cut; used when the message counts them
+    clip_learning_rate: float = 0.0  # in (0, 1]
+    return_middle: float = 0.0  # of the public range of returns
 
     def __post_init__(self) -> None:
         numbers = (self.step_size, self.momentum, self.critic_start, self.site_noise)
@@ -55,10 +61,10 @@ class OptimiserRule:
                 f"schedule must be constant or linear and rounds at least 1, not {self.schedule!r} and {self.rounds}. "
                 "Correct training.global and training.rounds."
             )
-        if self.episodes_per_site < 1 or self.blocks[-1].stop != self.layout.length:
+        if self.declared_batch < 1 or self.noised_sums < 1 or self.blocks[-1].stop != self.layout.length:
             raise InvalidParameter(
-                f"episodes_per_site must be positive and the blocks must cover {self.layout.length} values, "
-                f"not {self.episodes_per_site} and {self.blocks[-1].stop}. Build the blocks from the same layout."
+                f"declared_batch must be positive and the blocks must cover {self.layout.length} values, "
+                f"not {self.declared_batch} and {self.blocks[-1].stop}. Build the blocks from the same layout."
             )
 
     def step_size_of(self, round_number: int) -> float:
@@ -72,18 +78,34 @@ class OptimiserRule:
         """Return whether the message carries a critic."""
         return any(segment.parameter == RESIDUAL for segment in self.layout.segments)
 
+    def block(self, name: str) -> Block | None:
+        """Return the block of a name, if the message has one."""
+        return next((block for block in self.blocks if block.name == name), None)
+
 
 def initial_state(rule: OptimiserRule) -> TrainingState:
-    """Return the state before the first round: uniform policy, constant critic. A function of the charter only."""
-    part = rule.layout.slice_of(LOGITS)
+    """Return the state before the first round: public policy, constant critic. A function of the charter only."""
+    policy = rule.blocks[0]
+    zeros = np.zeros(policy.stop - policy.start)
     return TrainingState(
-        logits=np.zeros(part.stop - part.start),
-        momentum=np.zeros(part.stop - part.start),
+        parameters=zeros if rule.first_parameters is None else rule.first_parameters,
+        momentum=zeros,
         critic=np.full(rule.live_states, rule.critic_start),
         visits=np.zeros(rule.live_states),
         round=0,
         predecessor=FIRST_PREDECESSOR,
+        clip_norm=policy.clip_norm if rule.block(CLIP_QUANTILE) else None,
     )
+
+
+def blocks_in_force(blocks: tuple[Block, ...], state: TrainingState) -> tuple[Block, ...]:
+    """Return the charter's blocks with the clip that the state says, by which sites divide in the next round.
+
+    The message is in units of the clips, so neither its sensitivity nor its noise follows the clip.
+    """
+    if state.clip_norm is None:
+        return blocks
+    return (replace(blocks[0], clip_norm=state.clip_norm), *blocks[1:])
 
 
 def critic_values(state: TrainingState, states: int) -> NDArray[np.float64]:
@@ -111,28 +133,77 @@ def step(state: TrainingState, total: Sum, rule: OptimiserRule) -> TrainingState
             f"a sum of {rule.layout.length} values by at least one site is needed, not {total.integers.shape} "
             f"by {len(total.contributors)}. Pass the sum of this study's round."
         )
-    sums = descent_sums(total, rule)
+    sums = descent_sums(total, replace(rule, blocks=blocks_in_force(rule.blocks, state)))
     survivors = len(total.contributors)
-    mean = sums[rule.layout.slice_of(LOGITS)] / (survivors * rule.episodes_per_site)
+    policy = rule.blocks[0]
+    mean = sums[policy.start : policy.stop] / (survivors * rule.declared_batch)
     momentum = rule.momentum * state.momentum + mean
     critic, visits = state.critic, state.visits
     if rule.has_critic:
         critic, visits = _critic_step(state, sums, survivors, rule)
     return TrainingState(
-        logits=state.logits + rule.step_size_of(state.round + 1) * momentum,
+        parameters=state.parameters + rule.step_size_of(state.round + 1) * momentum,
         momentum=momentum,
         critic=critic,
         visits=visits,
         round=state.round + 1,
         predecessor=hashlib.sha256(state.to_bytes()).digest(),
+        clip_norm=_next_clip(state, total, rule),
     )
+
+
+def released_figures(state: TrainingState, total: Sum, rule: OptimiserRule) -> dict[str, float]:
+    """Return what a published sum says beside the policy: the noised mean return, and the clip that follows from it.
+
+    state: after the step. The deviation is that of the noise alone, of all contributors; a unit that was missing
+    counts as the middle of the public range.
+    """
+    found: dict[str, float] = {}
+    if state.clip_norm is not None:
+        found["clip_norm"] = state.clip_norm
+    block = rule.block(MEAN_RETURN)
+    if block is not None:
+        bound = block.clip_norm / math.sqrt(block.noise_share)
+        units = len(total.contributors) * rule.declared_batch * rule.noised_sums
+        found["released_mean_return"] = rule.return_middle + _mean_figure(total, block, rule)
+        found["released_mean_return_deviation"] = rule.site_noise * math.sqrt(len(total.contributors)) * bound / units
+    return found
+
+
+def _mean_figure(total: Sum, block: Block, rule: OptimiserRule) -> float:
+    """Return the mean of an auxiliary figure over the declared units of all contributors."""
+    value = float(total.integers[block.start]) / total.scale * block.clip_norm / math.sqrt(block.noise_share)
+    return value / (len(total.contributors) * rule.declared_batch * rule.noised_sums)
+
+
+def _next_clip(state: TrainingState, total: Sum, rule: OptimiserRule) -> float | None:
+    """Return the clip of the next round: C exp(-eta (b - gamma)), b the noised part of units that C did not cut.
+
+    Source: Andrew et al. 2021, Differentially Private Learning with Adaptive Clipping, section 2.1 and Algorithm 1.
+    """
+    block = rule.block(CLIP_QUANTILE)
+    if block is None or state.clip_norm is None:
+        return state.clip_norm
+    whole = min(max(0.5 + _mean_figure(total, block, rule), 0.0), 1.0)
+    following = state.clip_norm * _exponential(-rule.clip_learning_rate * (whole - rule.clip_quantile))
+    charters = rule.blocks[0].clip_norm
+    return min(max(following, charters / CLIP_SPAN), charters * CLIP_SPAN)
+
+
+def _exponential(value: float) -> float:
+    """Return exp(value) for |value| <= 1 by its series: a library's last bit differs from machine to machine."""
+    result = term = 1.0
+    for order in range(1, 20):
+        term *= value / order
+        result += term
+    return result
 
 
 def _critic_step(
     state: TrainingState, sums: NDArray[np.float64], survivors: int, rule: OptimiserRule
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return critic and visits: each value moves towards its mean residual, less with few visits or much noise."""
-    block = rule.blocks[-1]
+    block = rule.blocks[1]
     deviation = rule.site_noise * math.sqrt(survivors) * block.clip_norm / math.sqrt(block.noise_share)
     residual = sums[rule.layout.slice_of(RESIDUAL)]
     counted = np.maximum(sums[rule.layout.slice_of(VISITS)], 0.0) / VISIT_WEIGHT

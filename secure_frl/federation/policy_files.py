@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from safetensors.numpy import save as save_tensors
 from secure_frl.errors import ConfigError
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.files import write_durably
-from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, admissible_actions
-from secure_frl.learning.layout import LOGITS, table_layout
-from secure_frl.learning.tabular import action_probabilities, spread_logits
+from secure_frl.learning.acting import Acting, NetworkActing, TableActing
+from secure_frl.learning.environments.icu_sepsis import admissible_actions
+from secure_frl.learning.forms import TABLE, policy_form
+from secure_frl.learning.layout import LOGITS
+from secure_frl.learning.networks import Network
 from secure_frl.masking.contexts import model_tag
 from secure_frl.study import Study
 
@@ -27,19 +30,31 @@ FORMAT = "secure_frl/policy/v1"
 class ReleasedPolicy:
     """A policy as it acts. Research software: not for clinical decisions."""
 
-    probabilities: NDArray[np.float64]  # [states, actions], rows sum to 1; inadmissible actions have 0
+    probabilities: NDArray[np.float64] | None  # [states, actions], rows sum to 1; None for a policy with a memory
     round: int
     charter_hash: str
+    kind: str  # table | mlp | gru | lstm
+    hidden: tuple[int, ...]
+    sharpen: float  # multiplies the logits; `probabilities` has it in it
+    arrays: Mapping[str, NDArray[np.float64]]  # parameters by name
+
+    def acting(self) -> Acting:
+        """Return the policy ready to be rolled out; inadmissible actions have probability 0."""
+        if self.probabilities is not None:
+            return TableActing(self.probabilities)
+        admissible = admissible_actions()
+        network = Network(self.kind, self.hidden, *admissible.shape)
+        return NetworkActing(network, self.arrays, admissible, self.sharpen)
 
 
 def write_policy(folder: Path, round_number: int, state: TrainingState, study: Study, session: bytes) -> Path:
     """Write the policy that a round left and return the path of its safetensors file."""
     folder.mkdir(parents=True, exist_ok=True)
-    admissible = admissible_actions()
-    segments = table_layout(admissible[:LIVE_STATES], study.policy.critic).segments
-    coordinates = next(segment.coordinates for segment in segments if segment.parameter == LOGITS)
-    logits = spread_logits(state.logits, coordinates, (admissible.shape[0], admissible.shape[1]))
-    probabilities = action_probabilities(logits, admissible, study.output.sharpen)
+    form = policy_form(study)
+    named = form.arrays(state.parameters)
+    tensors = {"logits": named[LOGITS]} if form.network is None else named
+    if not form.has_memory:
+        tensors = {"probabilities": form.probabilities(state.parameters, study.output.sharpen), **tensors}
     content = state.to_bytes()
     stem = f"round-{round_number:04d}"
     described = {
@@ -47,11 +62,14 @@ def write_policy(folder: Path, round_number: int, state: TrainingState, study: S
         "round": str(round_number),
         "predecessor": state.predecessor.hex(),
         "charter_hash": session.hex(),
+        "kind": form.kind,
+        "hidden": json.dumps(list(form.hidden)),
+        "sharpen": repr(study.output.sharpen),
         "policy_tag": model_tag(content).hex(),
         "use": "research only; not for clinical decisions",
     }
     path = folder / f"{stem}.safetensors"
-    write_durably(path, save_tensors({"probabilities": probabilities, "logits": logits}, metadata=described))
+    write_durably(path, save_tensors(tensors, metadata=described))
     write_durably(folder / f"{stem}.model", content)
     text = json.dumps(described | {"file": path.name, "model": f"{stem}.model"}, indent=1, sort_keys=True)
     write_durably(folder / "policy.json", (text + "\n").encode())
@@ -71,8 +89,16 @@ def load_policy(path: Path) -> ReleasedPolicy:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         if header["format"] != FORMAT:
             raise ValueError("format")
-        probabilities = load_tensors(content)["probabilities"]
-        return ReleasedPolicy(probabilities.astype(np.float64), int(header["round"]), str(header["charter_hash"]))
+        tensors = {name: array.astype(np.float64) for name, array in load_tensors(content).items()}
+        return ReleasedPolicy(
+            probabilities=tensors.pop("probabilities", None),
+            round=int(header["round"]),
+            charter_hash=str(header["charter_hash"]),
+            kind=str(header.get("kind", TABLE)),
+            hidden=tuple(json.loads(header.get("hidden", "[]"))),
+            sharpen=float(header.get("sharpen", "1")),
+            arrays=tensors,
+        )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"expected a released policy at {path}, found none of format {FORMAT}. Check the path."

@@ -32,8 +32,9 @@ class RoundReport:
 class RunResult:
     """The summary of a finished run; `run --json` prints it and `verify` recomputes its epsilon."""
 
-    gap_recovered: float  # of the released last-round policy as it acts, exact, unclamped
+    gap_recovered: float  # of the released last-round policy as it acts, unclamped
     mean_return: float
+    return_half_width: float  # of a 95 % interval, for a policy that is rolled out; 0: the return is exact
     epsilon_spent: float  # largest over the sites' ledgers, for this study; infinite when nothing can be stated
     epsilon_if_one_more_colludes: float
     epsilon_if_one_more_site: float  # a person at one more site of a round

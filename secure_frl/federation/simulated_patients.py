@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_frl.learning.acting import Acting, TableActing
 from secure_frl.learning.environments.icu_sepsis import IcuSepsis, admissible_actions
-from secure_frl.learning.rollout import roll_out_table
+from secure_frl.learning.rollout import roll_out, roll_out_table
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.randomness import CipherStream
 from secure_frl.secure_sum import RoundContext, SiteId
@@ -32,7 +33,7 @@ class PatientSource(Protocol):
         """Return what the site holds already and every round meets again; None when each window has fresh people."""
         ...
 
-    def collect(self, probabilities: NDArray[np.float64], context: RoundContext) -> Trajectories:
+    def collect(self, acting: Acting, context: RoundContext) -> Trajectories:
         """Return what one window may use: fresh people treated by the policy that acts so, or the site's records.
 
         Never raises because of data.
@@ -55,23 +56,23 @@ class SimulatedPatients:
 
     def probe(self) -> Trajectories:
         """Roll out people of round 0, which no study asks for, under the uniform policy."""
-        return self._roll_out(_uniform(), round_number=0, attempt=0)
+        return self._roll_out(TableActing(_uniform()), round_number=0, attempt=0)
 
     def records(self) -> None:
         """Return None: nobody is here before a window opens."""
         return None
 
-    def collect(self, probabilities: NDArray[np.float64], context: RoundContext) -> Trajectories:
+    def collect(self, acting: Acting, context: RoundContext) -> Trajectories:
         """Roll out one person a slot."""
-        return self._roll_out(probabilities, context.round, context.attempt)
+        return self._roll_out(acting, context.round, context.attempt)
 
-    def _roll_out(self, probabilities: NDArray[np.float64], round_number: int, attempt: int) -> Trajectories:
+    def _roll_out(self, acting: Acting, round_number: int, attempt: int) -> Trajectories:
         seed, dataset = self._study.study.seed, self._study.data.dataset_id
         window = ("window", dataset, seed, int(self._site), round_number, attempt)
         rollout_seed = np.frombuffer(labelled_hash("rollout-seed", *window), dtype="<u4").astype(np.uint32)
         names = CipherStream(hmac.digest(self._person_key, lp(*window), hashlib.sha256), is_rehearsal=False)
         persons = names.words(self._environment.count)
-        return roll_out_table(probabilities, self._environment, np.random.default_rng(rollout_seed), persons)
+        return roll_out(acting, self._environment, np.random.default_rng(rollout_seed), persons)
 
 
 def made_up(study: Study, count: int) -> Trajectories:

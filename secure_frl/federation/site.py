@@ -129,7 +129,7 @@ class StudySite:
         )
         receipt = parts.ledger.reserve(event.canonical())
         self._window = _Window(receipt)
-        trajectories = parts.patients.collect(self._trainer.action_probabilities(self._state), context)
+        trajectories = parts.patients.collect(self._trainer.acting(self._state), context)
         admitted = self._admitted(trajectories, context)
         self._window.register_root = parts.register.participation_root()
         update = self._trainer.update(self._state, trajectories, admitted, parts.random, receipt.sequence)

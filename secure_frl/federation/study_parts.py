@@ -6,8 +6,7 @@ import math
 from importlib.metadata import PackageNotFoundError, version
 
 from secure_frl.federation.optimisers import OptimiserRule
-from secure_frl.learning.environments.icu_sepsis import LIVE_STATES
-from secure_frl.privacy.planning import study_layout
+from secure_frl.learning.forms import policy_form
 from secure_frl.secure_sum import SumConstants
 from secure_frl.study import Study
 
@@ -15,16 +14,22 @@ from secure_frl.study import Study
 def optimiser_rule(study: Study, constants: SumConstants) -> OptimiserRule:
     """Return the step that whoever may read the sum applies to it: charter constants only."""
     shares = constants.honest_shares if constants.noise == "distributed" else 1
+    form = policy_form(study)
     return OptimiserRule(
-        layout=study_layout(study),
+        layout=form.layout,
         blocks=constants.blocks,
-        live_states=LIVE_STATES,
-        episodes_per_site=study.declared_batch,
+        live_states=form.live_states,
+        declared_batch=study.declared_batch,
         step_size=_server_step(study),
         momentum=study.training.global_.momentum,
         schedule=study.training.global_.schedule,
         rounds=study.training.rounds,
         critic_start=study.policy.critic_start,
+        first_parameters=form.first_vector(),
+        noised_sums=study.noised_sums,
+        clip_quantile=study.privacy.clip_quantile,
+        clip_learning_rate=study.privacy.clip_learning_rate,
+        return_middle=sum(study.output.return_range) / 2,
         site_noise=constants.noise_multiplier * math.sqrt(study.noised_sums) / math.sqrt(shares),
     )
 

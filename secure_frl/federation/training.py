@@ -8,20 +8,23 @@ What this file computes never raises for a reason that lies in data: a unit that
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secure_frl.federation.local_steps import constants_of_one_sum, moved
-from secure_frl.federation.optimisers import critic_values
+from secure_frl.federation.optimisers import blocks_in_force, critic_values
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
-from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, admissible_actions
+from secure_frl.learning.acting import Acting
+from secure_frl.learning.forms import policy_form
 from secure_frl.learning.objective import Objective
 from secure_frl.learning.objectives.behaviour_cloning import BehaviourCloning
 from secure_frl.learning.objectives.ppo import ProximalPolicy
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
-from secure_frl.learning.policies import table_policy
+from secure_frl.learning.policies import build_policy
 from secure_frl.learning.trajectories import Trajectories, check_before_joining, check_records, usable_units
 from secure_frl.privacy.module_check import check_losses
 from secure_frl.privacy.sampling import poisson_sample
@@ -40,8 +43,8 @@ class Trainer:
         """Build the policy and its objective; `check_before_joining` says whether they may be used."""
         self._study = study
         self._constants = constants
-        self._admissible = admissible_actions()
-        self._policy, self._layout = table_policy(self._admissible, LIVE_STATES, study.policy.critic)
+        self._form = policy_form(study)
+        self._policy = build_policy(self._form)
         self._objective = _objective(study)
         self._rule = optimiser_rule(study, constants)
 
@@ -58,13 +61,12 @@ class Trainer:
             units = units_of(records.persons, privacy.unit)
             check_records(self._usable(records), units, self._study.data.declared_units)
         few = probe.select(np.arange(min(probe.count, _PROBE_EPISODES), dtype=np.int64))
-        self._policy.load_free(state.logits, self._layout)
-        check_losses(self._policy, self._losses(state), few, self._layout.segments)
+        self._policy.load(self._form.arrays(state.parameters))
+        check_losses(self._policy, self._losses(state), few, self._form.layout.segments)
 
-    def action_probabilities(self, state: TrainingState) -> NDArray[np.float64]:
-        """Return how the policy of this state acts, float64 [states, actions]."""
-        self._policy.load_free(state.logits, self._layout)
-        return self._policy.action_probabilities()
+    def acting(self, state: TrainingState) -> Acting:
+        """Return the policy of this state, ready to act."""
+        return self._form.acting(state.parameters)
 
     def update(
         self,
@@ -79,12 +81,14 @@ class Trainer:
         admitted: bool [B], what the participation register allows; the rest contributes zero.
         receipt: row of the site's ledger that reserved this release.
         """
-        study, logits = self._study, state.logits
-        constants = constants_of_one_sum(self._constants, study.noised_sums)
+        study, parameters = self._study, state.parameters
+        blocks = blocks_in_force(self._constants.blocks, state)
+        constants = replace(constants_of_one_sum(self._constants, study.noised_sums), blocks=blocks)
+        rule = replace(self._rule, blocks=blocks)
         losses, usable = self._losses(state), admitted & self._usable(trajectories)
         integers, dropped = np.zeros(constants.length, dtype=np.int64), 0
         for number in range(1, study.noised_sums + 1):
-            self._policy.load_free(logits, self._layout)
+            self._policy.load(self._form.arrays(parameters))
             sample, fine = self._sample(trajectories, usable, random)
             part = private_update(
                 self._policy,
@@ -92,15 +96,16 @@ class Trainer:
                 sample,
                 unit=study.privacy.unit,
                 usable=fine,
-                segments=self._layout.segments,
+                segments=self._form.layout.segments,
                 constants=constants,
                 random=random,
                 receipt=receipt,
+                return_middle=rule.return_middle,
             )
             integers += part.integers
             dropped += part.dropped
             if number < study.noised_sums:
-                logits = moved(logits, part.integers, part.scale, self._rule, study.training.local.step_size)
+                parameters = moved(parameters, part.integers, part.scale, rule, study.training.local.step_size)
         return PrivateUpdate(integers, constants.scale, receipt, dropped)
 
     def _sample(
@@ -114,17 +119,18 @@ class Trainer:
         return trajectories.select(np.flatnonzero(drawn)), usable[drawn]
 
     def _usable(self, trajectories: Trajectories) -> NDArray[np.bool_]:
+        states, actions = self._form.admissible.shape
         return usable_units(
             trajectories,
-            action_count=self._admissible.shape[1],
+            action_count=actions,
             max_steps=self._study.data.max_steps,
-            state_count=self._admissible.shape[0],
-            allowed_table=self._admissible,
+            state_count=states,
+            allowed_table=self._form.admissible,
         )
 
     def _losses(self, state: TrainingState) -> Losses:
         """Return the objective under public state only: what was broadcast, and constants of the charter."""
-        public = {CRITIC: critic_values(state, self._admissible.shape[0])}
+        public = {CRITIC: critic_values(state, self._form.admissible.shape[0])}
 
         def losses(policy: nn.Module, batch: Trajectories) -> Tensor:
             found: Tensor = self._objective.losses(policy, batch, self._objective.targets(policy, public, batch))

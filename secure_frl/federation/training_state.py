@@ -1,8 +1,9 @@
 """What is trained between two rounds, with its bytes: the model that the protocol tags and hands over.
 
 The bytes are a canonical JSON manifest of names, dtypes and shapes after its length, then the arrays as raw
-little-endian numbers. Decoding is strict: one manifest for one state, exact length, finite values, a size limit.
-No pickle, and no other encoding of the same state, since sites compare hashes of these bytes.
+little-endian numbers. A fifth array of one value, the clip in force, stands there only when clipping adapts.
+Decoding is strict: one manifest for one state, exact length, finite values, a size limit. No pickle, and no other
+encoding of the same state, since sites compare hashes of these bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ FORMAT = "secure_frl/model/v1"
 MAX_VALUES = 4_000_000  # a state of one array; keeps a peer from making us allocate more than 32 MB for it
 MAX_MANIFEST_BYTES = 1024
 FIRST_PREDECESSOR = bytes(32)
-_ARRAYS = ("logits", "momentum", "critic", "visits")
+# `logits` is this format's name of the parameters, whatever the policy: bytes that sites have hashed stay the same.
+_ARRAYS = {"logits": "parameters", "momentum": "momentum", "critic": "critic", "visits": "visits"}
+_CLIP = "clip_norm"
 _HEADER = struct.Struct(">I")
 
 
@@ -29,29 +32,35 @@ _HEADER = struct.Struct(">I")
 class TrainingState:
     """Policy, optimiser and critic after a round. Every value comes from released sums and charter constants."""
 
-    logits: NDArray[np.float64]  # [free logits]
-    momentum: NDArray[np.float64]  # [free logits]
+    parameters: NDArray[np.float64]  # [parameters that are sent], in the order of the policy's block
+    momentum: NDArray[np.float64]  # [parameters that are sent]
     critic: NDArray[np.float64]  # [live states], public values
     visits: NDArray[np.float64]  # [live states], decayed sum of released visit counts
     round: int  # the round that made it; 0 before the first
     predecessor: bytes  # SHA-256 of the bytes of the state before; zeros before the first
+    clip_norm: float | None = None  # of the policy's block in the next round, when it adapts; else the charter's
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS:
+        for name in _ARRAYS.values():
             value = getattr(self, name)
             if value.dtype != np.float64 or value.ndim != 1 or not np.isfinite(value).all():
                 raise InvalidParameter(f"{name} must be a finite float64 vector. A sum out of range was let through.")
-        if self.logits.shape != self.momentum.shape or self.critic.shape != self.visits.shape:
+        if self.parameters.shape != self.momentum.shape or self.critic.shape != self.visits.shape:
             raise InvalidParameter(
-                "logits and momentum, and critic and visits, must have equal shapes. Use one layout."
+                "parameters and momentum, and critic and visits, must have equal shapes. Use one layout."
             )
+        if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
+            raise InvalidParameter(f"clip_norm must be finite and positive, not {self.clip_norm}. Use the step's.")
         if self.round < 0 or len(self.predecessor) != 32:
             raise InvalidParameter("round must be at least 0 and predecessor 32 bytes. Use the state before.")
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes of this state."""
-        manifest = _manifest(self.round, self.predecessor, self.logits.size, self.critic.size)
-        arrays = [getattr(self, name).astype("<f8").tobytes() for name in _ARRAYS]
+        is_adaptive = self.clip_norm is not None
+        manifest = _manifest(self.round, self.predecessor, self.parameters.size, self.critic.size, is_adaptive)
+        arrays = [getattr(self, name).astype("<f8").tobytes() for name in _ARRAYS.values()]
+        if is_adaptive:
+            arrays.append(struct.pack("<d", self.clip_norm))
         return b"".join([_HEADER.pack(len(manifest)), manifest, *arrays])
 
     @staticmethod
@@ -59,24 +68,37 @@ class TrainingState:
         """Return the state that `to_bytes` wrote. Raises MalformedMessage for any other bytes."""
         manifest, fields = _read_manifest(content)
         sizes = [fields["logits"], fields["logits"], fields["critic"], fields["critic"]]
+        names = list(_ARRAYS.values())
+        if fields[_CLIP]:
+            sizes, names = [*sizes, 1], [*names, _CLIP]
         start = _HEADER.size + len(manifest)
         if len(content) != start + 8 * sum(sizes):
             raise MalformedMessage(
                 f"a model of {start + 8 * sum(sizes)} bytes was announced, but {len(content)} came. Ask for it again."
             )
         arrays: dict[str, NDArray[np.float64]] = {}
-        for name, size in zip(_ARRAYS, sizes, strict=True):
+        for name, size in zip(names, sizes, strict=True):
             arrays[name] = np.frombuffer(content, dtype="<f8", count=size, offset=start).astype(np.float64)
             start += 8 * size
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise MalformedMessage("every value of a model must be finite, but one is not. Refuse its sender.")
-        return TrainingState(**arrays, round=fields["round"], predecessor=bytes.fromhex(fields["predecessor"]))
+        clip = arrays.pop(_CLIP, None)
+        if clip is not None and not clip[0] > 0:
+            raise MalformedMessage("the clip of a model must be positive, but is not. Refuse its sender.")
+        return TrainingState(
+            **arrays,
+            round=fields["round"],
+            predecessor=bytes.fromhex(fields["predecessor"]),
+            clip_norm=None if clip is None else float(clip[0]),
+        )
 
 
-def _manifest(round_number: int, predecessor: bytes, logits: int, critic: int) -> bytes:
-    sizes = (logits, logits, critic, critic)
+def _manifest(round_number: int, predecessor: bytes, parameters: int, critic: int, is_adaptive: bool) -> bytes:
+    shapes = dict(zip(_ARRAYS, (parameters, parameters, critic, critic), strict=True))
+    if is_adaptive:
+        shapes[_CLIP] = 1
     fields = {
-        "arrays": [{"dtype": "<f8", "name": name, "shape": [size]} for name, size in zip(_ARRAYS, sizes, strict=True)],
+        "arrays": [{"dtype": "<f8", "name": name, "shape": [size]} for name, size in shapes.items()],
         "format": FORMAT,
         "predecessor": predecessor.hex(),
         "round": round_number,
@@ -85,7 +107,7 @@ def _manifest(round_number: int, predecessor: bytes, logits: int, critic: int) -
 
 
 def _read_manifest(content: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Return the manifest's bytes and its four free values. Any: they are checked one by one below."""
+    """Return the manifest's bytes and its five free values. Any: they are checked one by one below."""
     if len(content) < _HEADER.size:
         raise MalformedMessage("a model begins with the length of its manifest, but ended before it. Ask again.")
     (size,) = _HEADER.unpack_from(content)
@@ -99,6 +121,7 @@ def _read_manifest(content: bytes) -> tuple[bytes, dict[str, Any]]:
         numbers = (fields["logits"], fields["critic"], fields["round"])
         plain = all(type(number) is int and 0 <= number <= MAX_VALUES for number in numbers)
         predecessor = bytes.fromhex(fields["predecessor"])
+        fields[_CLIP] = len(shapes) > len(_ARRAYS)
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as wrong:
         raise MalformedMessage(
             "a model's manifest names arrays, format, predecessor and round; this is not one."
@@ -107,7 +130,7 @@ def _read_manifest(content: bytes) -> tuple[bytes, dict[str, Any]]:
     if (
         not plain
         or len(predecessor) != 32
-        or manifest != _manifest(fields["round"], predecessor, fields["logits"], fields["critic"])
+        or manifest != _manifest(fields["round"], predecessor, fields["logits"], fields["critic"], fields[_CLIP])
     ):
         raise MalformedMessage("a model's manifest is not in its canonical form. Refuse its sender.")
     return manifest, fields

@@ -102,5 +102,10 @@ def gap_recovered(probabilities: NDArray[np.float64]) -> float:
 
     probabilities: as in `exact_return`. Unclamped. Raises InvalidParameter as `exact_return` does.
     """
+    return gap_of(exact_return(probabilities))
+
+
+def gap_of(value: float) -> float:
+    """Return the gap that a policy of this expected return recovers; see `gap_recovered`."""
     known = references()
-    return (exact_return(probabilities) - known.expert) / (known.optimal - known.expert)
+    return (value - known.expert) / (known.optimal - known.expert)

@@ -17,9 +17,7 @@ from torch import nn
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.forms import PolicyForm
-from secure_frl.learning.layout import LOGITS, Layout, table_layout
 from secure_frl.learning.networks import GRU, Network
-from secure_frl.learning.tabular import action_probabilities, spread_logits
 
 MASKED_LOGIT = -1e30  # finite: infinity would make NaN out of 0 times infinity in the backward pass
 
@@ -77,19 +75,6 @@ class TablePolicy(Policy):
         nn.init.zeros_(self.logits.weight)
         self._add_critic(admissible, critic, dtype)
 
-    @torch.no_grad()
-    def load_free(self, free_logits: NDArray[np.float64], layout: Layout) -> None:
-        """Take the free logits, float64, in the order of the layout's logits segment."""
-        shape = (self.logits.num_embeddings, self.logits.embedding_dim)
-        coordinates = next(segment.coordinates for segment in layout.segments if segment.parameter == LOGITS)
-        self.logits.weight.copy_(torch.from_numpy(spread_logits(free_logits, coordinates, shape)))
-
-    @torch.no_grad()
-    def action_probabilities(self, sharpen: float = 1.0) -> NDArray[np.float64]:
-        """Return how the policy acts, float64 [states, actions]."""
-        admissible = np.asarray(self.admissible, dtype=np.bool_)
-        return action_probabilities(self.logits.weight.numpy().astype(np.float64), admissible, sharpen)
-
     def logits_of(self, states: torch.Tensor) -> torch.Tensor:
         """Return the rows of the states."""
         rows: torch.Tensor = self.logits(states)
@@ -136,7 +121,3 @@ def build_policy(form: PolicyForm) -> Policy:
     if form.network is None:
         return TablePolicy(form.admissible, form.critic)
     return NetworkPolicy(form.network, form.admissible, form.critic)
-
-
-def table_policy(admissible: NDArray[np.bool_], live_states: int, critic: str) -> tuple[TablePolicy, Layout]:
-    return TablePolicy(admissible, critic), table_layout(admissible[:live_states], critic)

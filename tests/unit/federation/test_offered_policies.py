@@ -40,7 +40,7 @@ def test_a_policy_under_another_tag_than_announced_is_not_kept(site: Any) -> Non
 
 def test_a_policy_of_missed_steps_is_taken_and_one_in_place_of_the_own_is_not(site: Any) -> None:
     held = site._state
-    other = replace(held, logits=held.logits + 1.0).to_bytes()
+    other = replace(held, parameters=held.parameters + 1.0).to_bytes()
     with pytest.raises(ModelDoesNotFollow):
         site.policy_tag(model_tag(other), other)
     with pytest.raises(ModelMissing):

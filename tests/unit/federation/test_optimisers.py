@@ -26,7 +26,7 @@ def _rule(**changes: object) -> OptimiserRule:
         layout=LAYOUT,
         blocks=LAYOUT.blocks(0.4, 1.0, 0.25),
         live_states=2,
-        episodes_per_site=10,
+        declared_batch=10,
         step_size=3.0,
         momentum=0.5,
         critic_start=0.78,
@@ -43,7 +43,7 @@ def _sum(values: list[float], sites: int = 2) -> Sum:
 def test_the_first_state_is_uniform_with_a_constant_critic() -> None:
     state = initial_state(_rule())
 
-    assert state.logits.tolist() == [0.0, 0.0]
+    assert state.parameters.tolist() == [0.0, 0.0]
     assert state.critic.tolist() == [0.78, 0.78]
     assert (state.round, state.predecessor) == (0, bytes(32))
     assert critic_values(state, 5).tolist() == [0.78, 0.78, 0.0, 0.0, 0.0]
@@ -63,9 +63,9 @@ def test_two_steps_by_hand() -> None:
 
     two = step(one, _sum([-8 * factor, 0, 0, 0, 0, 0]), _rule())
 
-    assert one.logits == pytest.approx([0.6, -0.6], abs=1e-3)
+    assert one.parameters == pytest.approx([0.6, -0.6], abs=1e-3)
     assert two.momentum == pytest.approx([0.5 * 0.2 + 0.4, -0.1], abs=1e-3)
-    assert two.logits == pytest.approx([0.6 + 3 * 0.5, -0.6 - 3 * 0.1], abs=1e-3)
+    assert two.parameters == pytest.approx([0.6 + 3 * 0.5, -0.6 - 3 * 0.1], abs=1e-3)
 
 
 def test_the_divisor_counts_survivors_and_declared_episodes() -> None:
@@ -74,7 +74,7 @@ def test_the_divisor_counts_survivors_and_declared_episodes() -> None:
     two = step(initial_state(_rule()), _sum(values, sites=2), _rule())
     four = step(initial_state(_rule()), _sum(values, sites=4), _rule())
 
-    assert two.logits[0] == pytest.approx(2 * four.logits[0])
+    assert two.parameters[0] == pytest.approx(2 * four.parameters[0])
 
 
 def test_the_critic_moves_towards_its_mean_residual() -> None:
@@ -115,7 +115,7 @@ def test_without_a_critic_its_values_stay_public_constants() -> None:
     found = step(initial_state(rule), _sum([-1.0, 0.0]), rule)
 
     assert found.critic.tolist() == [0.78, 0.78]
-    assert found.logits[0] > 0
+    assert found.parameters[0] > 0
 
 
 def test_each_state_names_its_predecessor() -> None:
@@ -142,7 +142,7 @@ def test_a_sum_of_another_length_or_of_nobody_is_refused() -> None:
         {"momentum": 1.0},
         {"momentum": float("nan")},
         {"site_noise": -1.0},
-        {"episodes_per_site": 0},
+        {"declared_batch": 0},
         {"schedule": "cosine"},
         {"rounds": 0},
         {"blocks": LAYOUT.blocks(0.4, 1.0, 0.25)[:1]},

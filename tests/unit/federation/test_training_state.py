@@ -14,7 +14,7 @@ from secure_frl.errors import InvalidParameter, MalformedMessage
 from secure_frl.federation.training_state import MAX_MANIFEST_BYTES, TrainingState
 
 STATE = TrainingState(
-    logits=np.array([1.5, -2.0, 0.1]),
+    parameters=np.array([1.5, -2.0, 0.1]),
     momentum=np.array([0.0, -0.0, 1e-300]),
     critic=np.array([0.5, 0.6]),
     visits=np.array([10.0, 0.0]),
@@ -36,7 +36,7 @@ def test_a_state_survives_its_bytes() -> None:
     found = TrainingState.from_bytes(CONTENT)
 
     assert found.to_bytes() == CONTENT
-    assert found.logits.tolist() == [1.5, -2.0, 0.1]
+    assert found.parameters.tolist() == [1.5, -2.0, 0.1]
     assert np.signbit(found.momentum[1])
     assert (found.round, found.predecessor) == (7, bytes(range(32)))
 

@@ -1,44 +1,102 @@
-"""The table policy acts as its arrays say, and stays a module whose gradients can be separated."""
+"""Policies act as their arrays say, and stay modules whose gradients can be separated by trajectory."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from opacus import GradSampleModule
+from torch import nn
+from torch.func import functional_call, grad, vmap
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, IcuSepsis, admissible_actions
+from secure_frl.learning.forms import PolicyForm
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
-from secure_frl.learning.policies import TablePolicy, table_policy
-from secure_frl.learning.rollout import roll_out_table
+from secure_frl.learning.policies import Policy, TablePolicy, build_policy
+from secure_frl.learning.rollout import roll_out
+from secure_frl.learning.trajectories import Trajectories
+from secure_frl.privacy.message_gradients import MessageGradients
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
 
 SMALL = np.array([[True, True, False], [False, True, False], [True, True, True]])
+KINDS = ["table", "mlp", "gru", "lstm"]
+HIDDEN = (6, 5, 4)
 
 
-def test_a_new_policy_is_uniform_over_admissible_actions() -> None:
-    found = TablePolicy(SMALL, "none").action_probabilities()
-
-    assert found == pytest.approx(np.array([[0.5, 0.5, 0], [0, 1, 0], [1 / 3, 1 / 3, 1 / 3]]))
+def form_of(kind: str, critic: str = "private") -> PolicyForm:
+    return PolicyForm(kind, HIDDEN, admissible_actions(), LIVE_STATES, critic, seed=3)
 
 
-def test_forward_and_the_table_agree() -> None:
-    policy, layout = table_policy(admissible_actions(), LIVE_STATES, "private")
-    policy.load_free(np.random.default_rng(0).normal(size=2001), layout)
+def away_from_the_start(form: PolicyForm, seed: int = 0) -> np.ndarray:
+    first = form.first_vector()
+    return first + 0.3 * np.random.default_rng(seed).normal(size=first.size)
 
-    log_probabilities, _, _ = policy(torch.arange(716)[None, :])
 
-    assert np.abs(log_probabilities[0].exp().detach().numpy() - policy.action_probabilities()).max() < 1e-15
+def loaded(form: PolicyForm, parameters: np.ndarray) -> Policy:
+    policy = build_policy(form)
+    policy.load(form.arrays(parameters))
+    return policy
+
+
+def ragged(form: PolicyForm, parameters: np.ndarray, count: int = 12) -> Trajectories:
+    persons = np.arange(count, dtype=np.uint64)
+    return roll_out(form.acting(parameters), IcuSepsis(count, 9), np.random.default_rng(2), persons)
+
+
+def test_a_new_table_is_uniform_over_admissible_actions_and_a_new_network_nearly() -> None:
+    table = PolicyForm("table", (), SMALL, 3, "none")
+    network = PolicyForm("mlp", (8,), SMALL, 3, "none")
+
+    uniform = np.array([[0.5, 0.5, 0], [0, 1, 0], [1 / 3, 1 / 3, 1 / 3]])
+    assert table.probabilities(table.first_vector()) == pytest.approx(uniform)
+    assert 0 < np.abs(network.probabilities(network.first_vector()) - uniform).max() < 0.01
 
 
 def test_free_logits_arrive_in_the_order_of_the_layout() -> None:
-    policy, layout = table_policy(SMALL, 3, "none")
+    form = PolicyForm("table", (), SMALL, 3, "none")
 
-    policy.load_free(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), layout)
+    policy = loaded(form, np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
 
-    assert policy.logits.weight.tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]
+    assert policy.logits.weight.tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]  # type: ignore[union-attr]  # a table
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forward_pass_says_what_the_arrays_did_in_every_step_of_an_episode(kind: str) -> None:
+    """Two programs: numpy acted, step after step with a memory; torch reads whole episodes."""
+    form = form_of(kind)
+    parameters = away_from_the_start(form)
+    batch = ragged(form, parameters)
+    assert len(set(batch.lengths.tolist())) > 3
+
+    log_probabilities, _, _ = loaded(form, parameters)(torch.from_numpy(batch.observations))
+
+    taken = log_probabilities.gather(-1, torch.from_numpy(batch.actions)[..., None])[..., 0].detach().numpy()
+    assert np.abs(taken - batch.log_behaviour)[batch.steps].max() < 1e-6  # log_behaviour is float32
+    assert batch.log_behaviour is not None
+    assert np.abs(batch.log_behaviour[batch.steps]).max() > 1
+
+
+@pytest.mark.parametrize("kind", ["table", "mlp"])
+def test_a_policy_without_memory_is_the_table_of_its_forward_pass(kind: str) -> None:
+    form = form_of(kind)
+    parameters = away_from_the_start(form)
+
+    log_probabilities, _, _ = loaded(form, parameters)(torch.arange(716)[None, :])
+
+    assert np.abs(log_probabilities[0].exp().detach().numpy() - form.probabilities(parameters)).max() < 1e-14
+
+
+@pytest.mark.parametrize(("kind", "cell"), [("gru", nn.GRU), ("lstm", nn.LSTM)])
+def test_recurrent_layers_are_torchs_own_cells(kind: str, cell: type[nn.GRU] | type[nn.LSTM]) -> None:
+    """The same numbers under the same names in nn.GRU and nn.LSTM, which are refused only for their gradients."""
+    form = form_of(kind)
+    policy = loaded(form, away_from_the_start(form))
+    own = cell(HIDDEN[1], HIDDEN[2], batch_first=True, dtype=torch.float64)
+    own.load_state_dict(policy.recurrent.state_dict())  # type: ignore[union-attr]  # a recurrent policy
+    values = torch.randn(3, 7, HIDDEN[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    assert torch.allclose(policy.recurrent(values)[0], own(values)[0], atol=1e-14, rtol=0)  # type: ignore[misc]
 
 
 def test_critic_tables_carry_gradients_and_no_values() -> None:
@@ -54,27 +112,96 @@ def test_critic_tables_carry_gradients_and_no_values() -> None:
     assert {name for name, _ in TablePolicy(SMALL, "none").named_parameters()} == {"logits.weight"}
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-def test_per_trajectory_gradients_through_hooks_equal_autograd() -> None:
-    policy, layout = table_policy(admissible_actions(), LIVE_STATES, "private")
-    policy.load_free(np.random.default_rng(1).normal(size=2001), layout)
-    persons = np.arange(12, dtype=np.uint64)
-    batch = roll_out_table(policy.action_probabilities(), IcuSepsis(12), np.random.default_rng(2), persons)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("critic", ["private", "none"])
+def test_the_layout_names_every_parameter_of_the_module_in_its_shape(kind: str, critic: str) -> None:
+    form = form_of(kind, critic)
+
+    shapes = {name: tuple(weight.shape) for name, weight in build_policy(form).named_parameters()}
+
+    assert {segment.parameter for segment in form.layout.segments} == set(shapes)
+    for name, array in form.arrays(form.first_vector()).items():
+        assert array.shape == shapes[name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_per_trajectory_gradients_equal_autograd_one_by_one_and_vmap_and_nothing_that_changes_is_left_out(
+    kind: str,
+) -> None:
+    form = form_of(kind)
+    parameters = away_from_the_start(form)
+    policy, batch = loaded(form, parameters), ragged(form, parameters)
     objective = Reinforce(1.0, 0.2, "private")
     targets = objective.targets(policy, {CRITIC: np.r_[np.full(713, 0.78), np.zeros(3)]}, batch)
-    expected = [
-        torch.autograd.grad(objective.losses(policy, batch, targets)[index], list(policy.parameters()))
-        for index in range(12)
+    named = dict(policy.named_parameters())
+
+    alone = [
+        dict(
+            zip(named, torch.autograd.grad(objective.losses(policy, one, own).sum(), list(named.values())), strict=True)
+        )
+        for one, own in _one_by_one(batch, targets)
+    ]
+    wrapped = MessageGradients(policy.train(), form.layout.segments)
+    objective.losses(wrapped, batch, targets).sum().backward()
+    hooked = wrapped.take(batch.count)
+    wrapped.to_standard_module()
+    mapped = _by_vmap(policy, batch, targets)
+
+    start = 0
+    for segment in form.layout.segments:
+        stop = start + segment.coordinates.size
+        expected = torch.stack([gradients[segment.parameter].reshape(-1) for gradients in alone]).numpy()
+        assert np.abs(hooked[:, start:stop] - expected[:, segment.coordinates]).max() < 1e-12
+        assert np.abs(hooked[:, start:stop] - mapped[segment.parameter][:, segment.coordinates]).max() < 1e-12
+        assert not np.delete(expected, segment.coordinates, axis=1).any()  # what is not sent cannot change
+        assert expected[:, segment.coordinates].any()
+        start = stop
+
+
+def _one_by_one(
+    batch: Trajectories, targets: dict[str, np.ndarray]
+) -> list[tuple[Trajectories, dict[str, np.ndarray]]]:
+    """Each episode by itself and at its own length: no padding on this side."""
+    return [
+        (batch.select(np.array([row])), {name: value[row : row + 1, :length] for name, value in targets.items()})
+        for row, length in enumerate(batch.lengths.tolist())
     ]
 
-    hooked = GradSampleModule(policy, loss_reduction="sum")
-    objective.losses(hooked, batch, targets).sum().backward()
 
-    for position, parameter in enumerate(policy.parameters()):
-        one_by_one = torch.stack([gradients[position] for gradients in expected])
-        assert (parameter.grad_sample - one_by_one).abs().max() < 1e-15
+def _by_vmap(policy: Policy, batch: Trajectories, targets: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """torch.func's own per-sample gradients, by name; flat."""
+    named = {name: weight.detach() for name, weight in policy.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor], *rows: torch.Tensor) -> torch.Tensor:
+        states, actions, steps, advantages, residuals = (row[None] for row in rows)
+        log_probabilities, residual, visits = functional_call(policy, weights, (states,))
+        taken = log_probabilities.gather(-1, actions[..., None])[..., 0]
+        return -((taken * advantages + residual * residuals + 0.1 * visits) * steps).sum()
+
+    rows = (batch.observations, batch.actions, batch.steps, targets["advantages"], targets["residuals"])
+    found = vmap(grad(loss), in_dims=(None, *[0] * 5))(named, *map(torch.from_numpy, rows))
+    return {name: value.reshape(batch.count, -1).numpy() for name, value in found.items()}
 
 
-def test_an_unknown_critic_is_refused() -> None:
+def test_first_parameters_are_a_public_function_of_kind_widths_and_seed() -> None:
+    one, again = form_of("gru").first_vector(), form_of("gru").first_vector()
+    other = PolicyForm("gru", HIDDEN, admissible_actions(), LIVE_STATES, "private", seed=4).first_vector()
+
+    assert np.array_equal(one, again)
+    assert np.abs(one - other).max() > 0.1
+    assert np.abs(one).max() <= 1
+
+
+def test_a_policy_with_a_memory_has_no_table() -> None:
+    form = form_of("lstm")
+    with pytest.raises(InvalidParameter, match="no table"):
+        form.probabilities(form.first_vector())
+
+
+def test_parameters_of_another_policy_and_an_unknown_critic_are_refused() -> None:
+    with pytest.raises(InvalidParameter, match="parameters are needed"):
+        form_of("mlp").arrays(np.zeros(7))
     with pytest.raises(InvalidParameter, match="private or none"):
         TablePolicy(SMALL, "shared")
+    with pytest.raises(InvalidParameter, match="two or more"):
+        PolicyForm("gru", (8,), SMALL, 3, "none")

@@ -10,9 +10,10 @@ from opacus.validators import ModuleValidator
 from torch import nn
 
 from secure_frl.errors import InvalidParameter
+from secure_frl.learning.forms import PolicyForm
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.objectives.reinforce import Reinforce
-from secure_frl.learning.policies import table_policy
+from secure_frl.learning.policies import build_policy
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.module_check import check_losses, check_module
 
@@ -86,7 +87,8 @@ def test_a_table_with_a_bool_mask_and_losses_of_its_own_trajectory_pass() -> Non
 def test_the_shipped_objective_couples_nobody() -> None:
     admissible = np.zeros((STATES + 1, ACTIONS), dtype=np.bool_)
     admissible[:, :2] = True
-    policy, layout = table_policy(admissible, STATES, "private")
+    form = PolicyForm("table", (), admissible, STATES, "private")
+    policy, layout = build_policy(form), form.layout
     objective = Reinforce(discount=1.0, gae_lambda=0.5, critic="private")
     public = {"critic": np.linspace(0.1, 0.7, STATES + 1)}
 
