@@ -1,0 +1,159 @@
+"""Several noised steps inside a site: what moves the policy there is what is sent, and nothing else is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.federation import training
+from secure_frl.federation.local_steps import constants_of_one_sum, moved
+from secure_frl.federation.optimisers import critic_values, initial_state, step
+from secure_frl.federation.simulated_patients import SimulatedPatients
+from secure_frl.federation.study_parts import optimiser_rule
+from secure_frl.federation.training import Trainer
+from secure_frl.learning.environments.icu_sepsis import admissible_actions
+from secure_frl.learning.objectives.ppo import ProximalPolicy
+from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
+from secure_frl.learning.policies import TablePolicy
+from secure_frl.learning.trajectories import Trajectories
+from secure_frl.privacy.planning import make_plan
+from secure_frl.privacy.update import PrivateUpdate, private_update
+from secure_frl.randomness import rehearsal_source
+from secure_frl.secure_sum import SiteId, Sum, SumConstants
+from secure_frl.study import Study
+
+pytestmark = pytest.mark.slow
+Tiny = Callable[..., Study]
+
+EPOCHS = 3
+ETA = 40.0
+PPO = {
+    "training.objective": "ppo",
+    "training.epochs": EPOCHS,
+    "training.aggregation": "fedavg",
+    "training.local": {"step_size": ETA},
+    "training.global": {"step_size": 1.0, "momentum": 0.0, "schedule": "constant"},
+    "privacy.noise": "local",
+}
+
+
+def _window(study: Study) -> Trajectories:
+    return SimulatedPatients(study, SiteId(0), bytes(32)).probe()
+
+
+def _update(study: Study, constants: SumConstants) -> PrivateUpdate:
+    window = _window(study)
+    state = initial_state(optimiser_rule(study, constants))
+    everybody = np.ones(window.count, dtype=np.bool_)
+    return Trainer(study, constants).update(state, window, everybody, rehearsal_source(3, "local steps"), 0)
+
+
+def test_the_message_is_the_sum_of_clipped_steps_taken_by_hand(tiny: Tiny) -> None:
+    """Without noise: per-unit autograd, clipping and plain SGD in a loop, three times."""
+    study = tiny({**PPO, "privacy.noise": "unsafe-none"})
+    constants = make_plan(study).constants
+    rule = optimiser_rule(study, constants)
+    window, state = _window(study), initial_state(rule)
+
+    message = _update(study, constants)
+
+    objective = ProximalPolicy(Reinforce(1.0, study.training.gae_lambda, "private"), study.training.clip_ratio)
+    public = {CRITIC: critic_values(state, 716)}
+    policy = TablePolicy(admissible_actions(), "private")
+    segments = list(rule.layout.segments)
+    expected = np.zeros(constants.length)
+    for _ in range(EPOCHS):
+        total = np.zeros(constants.length)
+        for episode in range(window.count):
+            one = window.select(np.array([episode]))
+            losses = objective.losses(policy, one, objective.targets(policy, public, one))
+            named = dict(policy.named_parameters())
+            found = dict(zip(named, torch.autograd.grad(losses.sum(), list(named.values())), strict=True))
+            vector = np.concatenate([found[s.parameter].numpy().ravel()[s.coordinates] for s in segments])
+            for block in constants.blocks:
+                part = vector[block.start : block.stop]
+                total[block.start : block.stop] += (
+                    math.sqrt(block.noise_share) * part / max(block.clip_norm, float(np.linalg.norm(part)))
+                )
+        expected += total
+        block = constants.blocks[0]
+        mean = -total[: block.stop] * block.clip_norm / math.sqrt(block.noise_share) / study.training.episodes_per_site
+        policy.logits.weight.data.reshape(-1)[torch.from_numpy(segments[0].coordinates)] += ETA * torch.from_numpy(mean)
+    assert np.abs(message.integers / message.scale - expected).max() <= 1.001 * EPOCHS / message.scale
+    assert np.abs(policy.logits.weight.detach().numpy()).max() > 0.01  # the policy did move in between
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """Record, at each noised sum of a site, the policy that it is computed at and what comes out."""
+    seen: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
+
+    def watched(policy: Any, *arguments: Any, **more: Any) -> PrivateUpdate:
+        at = policy.logits.weight.detach().numpy().copy().ravel()
+        update = private_update(policy, *arguments, **more)
+        seen.append((at, update.integers.copy()))
+        return update
+
+    monkeypatch.setattr(training, "private_update", watched)
+    return seen
+
+
+def test_inside_a_site_the_policy_moves_by_noised_integers_only(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny(PPO)
+    constants = make_plan(study).constants
+    rule = optimiser_rule(study, constants)
+    seen = _watch(monkeypatch)
+
+    message = _update(study, constants)
+
+    assert len(seen) == EPOCHS == study.noised_sums
+    coordinates = rule.layout.segments[0].coordinates
+    parameters = initial_state(rule).parameters
+    for at, noised in seen:
+        np.testing.assert_array_equal(at[coordinates], parameters)
+        parameters = moved(parameters, noised, constants.scale, rule, ETA)
+    np.testing.assert_array_equal(message.integers, sum(noised for _, noised in seen))
+    # the noise is there in each of them: deviation 4,096 on a grid where the clipped sum is a few thousand at most
+    for _, noised in seen:
+        assert 0.9 < noised[rule.layout.slice_of("visits.weight")].std() / 4096 < 1.1
+
+
+def test_with_a_server_step_of_1_the_site_s_own_move_is_what_everybody_applies(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny(PPO)
+    constants = make_plan(study).constants
+    rule = optimiser_rule(study, constants)
+    state = initial_state(rule)
+    seen = _watch(monkeypatch)
+    message = _update(study, constants)
+    own = state.parameters
+    for _, noised in seen:
+        own = moved(own, noised, constants.scale, rule, ETA)
+
+    following = step(state, Sum(message.integers, constants.scale, (SiteId(0),)), rule)
+
+    np.testing.assert_allclose(following.parameters, own, rtol=1e-12, atol=1e-12)
+
+
+def test_the_ring_holds_as_many_sums_as_a_message_adds_up(tiny: Tiny) -> None:
+    once, often = (make_plan(tiny({**PPO, "training.epochs": epochs})).constants for epochs in (1, EPOCHS))
+
+    one = constants_of_one_sum(often, EPOCHS)
+
+    # the noise multiplier grows with the number of sums, so scale and bound of each shrink: compare in units of a clip
+    assert often.bound == EPOCHS * one.bound
+    assert one.bound >= one.scale * 24
+    assert one.bound / one.scale == pytest.approx(once.bound / once.scale, rel=1e-3)
+    assert often.sites * often.bound + often.noise_bound < 2 ** (often.modulus_bits - 1)
+    assert often.noise_bound == pytest.approx(once.noise_bound * math.sqrt(EPOCHS), rel=1e-4)
+    assert replace(often, bound=one.bound) == one
+    with pytest.raises(InvalidParameter, match="bound"):
+        constants_of_one_sum(replace(often, bound=EPOCHS * one.bound + 1), EPOCHS)
