@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from secure_frl.errors import BudgetExhausted
 from secure_frl.privacy import accountant
-from secure_frl.privacy.events import UNSAFE_NONE, decode_event
+from secure_frl.privacy.events import FRESH, UNSAFE_NONE, GaussianSumEvent, decode_event
 from secure_frl.records.ledger import Guard
 from secure_frl.records.ledger_state import Budget
 from secure_frl.study import Study
@@ -25,12 +27,14 @@ def lifetime_budget(study: Study) -> Budget:
 def study_guard(study: Study, session: bytes) -> Guard:
     """Return the function that refuses a release when it would spend more than the lifetime's or the study's budget.
 
-    A run whose messages no stated epsilon covers (without noise, or noise shares without masks) is for people who are
-    new in each run, so never for a named data set. Releases beyond the announced rounds would take more units than the
-    charter declared, and delta was judged by those.
+    Before its first release a study is refused as a whole if what it announces doesn't fit into what is left: nobody is
+    spent on the first half of a study. Releases beyond the announced rounds would take more units than the charter
+    declared, and delta was judged by those. A run whose messages no stated epsilon covers (without noise, or noise
+    shares without masks) is for people who are new in each run, so never for a named data set.
     """
-    own_epsilon = lifetime_budget(study).epsilon
-    charter_hash = session.hex()
+    own_budget = Budget(lifetime_budget(study).epsilon, study.privacy.delta)
+    charter_hash, rounds = session.hex(), study.training.rounds
+    memory = _Memory()
 
     def guard(lifetime: Budget, recorded: Sequence[bytes], candidate: bytes) -> None:
         if study.unsafe_choices and study.data.dataset_id:
@@ -38,13 +42,117 @@ def study_guard(study: Study, session: bytes) -> Guard:
                 f"expected a protected study on data set {study.data.dataset_id}, got {', '.join(study.unsafe_choices)}"
                 ". Leave data.dataset_id empty for a control; nothing was sampled or sent."
             )
-        accountant.guard(accountant.Budget(lifetime.epsilon, lifetime.delta), recorded, candidate)
-        own = [data for data in recorded if decode_event(data).charter_hash == charter_hash]
-        if len(own) >= study.training.rounds:
+        before, following = memory.take(recorded), _booked(candidate)
+        own = [one for one in before if one.event.charter_hash == charter_hash]
+        if not own:
+            _check_announced(lifetime, before, following.event, rounds)
+        _check_next(lifetime, before, following)
+        if len(own) >= rounds:
             raise BudgetExhausted(
-                f"expected at most {study.training.rounds} releases, as many as the charter announces rounds, got one "
-                "more. Nothing was sampled or sent: end the study here, or sign a charter with more rounds."
+                f"expected at most {rounds} releases, as many as the charter announces rounds, got one more. Nothing "
+                "was sampled or sent: end the study here, or sign a charter with more rounds."
             )
-        accountant.guard(accountant.Budget(own_epsilon, study.privacy.delta), own, candidate)
+        _check_next(own_budget, own, following)
 
     return guard
+
+
+def _check_announced(lifetime: Budget, before: Sequence[_Booked], first: GaussianSumEvent, rounds: int) -> None:
+    """Raise BudgetExhausted if a study's announced releases don't fit beside what other studies spent."""
+    entered = min(rounds, first.max_rounds_per_person) if first.composition_group == FRESH else rounds
+    announced = tuple(_shared(replace(first, window=f"announced-{number}")) for number in range(entered))
+    alone = _spent(announced, lifetime.delta)
+    if alone > lifetime.epsilon:
+        raise BudgetExhausted(
+            f"expected a study that spends at most epsilon {lifetime.epsilon:g} at delta={lifetime.delta:g}, the "
+            f"lifetime budget of data set {first.dataset_id} at this holder, got one that announces {alone:.4f}. "
+            "Nothing was sampled or sent: lower privacy.target_epsilon to the smallest budget of all sites."
+        )
+    others = _of(before)
+    if not others or not _is_one_kind((*others, announced[0])):  # the latter is refused with its own words
+        return
+    together = _spent(others + announced, lifetime.delta)
+    if together > lifetime.epsilon:
+        spent = _spent(others, lifetime.delta)
+        raise BudgetExhausted(
+            f"expected a study that fits into what is left of data set {first.dataset_id}: other studies spent "
+            f"{spent:.4f} of epsilon {lifetime.epsilon:g}, {max(0.0, lifetime.epsilon - spent):.4f} is left at "
+            f"delta={lifetime.delta:g}; this one announces {alone:.4f}, {together:.4f} in all. Nothing was sampled or "
+            "sent: lower privacy.target_epsilon, or study other people."
+        )
+
+
+def _check_next(budget: Budget, before: Sequence[_Booked], following: _Booked) -> None:
+    """Raise BudgetExhausted if one more release spends too much; the accountant has the last word and says why."""
+    after = (*_of(before), following.shared)
+    if not _is_one_kind(after) or _spent(after, budget.delta) > budget.epsilon:
+        accountant.guard(accountant.Budget(budget.epsilon, budget.delta), [one.data for one in before], following.data)
+
+
+# --- the same events again and again ---------------------------------------------------------------------------------
+# A guard runs before every release, in a simulation at each of a thousand sites: what was decoded and computed for one
+# is kept for the next.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shared:
+    """One event for all ledgers in this process that booked the same but for their own registers' roots."""
+
+    event: GaussianSumEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Booked:
+    """A recorded event of one ledger."""
+
+    data: bytes
+    shared: _Shared
+
+    @property
+    def event(self) -> GaussianSumEvent:
+        return self.shared.event
+
+
+class _Memory:
+    """What the events recorded in one ledger were decoded to, kept from one release to the next."""
+
+    def __init__(self) -> None:
+        self._booked: list[_Booked] = []
+
+    def take(self, recorded: Sequence[bytes]) -> list[_Booked]:
+        """Return the recorded events, decoding those only that were not there the last time."""
+        known = 0
+        for booked, data in zip(self._booked, recorded, strict=False):
+            if booked.data != data:  # a reservation was cancelled since
+                break
+            known += 1
+        new = [_booked(data) for data in recorded[known:]]
+        self._booked = self._booked[:known] + new
+        return self._booked
+
+
+@lru_cache(maxsize=4096)
+def _booked(data: bytes) -> _Booked:
+    return _Booked(data, _shared(decode_event(data)))
+
+
+def _shared(event: GaussianSumEvent) -> _Shared:
+    return _interned(replace(event, register_root_before="", register_root_after=""))
+
+
+@lru_cache(maxsize=4096)
+def _interned(event: GaussianSumEvent) -> _Shared:
+    return _Shared(event)
+
+
+@lru_cache(maxsize=256)
+def _spent(events: tuple[_Shared, ...], delta: float) -> float:
+    return accountant.epsilon([one.event for one in events], delta)
+
+
+def _of(booked: Sequence[_Booked]) -> tuple[_Shared, ...]:
+    return tuple(one.shared for one in booked)
+
+
+def _is_one_kind(events: Sequence[_Shared]) -> bool:
+    return len({(one.event.unit, one.event.relation) for one in events}) <= 1

@@ -145,8 +145,9 @@ class Ledger:
             self._catch_up()
             now = self._checked_now()
             self._guard(self.budget, self._state.events(), event)
-            row = self._append("reserved", {"event": event.decode(), "time": now})
-        self._state.fold(row)
+            fields: dict[str, object] = {"event": event.decode(), "time": now}
+            row = self._append("reserved", fields)
+        self._state.fold(row, fields)
         return self._state.reservations[row.sequence].receipt
 
     def release(self, receipt: Receipt, register_root: bytes = b"") -> None:
@@ -260,8 +261,9 @@ class Ledger:
                     f"expected row {receipt.sequence} to be {needed} before it is {kind}, it is {kept.status}. "
                     "Send nothing, and reserve again for a new attempt."
                 )
-            row = self._append(kind, {"of": receipt.sequence} | more)
-        self._state.fold(row)
+            fields = {"of": receipt.sequence} | more
+            row = self._append(kind, fields)
+        self._state.fold(row, fields)
 
     def _now(self) -> int:
         """Return the time of a row, Unix seconds: never before that of the row before it."""

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt, NewerFormat
 from secure_frl.records.chain import Receipt, Row
@@ -91,10 +92,13 @@ class LedgerState:
     last: Row | None = None
     reservations: dict[int, Reservation] = field(default_factory=dict)
 
-    def fold(self, row: Row) -> None:
-        """Take the next row in. Raises LedgerCorrupt if it contradicts the rows before it."""
+    def fold(self, row: Row, fields: dict[str, object] | None = None) -> None:
+        """Take the next row in. Raises LedgerCorrupt if it contradicts the rows before it.
+
+        fields: what the row's payload was made from, where it was made here; None decodes it.
+        """
         try:
-            self._fold(row, row.fields())
+            self._fold(row, row.fields() if fields is None else fields)
         except (KeyError, TypeError, ValueError, InvalidParameter):
             raise LedgerCorrupt(
                 f"row {row.sequence} of {self.where} ({row.kind[:20]}) contradicts the rows before it. "
@@ -176,6 +180,7 @@ def replay(rows: Sequence[Row], where: str) -> LedgerState:
     return state
 
 
+@lru_cache(maxsize=4096)
 def event_charter(event: bytes) -> str:
     """Return the charter that an event names, in hex. Raises InvalidParameter unless the plain keys are there."""
     try:
