@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from secure_frl.consortium.identity import Identity
-from secure_frl.errors import BudgetExhausted, InvalidParameter, LedgerCorrupt, NewerFormat, StaleLedger, UnexpectedState
+from secure_frl.errors import (
+    BudgetExhausted,
+    InvalidParameter,
+    LedgerCorrupt,
+    NewerFormat,
+    StaleLedger,
+    UnexpectedState,
+    WrongLedger,
+)
 from secure_frl.records import chain
 from secure_frl.records.ledger import Ledger, read_ledger
 from secure_frl.records.ledger_state import Budget, replay
@@ -136,7 +144,7 @@ def test_an_unlimited_budget_survives_the_file(tmp_path: Path) -> None:
 def test_a_ledger_serves_one_holder_and_data_set(tmp_path: Path, change: dict[str, str]) -> None:
     open_ledger(tmp_path / "ledger.sqlite").close_cleanly()
 
-    with pytest.raises(InvalidParameter, match="belongs to"):
+    with pytest.raises(WrongLedger, match="belongs to"):
         open_ledger(tmp_path / "ledger.sqlite", **change)
 
 
