@@ -29,6 +29,7 @@ def plan_command(
         for name, value, note in plan.explained():
             table.add_row(name, value, note)
         progress.print(table)
+        progress.print(f"stated: {plan.statement.sentence()}", markup=False, soft_wrap=True)
         for warning in (*plan.warnings, *(f"unsafe: {choice}" for choice in loaded.unsafe_choices)):
             progress.print(f"warning: {warning}", style="yellow", markup=False)
         if as_json:

@@ -26,7 +26,7 @@ from secure_frl.federation.simulated_patients import PatientSource, SimulatedPat
 from secure_frl.federation.site import SiteParts, StudySite
 from secure_frl.federation.study_parts import code_version
 from secure_frl.files import allow_open_files, write_durably
-from secure_frl.privacy.planning import make_plan
+from secure_frl.privacy.planning import sum_constants
 from secure_frl.randomness import rehearsal_source, system_source
 from secure_frl.records.chain import Receipt
 from secure_frl.records.group_commit import GroupCommit
@@ -81,8 +81,8 @@ def enrol(folder: RunFolder, study: Study, *, rehearse: bool) -> Enrolled:
         ]
         roster = sign_roster(consortium, entries)
         write_durably(folder.roster, roster.encode())
-        charter = make_charter(study.plain(), roster, make_plan(study).constants, coordinator.public_key)
-        derived = make_plan(parse_study(charter.study, source="the charter's study")).constants  # once for all sites
+        charter = make_charter(study.plain(), roster, sum_constants(study), coordinator.public_key)
+        derived = sum_constants(parse_study(charter.study, source="the charter's study"))  # once for all sites
         signatures = tuple(_sign_at_site(charter, derived, identity) for identity in identities)
         signed = SignedCharter(charter, signatures, sign_charter(coordinator, charter))
         write_durably(folder.charter, signed.encode())

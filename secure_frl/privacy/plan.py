@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from secure_frl.privacy.accountant import ACCOUNTANT
 from secure_frl.privacy.events import DISTRIBUTED, LOCAL, UNSAFE_NONE
+from secure_frl.privacy.statement import Statement
+from secure_frl.privacy.unit import SITE, UNSAFE_TRANSITION
 from secure_frl.secure_sum import SumConstants
 
 _WORDS = {DISTRIBUTED: "each site adds a share", LOCAL: "each site adds all of it", UNSAFE_NONE: "none is added"}
@@ -17,21 +19,19 @@ class Plan:
     """Constants for the charter, and what they promise. An epsilon is None where no finite one may be stated."""
 
     constants: SumConstants
-    unit: str
-    relation: str
+    statement: Statement  # the promise when every round is done, with all that it rests on
     target_epsilon: float
-    delta: float
     rounds: int
-    max_rounds_per_person: int
-    max_sites_per_person: int
-    declared_batch: int  # units a site and round
-    declared_units: int  # over all rounds and sites
-    epsilon_by_round: tuple[float | None, ...]  # spent by one person after each round
+    declared_batch: int  # expected units a site and round
+    declared_units: int  # over all sites, and all rounds when they are fresh
+    rounds_shown: tuple[int, ...]
+    epsilon_by_round: tuple[float | None, ...]  # spent by one person after each of the rounds shown
+    epsilon_by_shares: tuple[tuple[int, float | None], ...]  # honest shares, epsilon; () where shares do not matter
     epsilon_if_one_more_colludes: float | None
-    epsilon_if_one_more_site: float | None  # a person at M + 1 sites of a round
     epsilon_household_of_2: float | None
     epsilon_household_of_4: float | None
-    noise_norm: float  # L2 of the noise in the mean of one round, in clips a unit
+    noise_norm: float  # L2 of the noise in the mean of one noised sum, in clips of a unit
+    unsafe: tuple[str, ...]  # choices of the study that take a protection away
     upload_bytes: int  # a site and round
     download_bytes: int
     round_seconds: float  # all sites on one core, an estimate
@@ -40,6 +40,11 @@ class Plan:
     def epsilon(self) -> float | None:
         """Return what one person has spent when every round is done."""
         return self.epsilon_by_round[-1]
+
+    @property
+    def epsilon_if_one_more_site(self) -> float | None:
+        """Return epsilon of a person at M + 1 sites of a round."""
+        return self.statement.epsilon_if_one_more_site
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -51,8 +56,13 @@ class Plan:
             found.append(f"protection = {self.constants.protection}: the coordinator reads every single update")
         if self.constants.profile == "cross_device":
             found.append("profile = cross_device: protects against a coordinator that follows the protocol, no other")
-        if self.noise_norm > 1:
-            found.append(f"the noise is {self.noise_norm:.2f} clips long: the mean gradient drowns in it")
+        length = f"the noise is {self.noise_norm:.3g} clips long for {self.constants.sites} sites"
+        if self.statement.unit == SITE:
+            found.append(f"unit = site: {length}, where the clip bounds a whole hospital's update")
+        elif self.noise_norm > 1:
+            found.append(f"{length}: the mean gradient drowns in it")
+        if self.statement.unit == UNSAFE_TRANSITION:
+            found.append("unit = unsafe-transition: a step is protected, no patient is")
         return tuple(found)
 
     def plain(self) -> dict[str, Any]:  # Any: JSON values
@@ -60,11 +70,13 @@ class Plan:
         constants = self.constants
         figures = asdict(self)
         del figures["constants"]
+        terms = self.statement.plain()
         return {
+            **{name: value for name, value in terms.items() if name not in ("sentence", "data_set", "trust")},
             **figures,
-            "epsilon": self.epsilon,
-            "accountant": ACCOUNTANT,
-            "noise": constants.noise,
+            "statement": terms,
+            "epsilon_by_shares": {str(shares): value for shares, value in self.epsilon_by_shares},
+            "unsafe": list(self.unsafe),
             "noise_multiplier": constants.noise_multiplier,
             "integer_noise_scale": constants.integer_noise_scale,
             "scale": constants.scale,
@@ -75,10 +87,8 @@ class Plan:
             "sites": constants.sites,
             "threshold": constants.threshold,
             "min_survivors": constants.min_survivors,
-            "max_colluders": constants.max_colluders,
             "profile": constants.profile,
             "neighbours": constants.neighbours,
-            "honest_shares_assumed": constants.honest_shares,
             "protection": constants.protection,
             "blocks": [asdict(block) for block in constants.blocks],
             "warnings": list(self.warnings),
@@ -86,15 +96,18 @@ class Plan:
 
     def explained(self) -> tuple[tuple[str, str, str], ...]:
         """Return rows of name, value and what it means, for people."""
-        constants = self.constants
-        terms = (
-            f"at delta {self.delta:g}, one {self.unit}, {self.relation.replace('_', ' ')}, {ACCOUNTANT}; "
-            f"a {self.unit} in at most {self.max_rounds_per_person} round(s) and {self.max_sites_per_person} site(s)"
-        )
-        honest, colluders = constants.honest_shares, constants.max_colluders
-        shares = f"rests on {honest} honest shares" if constants.noise == DISTRIBUTED else "rests on nobody else"
-        return (
-            ("epsilon", _number(self.epsilon), f"{terms}; {shares}"),
+        constants, terms = self.constants, self.statement
+        colluders = constants.max_colluders
+        after = zip(self.rounds_shown, self.epsilon_by_round, strict=True)
+        changes = [one for one in after if one[0] in (1, self.rounds) or len(set(self.epsilon_by_round)) > 1]
+        rows = [
+            (
+                "epsilon",
+                _number(self.epsilon),
+                f"at delta {terms.delta:g}, one {terms.unit}, {terms.relation.replace('_', ' ')}; in full below",
+            ),
+            ("by round", _pairs(changes), "round: epsilon of one person after it"),
+            ("by honest shares", _pairs(self.epsilon_by_shares), "shares of noise nobody else knows: epsilon"),
             (
                 "one more colludes",
                 _number(self.epsilon_if_one_more_colludes),
@@ -103,7 +116,7 @@ class Plan:
             (
                 "one more site",
                 _number(self.epsilon_if_one_more_site),
-                f"epsilon of a person at {self.max_sites_per_person + 1} sites; an assumption nobody can check",
+                f"epsilon of a person at {terms.max_sites_per_person + 1} sites; an assumption nobody can check",
             ),
             (
                 "household",
@@ -121,8 +134,13 @@ class Plan:
             ("upload", f"{self.upload_bytes:,} bytes", "a site and round, estimated"),
             ("download", f"{self.download_bytes:,} bytes", "a site and round, estimated"),
             ("time", f"{self.round_seconds:.1f} s", "a round, all sites on one core, estimated"),
-        )
+        ]
+        return tuple(row for row in rows if row[1])
 
 
 def _number(value: float | None) -> str:
     return "not stated" if value is None else f"{value:.4g}"
+
+
+def _pairs(pairs: Iterable[tuple[int, float | None]]) -> str:
+    return "  ".join(f"{number}: {_number(value)}" for number, value in pairs)

@@ -7,7 +7,6 @@ guard of a ledger, which computes from events, agrees with the plan. What cannot
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from secure_frl.encoding import ring
 from secure_frl.encoding.quantise import LARGEST_BOUND
@@ -15,9 +14,12 @@ from secure_frl.errors import BitBudget, CharterRefused
 from secure_frl.learning.forms import policy_form
 from secure_frl.learning.layout import Layout
 from secure_frl.privacy import accountant
+from secure_frl.privacy.charging import WhatIf
 from secure_frl.privacy.events import DISTRIBUTED, LOCAL, PRODUCTION, UNSAFE_NONE, GaussianSumEvent, sum_event
+from secure_frl.privacy.noise_solving import smallest_sigma
 from secure_frl.privacy.plan import Plan
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
+from secure_frl.privacy.statement import state
 from secure_frl.secure_sum import Block, SumConstants
 from secure_frl.study import Study, sum_mistakes
 from secure_frl.study_rules import unit_mistakes
@@ -25,7 +27,7 @@ from secure_frl.wire.messages import vector_bytes
 
 LOCAL_NOISE_SCALE = 4096  # S under local noise: one site's deviation is the whole noise, so its grid is finer
 PLAIN_FRACTION_BITS = 16  # f: without noise the scale is 2^f
-_SIGMA_STEP = 1e-6  # sigma is rounded up to a multiple of this
+_ROUNDS_IN_FULL = 16  # of more rounds, epsilon is given after some
 
 # Bytes and seconds of a round, for the estimate only. Source: secure_aggregation.md, section 10, measured there.
 _PEER_BYTES = 330  # a neighbour's keys, commitments and encrypted shares, each way
@@ -35,44 +37,68 @@ _PEER_S = 70e-6
 _MASK_BYTE_S = 0.15e-9
 
 
-def make_plan(study: Study) -> Plan:
+def make_plan(study: Study, sigma: float | None = None) -> Plan:
     """Return constants and promises of a study; the study's own checks have passed.
 
+    sigma: a noise multiplier in place of the one that the target asks for.
     Raises CharterRefused for numbers that no site may sign, BitBudget for a sum that does not fit the ring.
     """
-    constants = sum_constants(study)
-    privacy, training = study.privacy, study.training
+    constants = sum_constants(study) if sigma is None else constants_at(study, sigma)
+    training, rounds = study.training, study.training.rounds
     event = planned_event(study, constants)
-    sites, length, batch = constants.sites, constants.length, study.declared_batch
-    spread = math.sqrt(sites) if constants.noise == LOCAL else 1.0
-    peers = constants.neighbours
-    vector = vector_bytes(length, constants.modulus_bits)
+    peers, vector = constants.neighbours, vector_bytes(constants.length, constants.modulus_bits)
     may_state = accountant.covers_every_reader(constants)
 
-    def stated(value: float) -> float | None:
-        return value if may_state and math.isfinite(value) else None
+    def spent(after: int = rounds, **changed: int) -> float | None:
+        value = accountant.epsilon_of_rounds(event, after, WhatIf(**changed)) if may_state else math.inf
+        return value if math.isfinite(value) else None
 
+    shown, one_more_site = shown_rounds(rounds), spent(sites=event.max_sites_per_person + 1)
+    by_round = tuple(spent(number) for number in shown)
     return Plan(
         constants=constants,
-        unit=privacy.unit,
-        relation=privacy.relation,
-        target_epsilon=privacy.target_epsilon,
-        delta=privacy.delta,
-        rounds=training.rounds,
-        max_rounds_per_person=privacy.max_rounds_per_person,
-        max_sites_per_person=privacy.max_sites_per_person,
-        declared_batch=batch,
+        statement=state(event, constants, by_round[-1], one_more_site, study.data.dataset_id),
+        target_epsilon=study.privacy.target_epsilon,
+        rounds=rounds,
+        declared_batch=study.declared_batch,
         declared_units=study.declared_units,
-        epsilon_by_round=tuple(map(stated, _epsilon_by_round(event, training.rounds))),
-        epsilon_if_one_more_colludes=stated(accountant.epsilon_if_fewer_shares(event, event.honest_shares - 1)),
-        epsilon_if_one_more_site=stated(accountant.epsilon_if_more_sites(event, event.max_sites_per_person + 1)),
-        epsilon_household_of_2=stated(accountant.epsilon_of_household(event, 2)),
-        epsilon_household_of_4=stated(accountant.epsilon_of_household(event, 4)),
-        noise_norm=constants.noise_multiplier * spread * math.sqrt(length) / (sites * batch),
+        rounds_shown=shown,
+        epsilon_by_round=by_round,
+        epsilon_by_shares=tuple((shares, spent(shares=shares)) for shares in shown_shares(constants)),
+        epsilon_if_one_more_colludes=spent(shares=event.honest_shares - 1),
+        epsilon_household_of_2=spent(people=2),
+        epsilon_household_of_4=spent(people=4),
+        noise_norm=noise_norm(study, constants),
+        unsafe=study.unsafe_choices,
         upload_bytes=vector + _PEER_BYTES * peers + _FRAME_BYTES,
         download_bytes=vector + _PEER_BYTES * peers + _FRAME_BYTES,
-        round_seconds=sites
+        round_seconds=constants.sites
         * (training.episodes_per_site * _EPISODE_S + peers * _PEER_S + (peers + 1) * vector * _MASK_BYTE_S),
+    )
+
+
+def noise_norm(study: Study, constants: SumConstants) -> float:
+    """Return the L2 length of the noise in the mean gradient of one noised sum, in clips of a unit."""
+    spread = math.sqrt(constants.sites) if constants.noise == LOCAL else 1.0
+    units = constants.sites * study.declared_batch
+    return constants.noise_multiplier * spread * math.sqrt(constants.length) / units
+
+
+def shown_rounds(rounds: int) -> tuple[int, ...]:
+    """Return after which rounds a plan says what is spent: after each of few, always the first and the last."""
+    if rounds <= _ROUNDS_IN_FULL:
+        return tuple(range(1, rounds + 1))
+    steps = _ROUNDS_IN_FULL // 2
+    return tuple(sorted({round(rounds ** (step / steps)) for step in range(steps)} | {rounds}))
+
+
+def shown_shares(constants: SumConstants) -> tuple[int, ...]:
+    """Return for how many honest shares a plan says what is spent: from h down to one; none under other noise."""
+    h = constants.honest_shares
+    if constants.noise != DISTRIBUTED:
+        return ()
+    return (
+        tuple(range(h, 0, -1)) if h <= 10 else tuple(sorted({h, h - 1, h - 2, 3 * h // 4, h // 2, h // 4, 2, 1})[::-1])
     )
 
 
@@ -82,14 +108,32 @@ def study_layout(study: Study) -> Layout:
 
 
 def sum_constants(study: Study) -> SumConstants:
-    """Return every number of the study's secure sum; see `make_plan` for what is refused."""
-    privacy = study.privacy
+    """Return every number of the study's secure sum, with the least noise that keeps the target.
+
+    Raises CharterRefused and BitBudget as `make_plan` does.
+    """
+    if study.privacy.noise == UNSAFE_NONE:
+        return constants_at(study, 0.0)
     _check(study)
-    layout = study_layout(study)
-    blocks = layout.blocks(privacy.clip_norm, privacy.critic_clip_norm, privacy.critic_noise_share, study.auxiliary)
-    if privacy.noise == UNSAFE_NONE:
-        return _constants(study, layout.length, blocks, 0.0)
-    return _constants(study, layout.length, blocks, _solve(study, layout.length, blocks))
+    shape = _shape(study)
+
+    def event_at(sigma: float) -> GaussianSumEvent:
+        return planned_event(study, _constants(study, *shape, sigma))
+
+    sigma = smallest_sigma(event_at, study.privacy.target_epsilon, study.training.rounds)
+    return _constants(study, *shape, sigma)
+
+
+def constants_at(study: Study, sigma: float) -> SumConstants:
+    """Return every number of the study's secure sum at noise multiplier sigma; 0 = no noise, whatever the target."""
+    _check(study)
+    return _constants(study, *_shape(study), sigma)
+
+
+def _shape(study: Study) -> tuple[int, tuple[Block, ...]]:
+    privacy, layout = study.privacy, study_layout(study)
+    shares = (privacy.clip_norm, privacy.critic_clip_norm, privacy.critic_noise_share)
+    return layout.length, layout.blocks(*shares, study.auxiliary)
 
 
 def planned_event(study: Study, constants: SumConstants) -> GaussianSumEvent:
@@ -192,42 +236,3 @@ def _constants(study: Study, length: int, blocks: tuple[Block, ...], sigma: floa
         noise_multiplier=sigma,
         integer_noise_scale=deviation,
     )
-
-
-def _solve(study: Study, length: int, blocks: tuple[Block, ...]) -> float:
-    """Return a sigma, a multiple of 1e-6, whose integer mechanism keeps R rounds within the target, and hardly more.
-
-    Starts from the exact multiplier of one continuous Gaussian, undoes rounding, R and M, and goes up until the
-    accountant agrees: the guard must never refuse what the plan promised.
-    """
-    target = study.privacy.target_epsilon
-    ideal = accountant.smallest_gaussian_sigma(target, study.privacy.delta)
-
-    def event_at(sigma: float) -> GaussianSumEvent:
-        return planned_event(study, _constants(study, length, blocks, sigma))
-
-    sigma = ideal
-    for _ in range(4):  # the loss to rounding hardly depends on sigma: each turn gains two digits or more
-        sigma *= ideal / accountant.effective_sigma(event_at(sigma))
-    for _ in range(64):
-        sigma = math.ceil(sigma / _SIGMA_STEP) * _SIGMA_STEP
-        event = event_at(sigma)
-        spent = accountant.epsilon_if_more_sites(event, event.max_sites_per_person)
-        if spent <= target:
-            return sigma
-        # Epsilon falls at least as fast as 1 / sigma, so this overshoots by little.
-        sigma *= max(spent / target, 1 + _SIGMA_STEP) if math.isfinite(spent) else 2.0
-    raise CharterRefused(
-        f"expected a noise multiplier for epsilon={target} at delta={study.privacy.delta:g}, got none. "
-        "Raise privacy.target_epsilon, or lower max_rounds_per_person or max_sites_per_person."
-    )
-
-
-def _epsilon_by_round(event: GaussianSumEvent, rounds: int) -> tuple[float, ...]:
-    """Return what one person has spent after each round, were he in as many of them as R allows."""
-    entered = [min(number, event.max_rounds_per_person) for number in range(1, rounds + 1)]
-    spent = {
-        count: accountant.epsilon([replace(event, window=f"planned {n}") for n in range(count)], event.delta)
-        for count in sorted(set(entered))
-    }
-    return tuple(spent[count] for count in entered)

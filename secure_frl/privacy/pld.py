@@ -17,17 +17,16 @@ _SMALL_LOSS = 0.01  # deviation of the privacy loss of one sampled release; meas
 _SMALLEST_SIGMA = 0.02  # below it epsilon is above 1,000
 
 
-def pld_epsilon(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
-    """Return epsilon of the composed mechanisms by PLD, rounded pessimistically on the grid."""
+def pld_epsilon(mechanisms: tuple[Mechanism, ...], delta: float, grid: float | None = None) -> float:
+    """Return epsilon of the composed mechanisms by PLD, rounded up on a grid; None = the one of every statement."""
     if any(sigma < _SMALLEST_SIGMA for sigma, _, _ in mechanisms):
         return math.inf
-    return float(_composed(mechanisms).get_epsilon_for_delta(delta))
+    return float(_composed(mechanisms, grid or _grid(mechanisms)).get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=256)
-def _composed(mechanisms: tuple[Mechanism, ...]) -> Any:  # Any: dp-accounting has no types
+def _composed(mechanisms: tuple[Mechanism, ...], grid: float) -> Any:  # Any: dp-accounting has no types
     """Return the privacy loss distribution of all mechanisms together; only ever read after this."""
-    grid = _grid(mechanisms)
     together = None
     for mechanism in mechanisms:
         one = _self_composed(*mechanism, grid)

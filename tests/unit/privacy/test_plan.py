@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 from secure_frl.privacy.plan import Plan
+from secure_frl.privacy.statement import Statement
 from secure_frl.secure_sum import Block, SumConstants
 
 PLAN = Plan(
@@ -26,21 +27,36 @@ PLAN = Plan(
         noise_multiplier=1.1956,
         integer_noise_scale=1024,
     ),
-    unit="patient",
-    relation="add_or_remove_one",
+    statement=Statement(
+        epsilon=3.9,
+        delta=1e-6,
+        unit="patient",
+        relation="add_or_remove_one",
+        max_rounds_per_person=1,
+        max_sites_per_person=1,
+        epsilon_if_one_more_site=8.9,
+        sampling_rate=1.0,
+        noised_sums=1,
+        composition="fresh windows",
+        data_set="",
+        accountant="dp-accounting PLD, rounded up",
+        noise="distributed",
+        honest_shares_assumed=7,
+        max_colluders=1,
+        trust="against the coordinator",
+    ),
     target_epsilon=4.0,
-    delta=1e-6,
     rounds=2,
-    max_rounds_per_person=1,
-    max_sites_per_person=1,
     declared_batch=1334,
     declared_units=26_680,
+    rounds_shown=(1, 2),
     epsilon_by_round=(3.9, 3.9),
+    epsilon_by_shares=((7, 3.9), (6, 4.36), (1, None)),
     epsilon_if_one_more_colludes=4.36,
-    epsilon_if_one_more_site=8.9,
     epsilon_household_of_2=8.9,
     epsilon_household_of_4=None,
     noise_norm=0.005,
+    unsafe=(),
     upload_bytes=17_718,
     download_bytes=17_718,
     round_seconds=0.5,
@@ -63,14 +79,21 @@ def test_an_epsilon_is_never_shown_without_its_terms() -> None:
 
     value, note = rows["epsilon"]
     assert value == "3.9"
-    for term in ("delta 1e-06", "patient", "add or remove one", "PLD", "1 round(s)", "1 site(s)", "7 honest shares"):
+    for term in ("delta 1e-06", "patient", "add or remove one"):
         assert term in note
+    assert rows["by honest shares"][0] == "7: 3.9  6: 4.36  1: not stated"
+    assert rows["by round"][0] == "1: 3.9  2: 3.9"
     assert rows["household"][0] == "8.9 / not stated"
 
 
 def test_a_plan_that_hides_nothing_has_no_warning_and_a_bad_one_says_why() -> None:
     unsafe = dataclasses.replace(PLAN.constants, noise="unsafe-none", noise_multiplier=0.0)
 
+    def of_unit(unit: str) -> Plan:
+        return dataclasses.replace(PLAN, statement=dataclasses.replace(PLAN.statement, unit=unit))
+
+    assert "no patient is" in of_unit("unsafe-transition").warnings[0]
+    assert "0.005 clips long for 10 sites" in of_unit("site").warnings[0]
     assert PLAN.warnings == ()
     assert "drowns" in dataclasses.replace(PLAN, noise_norm=1.5).warnings[0]
     device = dataclasses.replace(PLAN.constants, profile="cross_device")
