@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from parties import Keys, any_public_key
 
 from secure_frl.encoding.lanes import to_ring_vector
@@ -24,24 +23,14 @@ from secure_frl.masking.coordinator_memory import AskingShares
 from secure_frl.masking.coordinator_states import CoordinatorEpoch, MaskedSum
 from secure_frl.masking.keys import Channels, KeyPair, link_key, pair_key, self_key
 from secure_frl.masking.prg import mask_adder
-from secure_frl.masking.secret_sharing import encode_share, split
+from secure_frl.masking.secret_sharing import split
 from secure_frl.masking.site_shares import key_share_commitment, seed_commitment, seed_share_commitment
 from secure_frl.masking.unmasking import unmask_
 from secure_frl.randomness import system_source
 from secure_frl.secure_sum import COORDINATOR_ID, SiteId, SumConstants
 from secure_frl.wire.envelope import Address, mac_frame, seal_frame
-from secure_frl.wire.messages import (
-    SEALED_SHARES_BYTES,
-    Body,
-    Confirmation,
-    Confirmations,
-    DealtShares,
-    MessageType,
-    ReturnedShares,
-    RoundKeys,
-    Share,
-    encode_body,
-)
+from secure_frl.wire.messages import Body, Confirmations, MessageType, ReturnedShares, RoundKeys, encode_body
+from secure_frl.wire.records import SEALED_SHARES_BYTES, Confirmation, DealtShares, Share, pack_records
 
 TAG = bytes(32)
 Answers = Callable[[SiteId], bytes]
@@ -172,10 +161,10 @@ class ManySites:
         ctx1, threshold = self._ctx1, self.constants.threshold
         keys, seed = KeyPair.draw(self._random), os.urandom(32)
         others = self._graph.neighbours(site)
-        of_seed = _encoded(split(seed, threshold, (*others, site), self._random))
-        of_key = _encoded(split(keys.secret, threshold, others, self._random))
+        of_seed = split(seed, threshold, (*others, site), self._random)
+        of_key = split(keys.secret, threshold, others, self._random)
         self._secrets[site] = _Secrets(keys, seed, of_key, of_seed)
-        dealt = tuple(
+        dealt = pack_records(
             DealtShares(
                 other,
                 key_share_commitment(ctx1, site, other, of_key[other]),
@@ -207,14 +196,10 @@ class ManySites:
             for other in self._graph.neighbours(site)
             if other not in gone
         ]
-        return self._seal(site, MessageType.R3B, self._ctx2, Confirmations(tuple(items)))
+        return self._seal(site, MessageType.R3B, self._ctx2, Confirmations(pack_records(items)))
 
     def _return(self, site: SiteId, gone: set[SiteId]) -> bytes:
         near = sorted((*self._graph.neighbours(site), site))
         of_seeds = [Share(one, self._secrets[one].seed_shares[site]) for one in near if one not in gone]
         of_keys = [Share(one, self._secrets[one].key_shares[site]) for one in near if one in gone]
-        return self._seal(site, MessageType.R4, self._ctx2, ReturnedShares(tuple(of_seeds), tuple(of_keys)))
-
-
-def _encoded(shares: dict[SiteId, NDArray[np.uint32]]) -> dict[SiteId, bytes]:
-    return {holder: encode_share(share) for holder, share in shares.items()}
+        return self._seal(site, MessageType.R4, self._ctx2, ReturnedShares(*map(pack_records, (of_seeds, of_keys))))

@@ -24,13 +24,15 @@ from secure_frl.masking.coordinator_memory import (
     AskingKeys,
     AskingShares,
     CoordinatorState,
+    MemberKeys,
     Publishing,
     Summed,
 )
 from secure_frl.masking.coordinator_requests import requests_of
-from secure_frl.masking.coordinator_stages import close_keys
+from secure_frl.masking.coordinator_stages import close_keys, renamed
 from secure_frl.masking.coordinator_states import CoordinatorEpoch, MaskedSum
-from secure_frl.masking.keys import Channels, KeyPair, confirm_key, confirmation, pair_key, points, self_key
+from secure_frl.masking.keys import Channels, KeyPair, confirmations, pair_key, points, self_key
+from secure_frl.masking.neighbourhoods import PairTable
 from secure_frl.masking.prg import mask_adder
 from secure_frl.masking.site_memory import EpochOpen, EpochView, SharesSent
 from secure_frl.masking.site_shares import deal
@@ -38,7 +40,15 @@ from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.randomness import system_source
 from secure_frl.secure_sum import COORDINATOR_ID, SiteId, Sum, SumConstants
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
-from secure_frl.wire.messages import LANE_WORDS, Confirmation, MessageType, RoundKeys, decode_body
+from secure_frl.wire.messages import LANE_WORDS, MessageType, RoundKeys, decode_body
+from secure_frl.wire.records import (
+    CONFIRMATION_BYTES,
+    DEALT_BYTES,
+    SHARE_BYTES,
+    Confirmation,
+    pack_records,
+    record_table,
+)
 
 ME = SiteId(0)
 TAG = bytes(32)  # of a policy that never changes
@@ -117,7 +127,8 @@ class OneSite:
         header = read_header(reply)
         view = asking.view
         view.fresh_of[ME] = header.fresh
-        asking.members[ME] = decode_body(RoundKeys, view.unseal(ME, header, view.ctx1, reply))
+        own = decode_body(RoundKeys, view.unseal(ME, header, view.ctx1, reply))
+        asking.members[ME] = MemberKeys(own.public_key, own.seed_commitment, own.own_commitment)
         peers = self._deal(asking)
         inputs = close_keys(asking)
         secrets = self._site._state
@@ -127,12 +138,30 @@ class OneSite:
         mail = self._confirmations(inputs)
         ask(
             "R3a-R3b",
-            AskingConfirmations(view, inputs.ctx2, inputs.members, self._epoch.members, inputs.accumulator, {}, set()),
+            AskingConfirmations(
+                view,
+                inputs.ctx2,
+                inputs.members,
+                inputs.dealt,
+                self._epoch.members,
+                inputs.accumulator,
+                mail,
+                set(),
+            ),
         )
         ask(
             "R3c-R4",
             AskingShares(
-                view, inputs.ctx2, inputs.members, self._epoch.members, inputs.accumulator, {ME: mail}, {}, {}
+                view=view,
+                ctx2=inputs.ctx2,
+                members=inputs.members,
+                dealt=inputs.dealt,
+                survivors=self._epoch.members,
+                accumulator=inputs.accumulator,
+                mail=mail,
+                confirmed={ME},
+                shares=PairTable(view.near, SHARE_BYTES),
+                own_shares={},
             ),
         )
         exchange = Exchange(dict(seconds), bytes_of[0], bytes_of[1])
@@ -148,15 +177,15 @@ class OneSite:
             if site == ME:
                 continue
             if site not in near:
-                state.members[site] = RoundKeys(any_public_key(), os.urandom(32), os.urandom(32), ())
+                state.members[site] = MemberKeys(any_public_key(), os.urandom(32), os.urandom(32))
                 continue
             pair, seed = pairs.setdefault(site, KeyPair.draw(self._random)), os.urandom(32)
             others = view.graph.neighbours(site)
             channels = Channels(view.context.epoch_hash, view.context.round, dict.fromkeys(others, bytes(32)))
             channels._keys[ME] = self._channel(site)
             keys, _ = deal(channels, view.ctx1, site, others, (pair, seed), self.constants.threshold, self._random)
-            mine = tuple(item for item in keys.dealt if item.site == ME)
-            state.members[site] = RoundKeys(keys.public_key, keys.seed_commitment, keys.own_commitment, mine)
+            state.members[site] = MemberKeys(keys.public_key, keys.seed_commitment, keys.own_commitment)
+            state.dealt.put(site, renamed(record_table(keys.dealt, DEALT_BYTES), site))
         return pairs
 
     def _publish(self, state: AskingInputs) -> Publishing:
@@ -174,13 +203,15 @@ class OneSite:
         """Return the key of this round's channel between the site and one of its peers."""
         return Channels(self._epoch.epoch_hash, 0, {ME: self._to_site[site]}).key_at(ME, self._round)
 
-    def _confirmations(self, state: AskingInputs) -> list[Confirmation]:
-        cohort = state.view.context.cohort
-        digest = survivors_hash(state.ctx2, cohort)
-        return [
-            Confirmation(site, ME, digest, confirmation(confirm_key(self._channel(site), state.ctx2, site, ME), digest))
-            for site in state.view.graph.neighbours(ME)
-        ]
+    def _confirmations(self, state: AskingInputs) -> PairTable:
+        cohort, near = state.view.context.cohort, state.view.near
+        digest, mail = survivors_hash(state.ctx2, cohort), PairTable(near, CONFIRMATION_BYTES)
+        only_me = near.mark([ME])
+        for site in near.row(ME).tolist():
+            word, _ = confirmations(self._channel(site), state.ctx2, site, ME, digest)
+            item = pack_records([Confirmation(site, ME, digest, word)])
+            mail.put(site, record_table(item, CONFIRMATION_BYTES), near.among(site, only_me))
+        return mail
 
     def _check_input(
         self, secrets: SharesSent, frame: bytes, state: AskingInputs, peers: dict[SiteId, KeyPair]

@@ -7,19 +7,17 @@ Source: secure_aggregation.md, section 3, "Contexts", and section 5, "transcript
 
 from __future__ import annotations
 
-import struct
+import hashlib
 from collections.abc import Sequence
 
 from secure_frl.degrees import LEAST_PRIVACY_EXPONENT, is_private
 from secure_frl.errors import BitBudget, CharterRefused
 from secure_frl.secure_sum import SiteId, SumConstants, SumTerms
-from secure_frl.wire.hashing import Field, encode_integers, labelled_hash
-from secure_frl.wire.messages import Member
+from secure_frl.wire.hashing import Field, encode_integers, labelled, labelled_hash
 
 WIDEST_RING_BITS = 64
 NONCE_BYTES = 32
 LONGEST_EPOCH_S = 24 * 3600
-_MEMBER_ROW = struct.Struct(">IIQI32sI32s").pack
 MASKING = "masking"
 UNSAFE_PLAIN = "unsafe-plain"
 CROSS_SILO = "cross_silo"
@@ -47,11 +45,11 @@ def attempt_context(session: bytes, epoch_digest: bytes, number: int, attempt: i
     return labelled_hash("ctx1", session, epoch_digest, number, attempt, encode_integers(cohort))
 
 
-def members_hash(members: Sequence[Member]) -> bytes:
-    """Return U2_hash over (site, s_pk, H_b) in ascending order."""
-    # what lp makes of a list of (integer, 32 bytes, 32 bytes), at once: cohorts have up to 10,000 sites
-    rows = (_MEMBER_ROW(84, 8, m.site, 32, m.public_key, 32, m.seed_commitment) for m in members)
-    return labelled_hash("U2", b"".join(rows))
+def members_hash(packed: bytes | memoryview) -> bytes:
+    """Return U2_hash = H("U2", [(site, s_pk, H_b)]). packed: that list as `pack_members` writes it, not looked at."""
+    found = hashlib.sha256(labelled("U2") + len(packed).to_bytes(4, "big"))
+    found.update(packed)
+    return found.digest()
 
 
 def mask_context(ctx1: bytes, model_tag: bytes, config_digest: bytes, members_digest: bytes) -> bytes:

@@ -10,6 +10,7 @@ Source: secure_aggregation.md, section 5, "Epoch".
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -179,9 +180,10 @@ class EpochOpening:
         else:
             return
         encoded = encode_body(body)
+        digest = hashlib.sha256(encoded).digest()
         for site in sites:
             address = Address(session, self._epoch, 0, 0, COORDINATOR_ID, site, EMPTY_32)
-            yield site, sign_frame(address.header(kind, len(encoded)), encoded, self._signing_key)
+            yield site, sign_frame(address.header(kind, len(encoded)), encoded, self._signing_key, digest)
 
     def receive(self, site: SiteId, frame: bytes) -> None:
         """Take one reply. Raises PeerError, which leaves this site out."""

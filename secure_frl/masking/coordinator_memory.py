@@ -16,12 +16,20 @@ from numpy.typing import NDArray
 from secure_frl.masking.coordinator_epoch import CoordinatorEpoch
 from secure_frl.masking.graph import Graph
 from secure_frl.masking.keys import link_key
+from secure_frl.masking.neighbourhoods import Neighbourhoods, PairTable
 from secure_frl.masking.prg import MaskAdder
 from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Sum, SumTerms, Words
 from secure_frl.wire.envelope import TAG_BYTES, Address, Header, cut, seal_frame, unseal_frame
-from secure_frl.wire.messages import Body, Confirmation, MessageType, RoundKeys, encode_body
+from secure_frl.wire.messages import Body, MessageType, encode_body
 
-SharesOf = dict[SiteId, dict[SiteId, NDArray[np.uint32]]]  # whose secret -> holder -> share
+
+@dataclass(frozen=True, slots=True)
+class MemberKeys:
+    """What one sender of R1 has made known; what it dealt is in the table of dealt shares."""
+
+    public_key: bytes  # s_pk
+    seed_commitment: bytes  # H_b
+    own_commitment: bytes  # h of its own share of its seed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +40,7 @@ class AttemptView:
     epoch: CoordinatorEpoch
     context: RoundContext
     graph: Graph
+    near: Neighbourhoods
     ctx1: bytes
     fresh: bytes
     masks: MaskAdder
@@ -47,15 +56,19 @@ class AttemptView:
         """Return the key of one frame between a site and the coordinator."""
         return link_key(self.epoch.channels.key(site), salt, message_type, fresh)
 
-    def seal(self, site: SiteId, message_type: MessageType, salt: bytes, body: Body) -> bytes:
-        """Return a sealed request under the site's fresh bytes."""
-        return self.seal_encoded(site, message_type, salt, encode_body(body))
+    def seal(
+        self, site: SiteId, message_type: MessageType, salt: bytes, body: Body, clear: bytes = b"", digest: bytes = b""
+    ) -> bytes:
+        """Return a sealed request under the site's fresh bytes. clear, digest: what follows, and its hash."""
+        return self.seal_encoded(site, message_type, salt, encode_body(body), clear, digest)
 
-    def seal_encoded(self, site: SiteId, message_type: MessageType, salt: bytes, body: bytes) -> bytes:
+    def seal_encoded(
+        self, site: SiteId, message_type: MessageType, salt: bytes, body: bytes, clear: bytes = b"", digest: bytes = b""
+    ) -> bytes:
         """Return a sealed request whose body is encoded already, for bodies that many sites get."""
         fresh = self.fresh_of[site]
         key = self.link(site, message_type, salt, fresh)
-        return seal_frame(self.address(site, fresh), message_type, body, key)
+        return seal_frame(self.address(site, fresh), message_type, body, key, clear, digest)
 
     def unseal(self, site: SiteId, header: Header, salt: bytes, frame: bytes) -> bytes:
         """Return the plaintext body of a sealed reply. Raises MalformedMessage or BadSignature."""
@@ -68,7 +81,8 @@ class AskingKeys:
     """R0 is out; R1 comes in."""
 
     view: AttemptView
-    members: dict[SiteId, RoundKeys]
+    members: dict[SiteId, MemberKeys]
+    dealt: PairTable = field(repr=False)  # from dealer to holder
     points: set[bytes] = field(default_factory=set)  # of every public key that a mask key must differ from
 
 
@@ -78,7 +92,10 @@ class AskingInputs:
 
     view: AttemptView
     ctx2: bytes
-    members: dict[SiteId, RoundKeys]  # U2, ascending
+    members: dict[SiteId, MemberKeys]  # U2, ascending
+    packed: bytes  # the same as R1' carries it to every site
+    packed_hash: bytes
+    dealt: PairTable = field(repr=False)
     accumulator: Words = field(repr=False)
     added: set[SiteId]
     complaints: dict[SiteId, tuple[SiteId, ...]]
@@ -90,11 +107,16 @@ class AskingConfirmations:
 
     view: AttemptView
     ctx2: bytes
-    members: dict[SiteId, RoundKeys]
+    members: dict[SiteId, MemberKeys]
+    dealt: PairTable = field(repr=False)
     survivors: tuple[SiteId, ...]
     accumulator: Words = field(repr=False)
-    mail: dict[SiteId, list[Confirmation]]  # receiver -> items
+    mail: PairTable  # from sender to receiver
     confirmed: set[SiteId]
+    alive: NDArray[np.bool_] = field(init=False, repr=False)  # which places on the circle survivors have
+
+    def __post_init__(self) -> None:
+        self.alive = self.view.near.mark(self.survivors)
 
 
 @dataclass(slots=True, eq=False)
@@ -103,12 +125,20 @@ class AskingShares:
 
     view: AttemptView
     ctx2: bytes
-    members: dict[SiteId, RoundKeys]
+    members: dict[SiteId, MemberKeys]
+    dealt: PairTable = field(repr=False)
     survivors: tuple[SiteId, ...]
     accumulator: Words = field(repr=False)
-    mail: dict[SiteId, list[Confirmation]]
-    seed_shares: SharesOf = field(repr=False)
-    key_shares: SharesOf = field(repr=False)
+    mail: PairTable
+    confirmed: set[SiteId]  # whom R3c asks
+    shares: PairTable = field(repr=False)  # from holder to whose secret it is of; own ones are apart
+    own_shares: dict[SiteId, bytes] = field(repr=False)
+    alive: NDArray[np.bool_] = field(init=False, repr=False)
+    lost: NDArray[np.bool_] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.alive = self.view.near.mark(self.survivors)
+        self.lost = self.view.near.mark(self.members) & ~self.alive
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,20 +17,17 @@ from secure_frl.masking.coordinator_memory import (
     CoordinatorState,
     Publishing,
 )
-from secure_frl.masking.coordinator_stages import dealt_to, member_list
 from secure_frl.secure_sum import Addressed, SiteId
 from secure_frl.wire.envelope import seal, seal_frame, sign_frame
 from secure_frl.wire.hashing import encode_integers
 from secure_frl.wire.messages import (
     Announcement,
     Confirmations,
-    DealtShares,
+    Inbox,
     MessageType,
     PublishedSum,
     Survivors,
     encode_body,
-    encode_fields,
-    encode_list,
 )
 from secure_frl.wire.signatures import signed_bytes
 
@@ -39,20 +36,20 @@ def requests_of(state: CoordinatorState, sites: Iterable[SiteId]) -> Iterator[Ad
     """Yield this stage's request to each of the sites."""
     if isinstance(state, AskingKeys):
         without_model = announced(state, b"")
+        digest = hashlib.sha256(without_model).digest()
         for site in sites:
-            yield site, announcement(state, site, without_model)
+            yield site, announcement(state, site, without_model, digest)
     elif isinstance(state, AskingInputs):
-        listed = encode_list(member_list(state.members))
         for site in sites:
-            body = encode_fields(listed, encode_list(inbox(state, site)))  # an Inbox, its long list encoded once
-            yield site, state.view.seal_encoded(site, MessageType.R1P, state.view.ctx1, body)
+            body = Inbox(state.dealt.of(site))
+            yield site, state.view.seal(site, MessageType.R1P, state.view.ctx1, body, state.packed, state.packed_hash)
     elif isinstance(state, AskingConfirmations):
         named = encode_body(Survivors(state.survivors, sign_survivors(state)))
         for site in sites:
             yield site, state.view.seal_encoded(site, MessageType.R3A, state.ctx2, named)
     elif isinstance(state, AskingShares):
         for site in sites:
-            mail = Confirmations(tuple(sorted(state.mail[site], key=lambda item: item.sender)))
+            mail = Confirmations(state.mail.of(site))
             yield site, state.view.seal(site, MessageType.R3C, state.ctx2, mail)
     elif isinstance(state, Publishing):
         yield from publication(state, sites)
@@ -65,25 +62,15 @@ def announced(state: AskingKeys, sealed: bytes) -> bytes:
     return encode_body(Announcement(context.cohort, view.fresh, context.config_hash, context.policy_tag, digest))
 
 
-def announcement(state: AskingKeys, site: SiteId, without_model: bytes) -> bytes:
+def announcement(state: AskingKeys, site: SiteId, without_model: bytes, digest: bytes) -> bytes:
     """Return R0: header and cohort signed, then the model, sealed, for a site that lacks it."""
     view, model = state.view, state.view.models.get(site)
     header = view.address(site, view.fresh).header(MessageType.R0, len(without_model))  # a digest has one size
     if model is None:
-        return sign_frame(header, without_model, view.epoch.signing_key)
+        return sign_frame(header, without_model, view.epoch.signing_key, digest)
     key = view.link(site, MessageType.R0, view.context.epoch_hash, view.fresh)
     sealed = seal(key, model, header.encode())
     return sign_frame(header, announced(state, sealed), view.epoch.signing_key) + sealed
-
-
-def inbox(state: AskingInputs, site: SiteId) -> tuple[DealtShares, ...]:
-    """Return what the other members dealt to one site, under the dealers' names."""
-    return tuple(
-        DealtShares(dealer, item.commitment_s, item.commitment_b, item.sealed)
-        for dealer in state.view.graph.neighbours(site)
-        if dealer in state.members
-        for item in (dealt_to(state.members[dealer], site),)
-    )
 
 
 def sign_survivors(state: AskingConfirmations) -> bytes:

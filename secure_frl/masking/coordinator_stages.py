@@ -8,10 +8,9 @@ Source: secure_aggregation.md, section 5.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
-from operator import attrgetter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secure_frl.encoding.lanes import from_ring_sum
 from secure_frl.encoding.ring import centred, word_type
@@ -28,33 +27,48 @@ from secure_frl.masking.coordinator_memory import (
     AskingInputs,
     AskingKeys,
     AskingShares,
+    MemberKeys,
     Published,
     Publishing,
     Summed,
 )
 from secure_frl.masking.keys import KeyPair, check_distinct, points
-from secure_frl.masking.secret_sharing import decode_share
-from secure_frl.masking.site_shares import key_share_commitment, seed_share_commitment
+from secure_frl.masking.neighbourhoods import PairTable
+from secure_frl.masking.secret_sharing import is_share
+from secure_frl.masking.site_shares import (
+    key_share_start,
+    seed_share_commitment,
+    seed_share_start,
+    share_hash,
+)
 from secure_frl.masking.unmasking import unmask_
 from secure_frl.secure_sum import SiteId, Sum
 from secure_frl.wire.envelope import TAG_BYTES, Header, cut, read_header, verify_mac
 from secure_frl.wire.messages import (
     LANE_WORDS,
     Complaint,
-    Confirmation,
     Confirmations,
-    DealtShares,
-    Member,
     MessageType,
     Nothing,
     ReturnedShares,
     RoundKeys,
-    Share,
     decode_body,
     encode_body,
 )
+from secure_frl.wire.records import (
+    CONFIRMATION_BYTES,
+    DEALT_BYTES,
+    ID_BYTES,
+    SHARE_BYTES,
+    SHARE_RECORD_BYTES,
+    ids_of,
+    pack_members,
+    record_table,
+)
 
 _PROBE = KeyPair.from_secret(bytes(range(32)))  # no secret: an exchange with it shows a low-order key
+HASH_BYTES = 32
+_G, _H = slice(4, 36), slice(36, 68)  # of a record of dealt shares
 
 # --- R1 --------------------------------------------------------------------------------------------------------------
 
@@ -64,14 +78,22 @@ def take_keys(state: AskingKeys, site: SiteId, header: Header, frame: bytes) -> 
     view = state.view
     plain = view.unseal(site, header, view.ctx1, frame)
     body = decode_body(RoundKeys, plain)
-    expected = view.graph.neighbours(site)
-    if tuple(item.site for item in body.dealt) != expected or len(encode_body(body)) != len(plain):
+    dealt = record_table(body.dealt, DEALT_BYTES)
+    if not np.array_equal(ids_of(dealt), view.near.row(site)) or len(encode_body(body)) != len(plain):
         raise MalformedMessage(f"expected one share pair for each neighbour of site {site}, got others. Leave it out.")
     check_distinct([body.public_key], state.points)
     _PROBE.exchange(body.public_key)
     state.points |= points([body.public_key])
-    state.members[site] = body
+    state.members[site] = MemberKeys(body.public_key, body.seed_commitment, body.own_commitment)
+    state.dealt.put(site, renamed(dealt, site))
     view.fresh_of[site] = header.fresh
+
+
+def renamed(dealt: NDArray[np.uint8], dealer: SiteId) -> NDArray[np.uint8]:
+    """Return what one member dealt under its own id, as its holders get it, in place of theirs."""
+    found = dealt.copy()
+    found[:, :ID_BYTES] = np.frombuffer(dealer.to_bytes(ID_BYTES, "big"), np.uint8)
+    return found
 
 
 def close_keys(state: AskingKeys) -> AskingInputs:
@@ -82,15 +104,11 @@ def close_keys(state: AskingKeys) -> AskingInputs:
     fault = view.graph.members_fault(tuple(members), constants)
     if fault is not None:
         raise TooFewSurvivors(f"{fault}. This round gives nothing; go on with the next one.")
-    digest = contexts.members_hash(member_list(members))
+    packed = pack_members((site, keys.public_key, keys.seed_commitment) for site, keys in members.items())
+    digest = contexts.members_hash(packed)
     ctx2 = contexts.mask_context(view.ctx1, view.context.policy_tag, view.context.config_hash, digest)
     accumulator = np.zeros(constants.length + LANE_WORDS, word_type(constants.modulus_bits))
-    return AskingInputs(view, ctx2, members, accumulator, set(), {})
-
-
-def member_list(members: dict[SiteId, RoundKeys]) -> tuple[Member, ...]:
-    """Return U2 as R1' and ctx2 carry it."""
-    return tuple(Member(site, keys.public_key, keys.seed_commitment) for site, keys in members.items())
+    return AskingInputs(view, ctx2, members, packed, digest, state.dealt, accumulator, set(), {})
 
 
 # --- R2, or a complaint ----------------------------------------------------------------------------------------------
@@ -133,8 +151,8 @@ def close_inputs(state: AskingInputs) -> AskingConfirmations:
     if fault is not None:
         raise TooFewSurvivors(f"{fault}. This round gives nothing; go on with the next one.")
     view.epoch.survivors_named_in = view.context.round
-    mail: dict[SiteId, list[Confirmation]] = {site: [] for site in survivors}
-    return AskingConfirmations(view, state.ctx2, state.members, survivors, state.accumulator, mail, set())
+    mail = PairTable(view.near, CONFIRMATION_BYTES)
+    return AskingConfirmations(view, state.ctx2, state.members, state.dealt, survivors, state.accumulator, mail, set())
 
 
 # --- R3b -------------------------------------------------------------------------------------------------------------
@@ -142,18 +160,20 @@ def close_inputs(state: AskingInputs) -> AskingConfirmations:
 
 def take_confirmations(state: AskingConfirmations, site: SiteId, header: Header, frame: bytes) -> None:
     """Sort one site's confirmations into the others' mail. Raises BadSignature, MalformedMessage."""
-    items = decode_body(Confirmations, state.view.unseal(site, header, state.ctx2, frame)).items
-    others = [other for other in state.view.graph.neighbours(site) if other in state.mail]
-    if [(item.sender, item.receiver) for item in items] != [(site, other) for other in others]:
+    view = state.view
+    body = decode_body(Confirmations, view.unseal(site, header, state.ctx2, frame))
+    items = record_table(body.items, CONFIRMATION_BYTES)
+    asked = view.near.among(site, state.alive)
+    receivers = view.near.row(site)[asked]
+    if not np.array_equal(ids_of(items, ID_BYTES), receivers) or not (ids_of(items) == site).all():
         raise MalformedMessage(f"expected one confirmation for each survivor by site {site}, got others. Leave it out.")
-    for item in items:
-        state.mail[SiteId(item.receiver)].append(item)
+    state.mail.put(site, items, asked)
     state.confirmed.add(site)
 
 
 def close_confirmations(state: AskingConfirmations) -> AskingShares:
     """Go on with whoever confirmed. Raises TooFewShares if they could not rebuild anything."""
-    threshold, survivors = state.view.terms.constants.threshold, set(state.survivors)
+    threshold = state.view.terms.constants.threshold
     if len(state.confirmed) < threshold:
         raise TooFewShares(
             f"expected {threshold} sites to confirm the survivors, got {len(state.confirmed)}. "
@@ -163,11 +183,13 @@ def close_confirmations(state: AskingConfirmations) -> AskingShares:
         view=state.view,
         ctx2=state.ctx2,
         members=state.members,
+        dealt=state.dealt,
         survivors=state.survivors,
         accumulator=state.accumulator,
-        mail={site: items for site, items in state.mail.items() if site in state.confirmed},
-        seed_shares={site: {} for site in state.survivors},
-        key_shares={site: {} for site in state.members if site not in survivors},
+        mail=state.mail,
+        confirmed=state.confirmed,
+        shares=PairTable(state.view.near, SHARE_BYTES),
+        own_shares={},
     )
 
 
@@ -176,38 +198,51 @@ def close_confirmations(state: AskingConfirmations) -> AskingShares:
 
 def take_shares(state: AskingShares, site: SiteId, header: Header, frame: bytes) -> None:
     """Take one site's shares that match their commitments. Raises HolderCheated if some do not; the others are kept."""
-    body = decode_body(ReturnedShares, state.view.unseal(site, header, state.ctx2, frame))
-    near = sorted((*state.view.graph.neighbours(site), site))
-    wanted = ([one for one in near if one in state.seed_shares], [one for one in near if one in state.key_shares])
-    if ([share.site for share in body.of_seeds], [share.site for share in body.of_keys]) != wanted:
+    view = state.view
+    body = decode_body(ReturnedShares, view.unseal(site, header, state.ctx2, frame))
+    seeds, keys = record_table(body.of_seeds, SHARE_RECORD_BYTES), record_table(body.of_keys, SHARE_RECORD_BYTES)
+    near, alive, lost = view.near.row(site), view.near.among(site, state.alive), view.near.among(site, state.lost)
+    owners = ids_of(seeds)
+    wanted = np.sort(np.append(near[alive], site))  # a survivor holds a share of its own seed
+    if not np.array_equal(owners, wanted) or not np.array_equal(ids_of(keys), near[lost]):
         raise MalformedMessage(f"expected one share of each member by site {site}, got others. Leave it out.")
-    words = {share.site: decode_share(share.words) for share in (*body.of_seeds, *body.of_keys)}
-    bad = []
-    for kept, shares, is_seed in ((state.seed_shares, body.of_seeds, True), (state.key_shares, body.of_keys, False)):
-        for share in shares:
-            if _matches(state, site, share, is_seed=is_seed):
-                kept[SiteId(share.site)][site] = words[share.site]
-            else:
-                bad.append(share.site)
+    shares = np.zeros((len(near), SHARE_BYTES), np.uint8)
+    shares[alive], shares[lost] = seeds[owners != site, ID_BYTES:], keys[:, ID_BYTES:]
+    own = seeds[owners == site, ID_BYTES:].tobytes()
+    if not is_share(shares.tobytes() + own).all():
+        raise MalformedMessage(f"expected share words of at most 65536, got a larger one of site {site}. Leave it out.")
+    good = _matching(state, site, shares, alive, lost)
+    state.shares.put(site, shares[good], good)
+    bad = near[(alive | lost) & ~good].tolist()
+    if seed_share_commitment(view.ctx1, site, site, own) == state.members[site].own_commitment:
+        state.own_shares[site] = own
+    else:
+        bad.append(site)
     if bad:
         raise HolderCheated(f"expected shares as committed, got others of {bad} from site {site}. They are dropped.")
 
 
-def _matches(state: AskingShares, holder: SiteId, share: Share, *, is_seed: bool) -> bool:
-    """Return whether a share is the one that its dealer committed to."""
-    dealer, ctx1 = SiteId(share.site), state.view.ctx1
-    keys = state.members[dealer]
-    if is_seed:
-        found = seed_share_commitment(ctx1, dealer, holder, share.words)
-        if dealer == holder:
-            return found == keys.own_commitment
-        return found == dealt_to(keys, holder).commitment_b
-    return key_share_commitment(ctx1, dealer, holder, share.words) == dealt_to(keys, holder).commitment_s
-
-
-def dealt_to(keys: RoundKeys, holder: SiteId) -> DealtShares:
-    """Return what one member dealt to a neighbour. R1 lists them in ascending order, so none is looked through."""
-    return keys.dealt[bisect_left(keys.dealt, holder, key=attrgetter("site"))]
+def _matching(
+    state: AskingShares,
+    holder: SiteId,
+    shares: NDArray[np.uint8],
+    alive: NDArray[np.bool_],
+    lost: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Return which shares of its neighbours' secrets are those that their dealers committed to, bool [k]."""
+    good, near, data = np.zeros(len(shares), np.bool_), state.view.near.row(holder), shares.tobytes()
+    dealt, ctx1 = state.dealt.row(holder), state.view.ctx1
+    for asked, start, commitment in ((alive, seed_share_start(ctx1), _H), (lost, key_share_start(ctx1), _G)):
+        columns = np.flatnonzero(asked)
+        found = b"".join(
+            [
+                share_hash(start, dealer, holder, data[SHARE_BYTES * at : SHARE_BYTES * (at + 1)])
+                for at, dealer in zip(columns.tolist(), near[columns].tolist(), strict=True)
+            ]
+        )
+        hashes = np.frombuffer(found, np.uint8).reshape(-1, HASH_BYTES)
+        good[columns] = (hashes == dealt[columns, commitment]).all(axis=1)
+    return good
 
 
 def close_shares(state: AskingShares) -> Summed:

@@ -32,10 +32,12 @@ from secure_frl.masking.coordinator_requests import requests_of
 from secure_frl.masking.correspondence import Correspondence
 from secure_frl.masking.graph import graph_of
 from secure_frl.masking.keys import SECRET_BYTES, points
+from secure_frl.masking.neighbourhoods import Neighbourhoods, PairTable
 from secure_frl.masking.next_attempt import next_cohort
 from secure_frl.masking.prg import mask_adder
 from secure_frl.secure_sum import Addressed, RandomSource, RoundContext, SiteId, Sum, SumTerms
 from secure_frl.wire.messages import MessageType
+from secure_frl.wire.records import DEALT_BYTES
 
 __all__ = ["CoordinatorEpoch", "EpochOpening", "MaskedSum"]
 
@@ -95,14 +97,26 @@ class MaskedSum:
             cohort=sites,
         )
         graph = graph_of(terms.constants, epoch.epoch_hash, round, attempt, sites)
+        near = Neighbourhoods.of(graph)
         ctx1 = attempt_context(terms.session, epoch.epoch_hash, round, attempt, sites)
         view = AttemptView(
-            terms, epoch, context, graph, ctx1, random.take(SECRET_BYTES), mask_adder(terms.constants), dict(models), {}
+            terms=terms,
+            epoch=epoch,
+            context=context,
+            graph=graph,
+            near=near,
+            ctx1=ctx1,
+            fresh=random.take(SECRET_BYTES),
+            masks=mask_adder(terms.constants),
+            models=dict(models),
+            fresh_of={},
         )
         self._view = view
         self._letters = Correspondence(terms, (epoch.epoch, round, attempt), self._again)
         self._letters.begin_stage(sites)
-        self._state: CoordinatorState = AskingKeys(view, {}, set(points(epoch.public_keys)))
+        self._state: CoordinatorState = AskingKeys(
+            view, {}, PairTable(near, DEALT_BYTES), set(points(epoch.public_keys))
+        )
         self._joined: tuple[SiteId, ...] = ()
         self._complaints: dict[SiteId, tuple[SiteId, ...]] = {}
         self._answered: frozenset[SiteId] = frozenset()
@@ -165,7 +179,7 @@ class MaskedSum:
         if isinstance(state, AskingConfirmations):
             return state.survivors
         if isinstance(state, AskingShares):
-            return state.mail
+            return state.confirmed
         return ()
 
     def outcome(self) -> Sum:

@@ -8,8 +8,9 @@ Source: secure_aggregation.md, sections 5 and 7; Bell et al. 2020.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from secure_frl.secure_sum import SiteId, SumConstants
 from secure_frl.wire.hashing import encode_integers, labelled_hash
 
 _WORD_RANGE = 1 << 32
+Sites = Sequence[SiteId] | NDArray[np.int64]
 
 
 def as_sites(numbers: tuple[int, ...]) -> tuple[SiteId, ...]:
@@ -32,47 +34,56 @@ def as_sites(numbers: tuple[int, ...]) -> tuple[SiteId, ...]:
 class Graph:
     """The graph of one attempt: the cohort in its order on the circle, each site beside the k next to it."""
 
-    circle: tuple[SiteId, ...]
-    reach: int  # k / 2 on each side; enough to reach everybody in the complete graph
-    _place: dict[SiteId, int] = field(repr=False)
+    order: NDArray[np.int64] = field(repr=False)  # [n], the site at each place of the circle
+    offsets: NDArray[np.int64] = field(repr=False)  # [k], from each place to those of its neighbours
+    _place: NDArray[np.int64] = field(repr=False)  # by id; -1 for who is not in the cohort
+
+    @property
+    def circle(self) -> tuple[SiteId, ...]:
+        """Return the cohort in its order."""
+        return as_sites(tuple(self.order.tolist()))
 
     @property
     def is_complete(self) -> bool:
         """Return whether every site is every other one's neighbour."""
-        return 2 * self.reach >= len(self.circle) - 1
+        return len(self.offsets) >= len(self.order) - 1
+
+    def place(self, site: SiteId) -> int:
+        """Return where a site of the cohort is on the circle."""
+        return int(self._place[site])
 
     def neighbours(self, site: SiteId) -> tuple[SiteId, ...]:
         """Return N(site), ascending."""
-        size = len(self.circle)
-        if self.is_complete:
-            return tuple(sorted(other for other in self.circle if other != site))
-        at = self._place[site]
-        offsets = (offset for step in range(1, self.reach + 1) for offset in (step, -step))
-        return tuple(sorted(self.circle[(at + offset) % size] for offset in offsets))
+        near = self.order[(self._place[site] + self.offsets) % len(self.order)]
+        return as_sites(tuple(np.sort(near).tolist()))
 
-    def members_fault(self, members: Sequence[SiteId], constants: SumConstants) -> str | None:
+    def has(self, sites: NDArray[np.int64]) -> bool:
+        """Return whether these are sites of the cohort, ascending and distinct."""
+        if not len(sites) or not (sites[1:] > sites[:-1]).all() or sites[0] < 0 or sites[-1] >= len(self._place):
+            return not len(sites)
+        return bool((self._place[sites] >= 0).all())
+
+    def members_fault(self, members: Sites, constants: SumConstants) -> str | None:
         """Return why U2 may not go on, or None: enough sites, and each one's seed can be rebuilt.
 
         members: of the cohort, ascending.
         """
         if len(members) < constants.min_survivors:
             return f"expected at least {constants.min_survivors} members, got {len(members)}"
-        present = self._mark(members)
+        present = self.mark(members)
         holders = 1 + self._beside(present)  # N[i]: a site holds a share of its own seed
         return self._too_few(present & (holders < constants.threshold), holders, constants, "seed of site")
 
-    def survivors_fault(
-        self, survivors: Sequence[SiteId], members: Sequence[SiteId], constants: SumConstants
-    ) -> str | None:
+    def survivors_fault(self, survivors: Sites, members: Sites, constants: SumConstants) -> str | None:
         """Return why U3 may not be confirmed, or None. members: U2, ascending."""
-        known = set(members)
-        if list(survivors) != sorted(set(survivors) & known):
+        named, asked = np.asarray(survivors, np.int64), self.mark(members)
+        if not self.has(named) or not asked[self._place[named]].all():
             return "expected survivors in ascending order out of the members, got another list"
-        if len(survivors) < constants.min_survivors:
-            return f"expected at least {constants.min_survivors} survivors, got {len(survivors)}"
-        if constants.noise == "distributed" and len(survivors) - constants.max_colluders < constants.honest_shares:
+        if len(named) < constants.min_survivors:
+            return f"expected at least {constants.min_survivors} survivors, got {len(named)}"
+        if constants.noise == "distributed" and len(named) - constants.max_colluders < constants.honest_shares:
             return f"expected {constants.honest_shares} honest noise shares, got fewer"
-        present, asked = self._mark(survivors), self._mark(members)
+        present = self.mark(named)
         holders = self._beside(present)
         lost = asked & ~present & (holders > 0) & (holders < constants.threshold)
         seeds = present & (holders + 1 < constants.threshold)
@@ -82,11 +93,10 @@ class Graph:
             or (None if self._is_connected(present) else "expected survivors that are connected, got two groups")
         )
 
-    def _mark(self, sites: Iterable[SiteId]) -> NDArray[np.bool_]:
+    def mark(self, sites: Sites) -> NDArray[np.bool_]:
         """Return which places on the circle these sites have, bool [n]."""
-        marked = np.zeros(len(self.circle), np.bool_)
-        place = self._place
-        marked[[place[site] for site in sites]] = True
+        marked = np.zeros(len(self.order), np.bool_)
+        marked[self._place[np.asarray(sites, np.int64)]] = True
         return marked
 
     def _beside(self, present: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -94,7 +104,7 @@ class Graph:
         own = present.astype(np.int64)
         if self.is_complete:
             return int(own.sum()) - own
-        reach, size = self.reach, len(own)
+        reach, size = len(self.offsets) // 2, len(own)
         running = np.concatenate([[0], np.cumsum(np.concatenate([own[-reach:], own, own[:reach]]))])
         window: NDArray[np.int64] = running[2 * reach + 1 :] - running[:size]
         return window - own
@@ -106,7 +116,7 @@ class Graph:
             return True
         places = np.flatnonzero(present)
         gaps = np.diff(places, append=places[:1] + len(present))
-        return int(np.count_nonzero(gaps > self.reach)) <= 1
+        return int(np.count_nonzero(gaps > len(self.offsets) // 2)) <= 1
 
     def _too_few(
         self, places: NDArray[np.bool_], holders: NDArray[np.int64], constants: SumConstants, what: str
@@ -114,19 +124,22 @@ class Graph:
         found = np.flatnonzero(places)
         if not len(found):
             return None
-        at = min((int(place) for place in found), key=lambda place: self.circle[place])
-        return f"expected {constants.threshold} holders of the {what} {self.circle[at]}, got {int(holders[at])}"
+        at = int(found[np.argmin(self.order[found])])
+        return f"expected {constants.threshold} holders of the {what} {self.order[at]}, got {int(holders[at])}"
 
 
 def graph_of(constants: SumConstants, epoch_hash: bytes, number: int, attempt: int, cohort: Sequence[SiteId]) -> Graph:
     """Return the graph of one attempt; every party computes it for itself. cohort: ascending."""
+    ascending, size = np.asarray(cohort, np.int64), len(cohort)
     if constants.profile == CROSS_DEVICE:
-        seed = graph_seed(epoch_hash, number, attempt, cohort)
-        circle = tuple(cohort[at] for at in permutation(seed, len(cohort)))
-        reach = constants.neighbours // 2
+        order = ascending[permutation(graph_seed(epoch_hash, number, attempt, cohort), size)]
+        steps = np.arange(1, constants.neighbours // 2 + 1)
+        offsets = np.concatenate([-steps, steps])
     else:
-        circle, reach = tuple(cohort), len(cohort)
-    return Graph(circle, reach, {site: place for place, site in enumerate(circle)})
+        order, offsets = ascending, np.arange(1, size)
+    place = np.full(int(ascending[-1]) + 1, -1, np.int64)
+    place[order] = np.arange(size)
+    return Graph(order, offsets, place)
 
 
 def graph_seed(epoch_hash: bytes, number: int, attempt: int, cohort: Sequence[SiteId]) -> bytes:
@@ -148,22 +161,30 @@ def permutation(seed: bytes, size: int) -> list[int]:
 
 def _draws(seed: bytes, size: int) -> list[int]:
     """Return j for i = size - 1 ... 1. A word is skipped once in 10^4 cohorts of 1,000, so all are tried at once."""
-    choices = np.arange(size, 1, -1, dtype=np.uint64)
-    first = np.fromiter(_words(seed, size), np.uint64, count=max(size - 1, 0))
-    if (first < _WORD_RANGE // choices * choices).all():
+    choices, limits = _choices(size)
+    words = _words(seed, size)
+    first = next(words)[: size - 1]
+    if (first < limits).all():
         at_once: list[int] = (first % choices).tolist()
         return at_once
-    words = _words(seed, size)
+    stream = (word for block in _words(seed, size) for word in block.tolist())
     draws: list[int] = []
-    for choice in choices.tolist():
-        while (word := next(words)) >= _WORD_RANGE // choice * choice:
+    for choice, limit in zip(choices.tolist(), limits.tolist(), strict=True):
+        while (word := next(stream)) >= limit:
             pass
         draws.append(word % choice)
     return draws
 
 
-def _words(seed: bytes, about: int) -> Iterator[int]:
-    """Yield the stream's words without end; `about` as many are made at a time."""
+@lru_cache(maxsize=4)
+def _choices(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return i + 1 for i = size - 1 ... 1, and the words below which each choice is uniform."""
+    choices = np.arange(size, 1, -1, dtype=np.uint64)
+    return choices, _WORD_RANGE // choices * choices
+
+
+def _words(seed: bytes, about: int) -> Iterator[NDArray[np.uint64]]:
+    """Yield the stream's words without end, `about` at a time."""
     encryptor = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
     while True:
-        yield from np.frombuffer(encryptor.update(bytes(4 * max(about, 16))), "<u4").tolist()
+        yield np.frombuffer(encryptor.update(bytes(4 * max(about, 16))), "<u4").astype(np.uint64)

@@ -8,27 +8,34 @@ Source: secure_aggregation.md, section 3, "Keys".
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
 
 from secure_frl.errors import KeyRefused, LocalProtocolError
 from secure_frl.secure_sum import RandomSource
-from secure_frl.wire.hashing import Field, labelled, lp
+from secure_frl.wire.hashing import Field, labelled, lp, lp_of_hashes, lp_of_ids
 from secure_frl.wire.messages import STAGE_NAMES, MessageType
 
 SECRET_BYTES = 32
+_SHA256 = SHA256()
 _UNIQUE_BELOW = 0x7F  # the highest byte of a key below 2^255 - 2^248, which is encoded in its one way
 _FIELD = 2**255 - 19
 
 
 def derive(secret: bytes, salt: bytes, purpose: str, *fields: Field) -> bytes:
     """Return KDF(ikm, salt, purpose, fields...) = HKDF-SHA256, 32 bytes, info lp(LABEL, purpose, fields...)."""
-    return HKDF(SHA256(), SECRET_BYTES, salt, labelled(purpose) + lp(*fields)).derive(secret)
+    return _expand(secret, salt, labelled(purpose) + lp(*fields))
+
+
+def _expand(secret: bytes, salt: bytes, info: bytes, size: int = SECRET_BYTES) -> bytes:
+    """Return HKDF-SHA256 under an info that is encoded already."""
+    return HKDF(_SHA256, size, salt, info).derive(secret)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,10 +99,7 @@ class Channels:
         if number > self.at_round:
             for step in range(self.at_round + 1, number + 1):
                 info = labelled("ratchet") + lp(step)  # the same for every peer
-                self._keys = {
-                    peer: HKDF(SHA256(), SECRET_BYTES, self.epoch_hash, info).derive(key)
-                    for peer, key in self._keys.items()
-                }
+                self._keys = {peer: _expand(key, self.epoch_hash, info) for peer, key in self._keys.items()}
             self.at_round = number
 
 
@@ -119,11 +123,28 @@ def check_distinct(public_keys: Iterable[bytes], beside: Set[bytes] = frozenset(
 
     beside: points of other keys that they must differ from too.
     """
-    # without a call for the 127 keys of 128 whose highest byte says that they have one encoding
     found = [key if key[-1] < _UNIQUE_BELOW else _point(key) for key in public_keys]
     different = set(found)
     if len(different) != len(found) or not different.isdisjoint(beside):
         raise KeyRefused("expected different public keys, got two equal ones. Exclude their senders.")
+
+
+def first_words(public_keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the lowest 64 bits of each key's point, uint64 [keys]. public_keys: uint8 [keys, 32].
+
+    Where these differ the keys differ. The honest ones' are equal with probability 2^-64 a pair.
+    """
+    words: NDArray[np.uint64] = np.ascontiguousarray(public_keys[:, :8]).view("<u8").ravel().astype(np.uint64)
+    for row in np.flatnonzero(public_keys[:, 31] & _UNIQUE_BELOW == _UNIQUE_BELOW).tolist():
+        words[row] = int.from_bytes(_point(public_keys[row].tobytes())[:8], "little")
+    return words
+
+
+def check_all_distinct(public_keys: NDArray[np.uint8], beside: Set[bytes], words_beside: NDArray[np.uint64]) -> None:
+    """Do what check_distinct does for a long list, uint8 [keys, 32]. words_beside: first words of `beside`."""
+    words = np.sort(np.concatenate([first_words(public_keys), words_beside]))
+    if (words[1:] == words[:-1]).any():
+        check_distinct([key.tobytes() for key in public_keys], beside)
 
 
 def _point(public: bytes) -> bytes:
@@ -133,22 +154,20 @@ def _point(public: bytes) -> bytes:
 
 def share_key(channel: bytes, ctx1: bytes, dealer: int, holder: int, public: bytes, seed_commitment: bytes) -> bytes:
     """Return the key of one sealed pair of shares; the dealer's fresh key and seed are in it."""
-    return derive(channel, ctx1, "share", dealer, holder, public, seed_commitment)
+    info = labelled("share") + lp_of_ids(dealer, holder) + lp_of_hashes(public, seed_commitment)
+    return _expand(channel, ctx1, info)
 
 
-def confirm_key(channel: bytes, ctx2: bytes, sender: int, receiver: int) -> bytes:
-    """Return the MAC key of one confirmation."""
-    return derive(channel, ctx2, "confirm", sender, receiver)
+def confirmations(channel: bytes, ctx2: bytes, me: int, other: int, survivors_digest: bytes) -> tuple[bytes, bytes]:
+    """Return my word to the other that I saw this survivor set, and the other's to me, 32 bytes each.
 
-
-def confirmation(key: bytes, survivors_digest: bytes) -> bytes:
-    """Return HMAC-SHA256 of the survivors' hash."""
-    return hmac.digest(key, survivors_digest, "sha256")
-
-
-def is_confirmed(key: bytes, survivors_digest: bytes, mac: bytes) -> bool:
-    """Compare a confirmation in constant time."""
-    return hmac.compare_digest(confirmation(key, survivors_digest), mac)
+    Both come out of one derivation, which nobody without the channel key can make: 64 bytes, the smaller id's first.
+    """
+    low, high = (me, other) if me < other else (other, me)
+    info = labelled("confirm") + lp_of_ids(low, high) + lp(survivors_digest)
+    both = _expand(channel, ctx2, info, 2 * SECRET_BYTES)
+    first, second = both[:SECRET_BYTES], both[SECRET_BYTES:]
+    return (first, second) if me == low else (second, first)
 
 
 def link_key(channel: bytes, context: bytes, message_type: MessageType, fresh: bytes) -> bytes:

@@ -8,7 +8,7 @@ Source: Shamir 1979; secure_aggregation.md, section 4, "Secret sharing".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +20,7 @@ from secure_frl.secure_sum import RandomSource, SiteId
 PRIME = 65_537
 WORDS = 16
 _SECRET_BYTES = 2 * WORDS
+SHARE_BYTES = 4 * WORDS
 
 
 def share_point(site: SiteId) -> int:
@@ -27,10 +28,8 @@ def share_point(site: SiteId) -> int:
     return site + 1
 
 
-def split(
-    secret: bytes, threshold: int, holders: Sequence[SiteId], random: RandomSource
-) -> dict[SiteId, NDArray[np.uint32]]:
-    """Return one share a holder, uint32 [16], each word in [0, 65536].
+def split(secret: bytes, threshold: int, holders: Sequence[SiteId], random: RandomSource) -> dict[SiteId, bytes]:
+    """Return one share a holder, 64 bytes: 16 little-endian words of 4 bytes, each in [0, 65536].
 
     secret: 32 bytes; only the dealer may hold it. Any `threshold` shares rebuild it, fewer say nothing.
     """
@@ -40,36 +39,40 @@ def split(
     coefficients[0] = np.frombuffer(secret, "<u2")
     coefficients[1:] = _uniform((threshold - 1) * WORDS, random).reshape(threshold - 1, WORDS)
     powers = _powers(tuple(share_point(site) for site in holders), threshold)
-    values = np.mod(powers @ coefficients, PRIME).astype(np.uint32)
-    return {site: values[row] for row, site in enumerate(holders)}
+    shares = np.mod(powers @ coefficients, PRIME).astype("<u4").tobytes()
+    return {site: shares[row * SHARE_BYTES : (row + 1) * SHARE_BYTES] for row, site in enumerate(holders)}
 
 
-def combine(shares: dict[SiteId, NDArray[np.uint32]]) -> bytes:
+def combine(shares: Mapping[SiteId, bytes]) -> bytes:
     """Return the 32 bytes that these shares (exactly `threshold` of them) rebuild.
 
     Raises MalformedMessage if a rebuilt word is 65536, which no 32-byte secret has.
     """
     holders = sorted(shares)
+    return rebuild(holders, np.frombuffer(b"".join([shares[site] for site in holders]), "<u4").reshape(-1, WORDS))
+
+
+def rebuild(holders: Sequence[SiteId], shares: NDArray[np.uint32]) -> bytes:
+    """Return what these shares rebuild, uint32 [holders, 16]. Raises MalformedMessage as `combine` does."""
     weights = _weights(tuple(share_point(site) for site in holders))
-    words = np.mod(weights @ np.stack([shares[site] for site in holders]).astype(np.float64), PRIME)
+    words = np.mod(weights @ shares.astype(np.float64), PRIME)
     if np.any(words == PRIME - 1):
         raise MalformedMessage("expected words below 65536 in a rebuilt secret, got 65536. Its dealer cheated.")
     return words.astype("<u2").tobytes()
 
 
-def encode_share(share: NDArray[np.uint32]) -> bytes:
-    """Return 64 bytes: 16 little-endian uint32."""
-    return share.astype("<u4").tobytes()
+def is_share(data: bytes | NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return for each share in `data`, 64 bytes each, whether all its words are at most 65536, bool [shares]."""
+    found: NDArray[np.bool_] = np.frombuffer(data, "<u4").reshape(-1, WORDS).max(axis=1, initial=0) < PRIME
+    return found
 
 
-def decode_share(data: bytes) -> NDArray[np.uint32]:
-    """Return uint32 [16]. Raises MalformedMessage for a wrong size or a word above 65536."""
-    if len(data) != 4 * WORDS:
-        raise MalformedMessage(f"expected a share of {4 * WORDS} bytes, got {len(data)}. Drop it.")
-    words = np.frombuffer(data, "<u4").astype(np.uint32)
-    if int(words.max()) > PRIME - 1:
+def check_share(data: bytes) -> None:
+    """Raise MalformedMessage for a share of a wrong size or with a word above 65536."""
+    if len(data) != SHARE_BYTES:
+        raise MalformedMessage(f"expected a share of {SHARE_BYTES} bytes, got {len(data)}. Drop it.")
+    if not is_share(data).all():
         raise MalformedMessage("expected share words of at most 65536, got a larger one. Drop it.")
-    return words
 
 
 def _uniform(count: int, random: RandomSource) -> NDArray[np.float64]:

@@ -9,11 +9,14 @@ Source: secure_aggregation.md, sections 5 and 6.
 from __future__ import annotations
 
 import hashlib
+import hmac
+
+import numpy as np
+from numpy.typing import NDArray
 
 from secure_frl.encoding.ring import reduce_, word_type
 from secure_frl.errors import (
     AlreadyAnswered,
-    BadShare,
     BudgetExhausted,
     Equivocation,
     LocalProtocolError,
@@ -28,15 +31,12 @@ from secure_frl.masking.graph import Graph, as_sites, graph_of
 from secure_frl.masking.keys import (
     SECRET_BYTES,
     KeyPair,
-    check_distinct,
-    confirm_key,
-    confirmation,
-    is_confirmed,
+    check_all_distinct,
+    confirmations,
     link_key,
     pair_key,
     self_key,
 )
-from secure_frl.masking.secret_sharing import encode_share
 from secure_frl.masking.site_epoch import check_peers, last_closed_round
 from secure_frl.masking.site_memory import (
     Answer,
@@ -60,17 +60,15 @@ from secure_frl.wire.messages import (
     LANE_WORDS,
     Announcement,
     Complaint,
-    Confirmation,
     Confirmations,
     Inbox,
-    Member,
     MessageType,
     ReturnedShares,
     RoundKeys,
-    Share,
     Survivors,
     encode_body,
 )
+from secure_frl.wire.records import Confirmation, DealtShares, MemberList, Share, pack_records, unpack_records
 from secure_frl.wire.signatures import check_signature
 
 # --- R0 -> R1 --------------------------------------------------------------------------------------------------------
@@ -139,7 +137,8 @@ def check_announcement(party: SiteParty, view: EpochView, header: Header, body: 
         "a round inside the epoch": header.epoch == view.epoch and header.round in window,
         "an epoch that has not expired": party.clock() < view.expiry_s,
         "the header's fresh bytes in the body": header.fresh == body.fresh,
-        "a cohort in ascending order out of the epoch": list(cohort) == sorted(set(cohort) & set(view.members)),
+        "a cohort in ascending order out of the epoch": cohort == view.members
+        or list(cohort) == sorted(set(cohort) & set(view.members)),
         "this site in the cohort": party.me in cohort,
         "a cohort of at least min_survivors, of all n in cross_device": is_cohort_size(len(cohort), constants),
         "the constants of the charter that this site signed": body.config_hash == party.config_hash,
@@ -199,63 +198,64 @@ def record(party: SiteParty, attempt: Attempt, stage: str, digest: bytes) -> Non
 # --- R1' -> R2 -------------------------------------------------------------------------------------------------------
 
 
-def send_input(party: SiteParty, state: SharesSent, header: Header, body: Inbox) -> Answer:
-    """Answer R1' with the masked input, or with a complaint that names dealers. Raises RosterRefused, KeyRefused."""
+def send_input(
+    party: SiteParty, state: SharesSent, header: Header, body: Inbox, listed: bytes, members_digest: bytes
+) -> Answer:
+    """Answer R1' with the masked input, or with a complaint that names dealers.
+
+    listed: U2, packed; members_digest: its hash, which the frame's tag covers.
+    Raises MalformedMessage, RosterRefused, KeyRefused.
+    """
     attempt = state.attempt
-    check_members(party, state, body)
-    context = attempt.context
-    ctx2 = contexts.mask_context(
-        attempt.ctx1, context.policy_tag, context.config_hash, contexts.members_hash(body.members)
-    )
-    members = {member.site: member for member in body.members}
-    seed_shares, key_shares, bad = {party.me: state.own_share}, {}, []
-    for item in body.dealt:
-        dealer = SiteId(item.site)
-        try:
-            of_key, of_seed = open_dealt(attempt.view.channels, attempt.ctx1, party.me, members[item.site], item)
-        except BadShare:
-            bad.append(dealer)
-            continue
-        key_shares[dealer], seed_shares[dealer] = of_key, of_seed
+    members, inbox = MemberList.read(listed), unpack_records(DealtShares, body.dealt)
+    check_members(party, state, members, [item.site for item in inbox])
+    context, me = attempt.context, party.me
+    ctx2 = contexts.mask_context(attempt.ctx1, context.policy_tag, context.config_hash, members_digest)
+    opened, bad = open_dealt(attempt.view.channels, attempt.ctx1, me, members, inbox)
     if bad:
         return complain(party, attempt, ctx2, bad)
-    mask_(party, state, ctx2, [members[site] for site in attempt.graph.neighbours(party.me) if site in members])
+    mask_(party, state, ctx2, members, list(opened))
     link = attempt.link(MessageType.R2, ctx2)
-    reply = mac_frame(attempt.address(party.me), MessageType.R2, state.words.data.cast("B"), link)
+    reply = mac_frame(attempt.address(me), MessageType.R2, state.words.data.cast("B"), link)
     record(party, attempt, "R2", mac_digest(reply))
     party.host.release()  # synced: the next bytes that leave are made from data
-    sites = as_sites(tuple(members))
-    return InputSent(attempt, ctx2, sites, seed_shares, key_shares), reply
+    key_shares = {dealer: pair[0] for dealer, pair in opened.items()}
+    seed_shares = {me: state.own_share, **{dealer: pair[1] for dealer, pair in opened.items()}}
+    return InputSent(attempt, ctx2, members.sites, seed_shares, key_shares), reply
 
 
-def check_members(party: SiteParty, state: SharesSent, body: Inbox) -> None:
+def check_members(party: SiteParty, state: SharesSent, members: MemberList, dealers: list[int]) -> None:
     """Check the list and the inbox of R1'. Raises RosterRefused or KeyRefused."""
-    cohort, graph = state.attempt.context.cohort, state.attempt.graph
-    sites = as_sites(tuple([member.site for member in body.members]))
-    own = Member(party.me, state.keys.public, state.seed_commitment)
-    if list(sites) != sorted(set(sites) & set(cohort)):
+    graph, sites = state.attempt.graph, members.sites
+    if not graph.has(sites):
         raise RosterRefused("expected members of the cohort in ascending order, got another list. Leave the attempt.")
-    if own not in body.members:
+    row = members.row(party.me)
+    if row is None or members.entry(row) != (state.keys.public, state.seed_commitment):
         raise RosterRefused("expected this site's own entry unchanged, got another. Leave the attempt.")
     fault = graph.members_fault(sites, party.terms.constants)
     if fault is not None:
         raise RosterRefused(f"{fault}. Leave the attempt.")
-    present = set(sites)
-    expected = [site for site in graph.neighbours(party.me) if site in present]
-    if [item.site for item in body.dealt] != expected:
+    if dealers != among(graph.neighbours(party.me), sites):
         raise RosterRefused("expected one item from each other member, got another inbox. Leave the attempt.")
-    check_distinct([m.public_key for m in body.members], state.attempt.view.points)
+    check_all_distinct(members.public_keys, state.attempt.view.points, state.attempt.view.words)
 
 
-def mask_(party: SiteParty, state: SharesSent, ctx2: bytes, others: list[Member]) -> None:
+def among(near: tuple[SiteId, ...], sites: NDArray[np.int64]) -> list[SiteId]:
+    """Return which of these neighbours are in a list, both ascending. sites: at least one."""
+    rows = np.searchsorted(sites, near)
+    found = sites[np.minimum(rows, len(sites) - 1)] == near
+    return [site for site, is_there in zip(near, found.tolist(), strict=True) if is_there]
+
+
+def mask_(party: SiteParty, state: SharesSent, ctx2: bytes, members: MemberList, others: list[SiteId]) -> None:
     """Put self mask and pair masks, which cancel in the sum, on the attempt's words in place, modulo 2^w.
 
     In place, since the vector is spent here: whatever fails from now on, the attempt is over and never masks again.
     """
     masks = [(self_key(state.seed, ctx2, party.me), +1)]
-    for other in others:
-        key = pair_key(state.keys, other.public_key, ctx2, party.me, other.site)
-        masks.append((key, +1 if party.me < other.site else -1))
+    for other, row in zip(others, np.searchsorted(members.sites, others).tolist(), strict=True):
+        key = pair_key(state.keys, members.entry(row)[0], ctx2, party.me, other)
+        masks.append((key, +1 if party.me < other else -1))
     party.masks.add_all_(state.words, masks)
     reduce_(state.words, party.terms.constants.modulus_bits)
 
@@ -277,34 +277,22 @@ def confirm_set(party: SiteParty, state: InputSent, header: Header, body: Surviv
     context = attempt.context
     signed = (context.session, context.round, context.attempt, state.ctx2, encode_integers(survivors))
     check_signature(party.terms.coordinator_public_key, body.signature, "R3a", *signed)
-    fault = attempt.graph.survivors_fault(survivors, state.members, party.terms.constants)
+    named = np.fromiter(survivors, np.int64, count=len(survivors))
+    fault = attempt.graph.survivors_fault(named, state.members, party.terms.constants)
     if fault is not None or party.me not in survivors:
         raise SurvivorsRefused(f"{fault or 'expected this site among the survivors'}. Leave the round.")
     digest = contexts.survivors_hash(state.ctx2, survivors)
-    items = tuple(
-        Confirmation(
-            party.me, other, digest, confirmation(own_confirm_key(attempt, state.ctx2, party.me, other), digest)
-        )
-        for other in survivors_beside(party, attempt, survivors)
-    )
+    items, awaited, key_of = [], {}, attempt.view.channels.key
+    for other in among(attempt.graph.neighbours(party.me), named):
+        own, awaited[other] = confirmations(key_of(other), state.ctx2, party.me, other, digest)
+        items.append(Confirmation(party.me, other, digest, own))
     link = attempt.link(MessageType.R3B, state.ctx2)
-    reply = seal_frame(attempt.address(party.me), MessageType.R3B, encode_body(Confirmations(items)), link)
+    encoded = encode_body(Confirmations(pack_records(items)))
+    reply = seal_frame(attempt.address(party.me), MessageType.R3B, encoded, link)
     record(party, attempt, "R3b", hashlib.sha256(reply).digest())
-    confirmed = SetConfirmed(
-        attempt, state.ctx2, state.members, survivors, body.signature, state.seed_shares, state.key_shares
-    )
+    signature, seed_shares, key_shares = body.signature, state.seed_shares, state.key_shares
+    confirmed = SetConfirmed(attempt, state.ctx2, survivors, digest, signature, awaited, seed_shares, key_shares)
     return confirmed, reply
-
-
-def own_confirm_key(attempt: Attempt, ctx2: bytes, me: SiteId, other: SiteId) -> bytes:
-    """Return the key of the confirmation from this site to another."""
-    return confirm_key(attempt.view.channels.key(other), ctx2, me, other)
-
-
-def survivors_beside(party: SiteParty, attempt: Attempt, survivors: tuple[SiteId, ...]) -> list[SiteId]:
-    """Return N(me) and U3, ascending."""
-    present = set(survivors)
-    return [site for site in attempt.graph.neighbours(party.me) if site in present]
 
 
 # --- R3c -> R4 -------------------------------------------------------------------------------------------------------
@@ -321,10 +309,10 @@ def return_shares(party: SiteParty, state: SetConfirmed, header: Header, body: C
         )
     survivors = set(state.survivors)
     near = sorted((*attempt.graph.neighbours(party.me), party.me))
-    of_seeds = [Share(site, encode_share(state.seed_shares[site])) for site in near if site in survivors]
-    of_keys = [Share(site, encode_share(share)) for site, share in state.key_shares.items() if site not in survivors]
+    of_seeds = [Share(site, state.seed_shares[site]) for site in near if site in survivors]
+    of_keys = [Share(site, share) for site, share in state.key_shares.items() if site not in survivors]
     link = attempt.link(MessageType.R4, state.ctx2)
-    returned = encode_body(ReturnedShares(tuple(of_seeds), tuple(of_keys)))
+    returned = encode_body(ReturnedShares(pack_records(of_seeds), pack_records(of_keys)))
     reply = seal_frame(attempt.address(party.me), MessageType.R4, returned, link)
     record(party, attempt, "R4", hashlib.sha256(reply).digest())
     return SumAwaited(attempt, state.ctx2, state.survivors), reply
@@ -337,21 +325,22 @@ def confirming_sites(party: SiteParty, state: SetConfirmed, body: Confirmations)
     coordinator can have named that set to its sender.
     """
     attempt, me = state.attempt, party.me
-    digest = contexts.survivors_hash(state.ctx2, state.survivors)
-    allowed = set(survivors_beside(party, attempt, state.survivors))
     confirmed = {me}
-    for item in body.items:
-        sender = SiteId(item.sender)
-        if item.receiver != me or sender not in allowed:
+    for sender, receiver, survivors_hash, mac in unpack_records(Confirmation, body.items):
+        site = SiteId(sender)
+        awaited = state.awaited.get(site)
+        if receiver != me or awaited is None:
             continue
-        key = confirm_key(attempt.view.channels.key(sender), state.ctx2, sender, me)
-        if not is_confirmed(key, item.survivors_hash, item.mac):
+        is_same = survivors_hash == state.survivors_hash
+        if not is_same:
+            awaited = confirmations(attempt.view.channels.key(site), state.ctx2, me, site, survivors_hash)[1]
+        if not hmac.compare_digest(awaited, mac):
             continue
-        if item.survivors_hash != digest:
+        if not is_same:
             raise Equivocation(
-                f"expected one survivor set, got another one confirmed by site {sender}. Show the auditor this signed "
+                f"expected one survivor set, got another one confirmed by site {site}. Show the auditor this signed "
                 f"list: survivors={list(state.survivors)}, signature={state.survivors_signature.hex()}, round="
                 f"{attempt.context.round}, attempt={attempt.context.attempt}, ctx2={state.ctx2.hex()}."
             )
-        confirmed.add(sender)
+        confirmed.add(site)
     return confirmed

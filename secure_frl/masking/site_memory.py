@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from secure_frl.masking.graph import Graph
-from secure_frl.masking.keys import Channels, KeyPair, link_key
+from secure_frl.masking.keys import SECRET_BYTES, Channels, KeyPair, first_words, link_key
 from secure_frl.masking.prg import MaskAdder
 from secure_frl.secure_sum import (
     COORDINATOR_ID,
@@ -30,7 +30,7 @@ from secure_frl.secure_sum import (
 from secure_frl.wire.envelope import Address
 from secure_frl.wire.messages import EpochEntry, MessageType
 
-Shares = Mapping[SiteId, NDArray[np.uint32]]
+Shares = Mapping[SiteId, bytes]  # whose secret -> 64 bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +56,15 @@ class EpochView:
     epoch_hash: bytes
     members: tuple[SiteId, ...]
     points: frozenset[bytes]  # of every c_pk of the epoch, the coordinator's included
+    words: NDArray[np.uint64] = field(init=False, repr=False)  # their first words, for long lists
     channels: Channels
     first_round: int
     expiry_s: int
     unchecked: dict[SiteId, EpochEntry]  # peers whose signature is checked when they first become neighbours
+
+    def __post_init__(self) -> None:
+        keys = np.frombuffer(b"".join(self.points), np.uint8).reshape(-1, SECRET_BYTES)
+        object.__setattr__(self, "words", first_words(keys))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +135,7 @@ class SharesSent:
     keys: KeyPair = field(repr=False)
     seed: bytes = field(repr=False)
     seed_commitment: bytes
-    own_share: NDArray[np.uint32] = field(repr=False)
+    own_share: bytes = field(repr=False)
     words: Words = field(repr=False)
 
 
@@ -140,7 +145,7 @@ class InputSent:
 
     attempt: Attempt
     ctx2: bytes
-    members: tuple[SiteId, ...]
+    members: NDArray[np.int64] = field(repr=False)  # U2, ascending
     seed_shares: Shares = field(repr=False)
     key_shares: Shares = field(repr=False)
 
@@ -151,9 +156,10 @@ class SetConfirmed:
 
     attempt: Attempt
     ctx2: bytes
-    members: tuple[SiteId, ...]
     survivors: tuple[SiteId, ...]
+    survivors_hash: bytes
     survivors_signature: bytes  # the coordinator's, evidence if it named another set elsewhere
+    awaited: Mapping[SiteId, bytes] = field(repr=False)  # each neighbour's confirmation of this set, as it must be
     seed_shares: Shares = field(repr=False)
     key_shares: Shares = field(repr=False)
 

@@ -17,7 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secure_frl.errors import AlreadyAnswered, BadSignature, InvalidParameter, MalformedMessage, UnexpectedMessage
-from secure_frl.masking.contexts import check_constants, config_hash, is_enrolled
+from secure_frl.masking.contexts import check_constants, config_hash, is_enrolled, members_hash
 from secure_frl.masking.prg import mask_adder
 from secure_frl.masking.refusals import refusal_name, refuse
 from secure_frl.masking.site_attempt import confirm_set, join_attempt, return_shares, send_input
@@ -40,12 +40,12 @@ from secure_frl.masking.site_memory import (
 from secure_frl.masking.site_sum import take_sum
 from secure_frl.secure_sum import COORDINATOR_ID, RandomSource, RoundHost, SiteId, StageRegister, SumTerms
 from secure_frl.wire.envelope import EMPTY_32, HEADER_BYTES, Header, cut, read_header, unseal_frame, verify_frame
-from secure_frl.wire.messages import REGISTRY, MessageType, check_length, decode_body, greatest_model_bytes
+from secure_frl.wire.messages import REGISTRY, MessageType, check_length, decode_body
 
 Log = Callable[[str, str], None]  # (error's name, its text); stays at this site
 
 T = MessageType
-_Handler = Callable[..., Answer]  # (party, state, header, body) for the state's own type; R0 also gets the sealed part
+_Handler = Callable[..., Answer]  # (party, state, header, body) for the state's own type; R0 and R1' also what follows
 
 _ATTEMPTS = (SharesSent, InputSent, SetConfirmed, SumAwaited, Departed)
 TABLE: dict[tuple[type[Any], MessageType], _Handler] = {  # Any: one handler's state type differs from another's
@@ -202,23 +202,26 @@ class SiteProtocol:
         )
 
     def _open(self, message_type: MessageType, header: Header, frame: bytes) -> tuple[Any, tuple[bytes, ...]]:
-        """Return the body, authenticated over the bytes received, with R0's sealed part. Any: the type's own body."""
+        """Return the body, authenticated over the bytes received, with what follows it. Any: the type's own body."""
         spec = REGISTRY[message_type]
         body_type = spec.body
         if body_type is None:  # only sites send raw vectors
             raise UnexpectedMessage(f"expected a request, got {message_type.name}. Drop it.")
-        is_open_ended = message_type is T.R0
-        body = cut(frame, header, spec.trailer_bytes, open_ended=is_open_ended)
+        body = cut(frame, header, spec.trailer_bytes, open_ended=spec.is_open_ended)
         constants, enrolled = self._party.terms.constants, len(self._party.terms.site_public_keys)
         if len(body) > spec.size_limit(enrolled, constants.length, constants.modulus_bits):
             raise MalformedMessage(f"expected a smaller body for {spec.name}, got {len(body)} bytes. Drop it.")
+        rest = frame[HEADER_BYTES + len(body) + spec.trailer_bytes :]
+        if len(rest) > spec.rest_limit(enrolled, constants.length, constants.modulus_bits):
+            raise MalformedMessage(f"expected less behind {spec.name}, got {len(rest)} bytes. Drop it.")
         if spec.protection.startswith("signed"):
             verify_frame(frame, body, self._party.terms.coordinator_public_key)
-            sealed = frame[HEADER_BYTES + len(body) + spec.trailer_bytes :]
-            if len(sealed) > greatest_model_bytes(constants.length):
-                raise MalformedMessage(f"expected a smaller model, got {len(sealed)} bytes. Drop it.")
-            return decode_body(body_type, body), (sealed,) if is_open_ended else ()
-        return decode_body(body_type, unseal_frame(frame, self._link(message_type))), ()
+            return decode_body(body_type, body), (rest,) if spec.is_open_ended else ()
+        if not spec.is_open_ended:
+            return decode_body(body_type, unseal_frame(frame, self._link(message_type))), ()
+        digest = members_hash(rest)  # the tag covers it, so nothing of the list is read before
+        plain = unseal_frame(frame, self._link(message_type), len(rest), digest)
+        return decode_body(body_type, plain), (rest, digest)
 
     def _link(self, message_type: MessageType) -> bytes:
         """Return the key of a sealed request in the present state."""

@@ -15,13 +15,13 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secure_frl.errors import DealerCheated, MalformedMessage, TooFewShares
 from secure_frl.masking.coordinator_memory import AskingShares
+from secure_frl.masking.graph import as_sites
 from secure_frl.masking.keys import KeyPair, pair_key, self_key
 from secure_frl.masking.prg import mask_adder
-from secure_frl.masking.secret_sharing import combine
+from secure_frl.masking.secret_sharing import WORDS, rebuild
 from secure_frl.masking.site_shares import seed_commitment
 from secure_frl.secure_sum import SiteId, Words
 
@@ -34,9 +34,9 @@ def unmask_(state: AskingShares) -> None:
     """Subtract M from the accumulator in place. Raises TooFewShares or DealerCheated; then there is no sum."""
     threshold = state.view.terms.constants.threshold
     survivors = set(state.survivors)
-    seeds = {site: _rebuild(site, state.seed_shares[site], threshold) for site in state.survivors}
+    seeds = {site: _rebuild(state, site, threshold) for site in state.survivors}
     lost = [site for site in state.members if site not in survivors]
-    keys = {site: _rebuild(site, state.key_shares[site], threshold) for site in lost}
+    keys = {site: _rebuild(state, site, threshold) for site in lost}
     pairs = {site: KeyPair.from_secret(secret) for site, secret in keys.items()}
     for site, seed in seeds.items():
         expected = state.members[site].seed_commitment
@@ -94,15 +94,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def _rebuild(site: SiteId, shares: dict[SiteId, NDArray[np.uint32]], threshold: int) -> bytes:
-    if len(shares) < threshold:
+def _rebuild(state: AskingShares, site: SiteId, threshold: int) -> bytes:
+    """Rebuild the secret of one site that its holders were asked for, from those of the lowest ids."""
+    holders = state.shares.makers(site)
+    shares = np.frombuffer(state.shares.of(site), "<u4").reshape(-1, WORDS)
+    own = state.own_shares.get(site)
+    if own is not None:
+        at = int(np.searchsorted(holders, site))
+        holders, shares = np.insert(holders, at, site), np.insert(shares, at, np.frombuffer(own, "<u4"), axis=0)
+    if len(holders) < threshold:
         raise TooFewShares(
-            f"expected {threshold} shares of a secret of site {site}, got {len(shares)}. "
+            f"expected {threshold} shares of a secret of site {site}, got {len(holders)}. "
             "This round gives nothing; go on with the next one."
         )
-    chosen = {holder: shares[holder] for holder in sorted(shares)[:threshold]}
     try:
-        return combine(chosen)
+        return rebuild(as_sites(tuple(holders[:threshold].tolist())), shares[:threshold])
     except MalformedMessage:
         raise _cheated(site) from None
 

@@ -22,6 +22,8 @@ Field = bytes | str | int | float | Sequence["Field"]
 
 _LONG = 64  # elements from which one call to NumPy costs less than one call each
 _length = struct.Struct(">I").pack
+_two_integers = struct.Struct(">IQIQ").pack
+_two_hashes = struct.Struct(">I32sI32s").pack
 _integer = struct.Struct(">IQ").pack  # an integer with its own length of 8 before it
 
 
@@ -63,10 +65,25 @@ def lp(*fields: Field) -> bytes:
     return b"".join(parts)
 
 
+def lp_of_ids(one: int, other: int) -> bytes:
+    """Return lp(one, other), in one call: a site needs it some ten times a neighbour and round."""
+    return _two_integers(8, one, 8, other)
+
+
+def lp_of_hashes(one: bytes, other: bytes) -> bytes:
+    """Return lp(one, other) of two fields of 32 bytes, in one call; they must have that size."""
+    return _two_hashes(32, one, 32, other)
+
+
 def encode_integers(values: Sequence[int]) -> bytes:
     """Return lp(*values), at once: as one bytes field it is what a list of integers is. values: 0 to 2^32 - 1."""
+    return _encoded_tuple(tuple(values))
+
+
+@lru_cache(maxsize=4)  # one list, a cohort or survivors, is in several hashes of a round; nothing in it is secret
+def _encoded_tuple(values: tuple[int, ...]) -> bytes:
     rows = np.empty((len(values), 3), ">u4")
-    rows[:, 0], rows[:, 1], rows[:, 2] = 8, 0, values
+    rows[:, 0], rows[:, 1], rows[:, 2] = 8, 0, np.fromiter(values, np.uint32, count=len(values))
     return rows.tobytes()
 
 

@@ -8,7 +8,7 @@ Source: secure_aggregation.md, sections 3 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, TypeVar
@@ -17,11 +17,10 @@ import msgspec
 
 from secure_frl.errors import MalformedMessage
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, Buffer
+from secure_frl.wire.records import CONFIRMATION_BYTES, DEALT_BYTES, MEMBER_BYTES, SHARE_RECORD_BYTES
 from secure_frl.wire.signatures import SIGNATURE_BYTES
 
 LANE_WORDS = 4  # [count][zero] values [weight][zero]
-SHARE_BYTES = 64  # 16 words mod 65537, four bytes each
-SEALED_SHARES_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 MODEL_SLACK_BYTES = 1 << 16  # dtype and shape manifest beside parameters and optimiser state
 MODEL_BYTES_PER_VALUE = 64  # parameters, two moments in float64 and room to spare
 
@@ -71,16 +70,11 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 B32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 B64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 UpToB32 = Annotated[bytes, msgspec.Meta(max_length=32)]
-SealedShares = Annotated[bytes, msgspec.Meta(min_length=SEALED_SHARES_BYTES, max_length=SEALED_SHARES_BYTES)]
 Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=_MOST_SITES)]
 
 
 class Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """A MessagePack array with exactly these fields.
-
-    gc=False on those of which a coordinator holds one a pair of sites: they refer to nothing that could refer back, and
-    the collector would walk through a million of them again and again.
-    """
+    """A MessagePack array with exactly these fields. A field named after records holds them packed: see records.py."""
 
     def __repr__(self) -> str:
         # bodies hold shares: none of them may reach a log through a repr
@@ -147,37 +141,19 @@ class Announcement(Body, frozen=True):
     sealed_digest: B32  # SHA-256 of the sealed part, of nothing when there is none
 
 
-class DealtShares(Body, frozen=True, gc=False):
-    """What one site deals to another: commitments and the sealed pair of shares."""
-
-    site: Id  # R1: the receiver; R1': the dealer
-    commitment_s: B32  # g
-    commitment_b: B32  # h
-    sealed: SealedShares
-
-
 class RoundKeys(Body, frozen=True):
     """R1, site to coordinator."""
 
     public_key: B32  # s_pk
     seed_commitment: B32  # H_b
     own_commitment: B32  # h_ii
-    dealt: Annotated[tuple[DealtShares, ...], msgspec.Meta(max_length=_MOST_SITES)]
-
-
-class Member(Body, frozen=True, gc=False):
-    """One sender of R1."""
-
-    site: Id
-    public_key: B32
-    seed_commitment: B32
+    dealt: bytes  # DealtShares
 
 
 class Inbox(Body, frozen=True):
-    """R1', coordinator to each sender of R1."""
+    """R1', coordinator to each sender of R1. U2 follows the tag in clear, packed."""
 
-    members: Annotated[tuple[Member, ...], msgspec.Meta(max_length=_MOST_SITES)]
-    dealt: Annotated[tuple[DealtShares, ...], msgspec.Meta(max_length=_MOST_SITES)]
+    dealt: bytes  # DealtShares
 
 
 class Complaint(Body, frozen=True):
@@ -193,33 +169,17 @@ class Survivors(Body, frozen=True):
     signature: B64  # over lp(LABEL, "R3a", session, round, attempt, ctx2, U3)
 
 
-class Confirmation(Body, frozen=True, gc=False):
-    """One site's word to another that it saw this survivor set."""
-
-    sender: Id
-    receiver: Id
-    survivors_hash: B32
-    mac: B32
-
-
 class Confirmations(Body, frozen=True):
     """R3b and R3c: from one site to all others, or from all others to one."""
 
-    items: Annotated[tuple[Confirmation, ...], msgspec.Meta(max_length=_MOST_SITES)]
-
-
-class Share(Body, frozen=True, gc=False):
-    """One share of one site's secret."""
-
-    site: Id  # whose secret
-    words: B64
+    items: bytes  # Confirmation
 
 
 class ReturnedShares(Body, frozen=True):
     """R4: what removes the masks that do not cancel."""
 
-    of_seeds: Annotated[tuple[Share, ...], msgspec.Meta(max_length=_MOST_SITES)]
-    of_keys: Annotated[tuple[Share, ...], msgspec.Meta(max_length=_MOST_SITES)]
+    of_seeds: bytes  # Share
+    of_keys: bytes  # Share
 
 
 class PublishedSum(Body, frozen=True):
@@ -254,10 +214,16 @@ class MessageSpec:
     name: str
     body: type[Body] | None  # None: raw words
     to_site: bool
-    protection: str  # signed | sealed | mac | signed+sealed
+    protection: str  # signed | sealed | mac | signed+sealed | sealed+clear
     limit: SizeLimit
     exact: bool  # the body has exactly that many bytes
     readers: str  # who can read the body
+    rest: SizeLimit = lambda n, p, w: 0  # what may follow the trailer
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Return whether something follows the trailer: R0's sealed model, or U2 in clear."""
+        return self.protection in ("signed+sealed", "sealed+clear")
 
     @property
     def trailer_bytes(self) -> int:
@@ -267,6 +233,10 @@ class MessageSpec:
     def size_limit(self, sites: int, length: int, modulus_bits: int = 32) -> int:
         """Return the greatest body in bytes under a charter of these numbers."""
         return self.limit(sites, length, modulus_bits)
+
+    def rest_limit(self, sites: int, length: int, modulus_bits: int = 32) -> int:
+        """Return the greatest number of bytes that may follow the trailer."""
+        return self.rest(sites, length, modulus_bits)
 
 
 def vector_bytes(length: int, modulus_bits: int = 32) -> int:
@@ -283,11 +253,7 @@ def _nonce(sites: int) -> int:
 
 
 _ENTRY = 3 + 34 + 2 + 66 + 1
-_DEALT = 1 + 3 + 34 + 34 + SEALED_SHARES_BYTES + 3
-_MEMBER = 1 + 3 + 34 + 34
-_CONFIRMATION = 1 + 3 + 3 + 34 + 34
-_SHARE = 1 + 3 + 66
-_LIST = 8  # array prefixes
+_LIST = 8  # prefixes of arrays and of packed records
 
 _COORDINATOR = "coordinator and this site"
 _READERS_OF_R0 = f"anyone; the model: {_COORDINATOR}"
@@ -304,13 +270,27 @@ REGISTRY: dict[MessageType, MessageSpec] = {
     _T.E2: MessageSpec("E2", EpochNonces, True, "signed", lambda n, p, w: _LIST + 34 * n, False, "anyone"),
     _T.E2_REPLY: MessageSpec("E2 reply", EpochAck, False, "signed", lambda n, p, w: 67, True, "anyone"),
     _T.R0: MessageSpec(
-        "R0", Announcement, True, "signed+sealed", lambda n, p, w: _LIST + 3 * n + 4 * 34, False, _READERS_OF_R0
+        "R0",
+        Announcement,
+        True,
+        "signed+sealed",
+        lambda n, p, w: _LIST + 3 * n + 4 * 34,
+        False,
+        _READERS_OF_R0,
+        lambda n, p, w: greatest_model_bytes(p),
     ),
     _T.R1: MessageSpec(
-        "R1", RoundKeys, False, "sealed", lambda n, p, w: _LIST + 3 * 34 + n * _DEALT, False, _COORDINATOR
+        "R1", RoundKeys, False, "sealed", lambda n, p, w: _LIST + 3 * 34 + n * DEALT_BYTES, False, _COORDINATOR
     ),
     _T.R1P: MessageSpec(
-        "R1'", Inbox, True, "sealed", lambda n, p, w: 2 * _LIST + n * (_MEMBER + _DEALT), False, _COORDINATOR
+        "R1'",
+        Inbox,
+        True,
+        "sealed+clear",
+        lambda n, p, w: _LIST + n * DEALT_BYTES,
+        False,
+        f"{_COORDINATOR}; the list of members: anyone",
+        lambda n, p, w: n * MEMBER_BYTES,
     ),
     _T.R2: MessageSpec("R2", None, False, "mac", lambda n, p, w: vector_bytes(p, w), True, "anyone: masked words"),
     _T.BAD_SHARE: MessageSpec(
@@ -318,13 +298,13 @@ REGISTRY: dict[MessageType, MessageSpec] = {
     ),
     _T.R3A: MessageSpec("R3a", Survivors, True, "sealed", lambda n, p, w: _LIST + 3 * n + 66, False, _COORDINATOR),
     _T.R3B: MessageSpec(
-        "R3b", Confirmations, False, "sealed", lambda n, p, w: _LIST + n * _CONFIRMATION, False, _COORDINATOR
+        "R3b", Confirmations, False, "sealed", lambda n, p, w: _LIST + n * CONFIRMATION_BYTES, False, _COORDINATOR
     ),
     _T.R3C: MessageSpec(
-        "R3c", Confirmations, True, "sealed", lambda n, p, w: _LIST + n * _CONFIRMATION, False, _COORDINATOR
+        "R3c", Confirmations, True, "sealed", lambda n, p, w: _LIST + n * CONFIRMATION_BYTES, False, _COORDINATOR
     ),
     _T.R4: MessageSpec(
-        "R4", ReturnedShares, False, "sealed", lambda n, p, w: 2 * _LIST + n * _SHARE, False, _COORDINATOR
+        "R4", ReturnedShares, False, "sealed", lambda n, p, w: 2 * _LIST + n * SHARE_RECORD_BYTES, False, _COORDINATOR
     ),
     _T.R5: MessageSpec(
         "R5",
@@ -352,8 +332,7 @@ def check_length(message_type: int, frame_bytes: int, sites: int, length: int, m
     except ValueError:
         raise MalformedMessage(f"expected a message type of v1, got {message_type}. Drop it.") from None
     greatest = HEADER_BYTES + spec.size_limit(sites, length, modulus_bits) + spec.trailer_bytes
-    if spec.protection == "signed+sealed":
-        greatest += greatest_model_bytes(length)
+    greatest += spec.rest_limit(sites, length, modulus_bits)
     if frame_bytes > greatest or (spec.exact and frame_bytes != greatest):
         bound = "exactly" if spec.exact else "at most"
         raise MalformedMessage(f"expected {bound} {greatest} bytes for {spec.name}, got {frame_bytes}. Drop it.")
@@ -370,16 +349,6 @@ _decoders: dict[type[Body], msgspec.msgpack.Decoder[Body]] = {}
 def encode_body(body: Body) -> bytes:
     """Return the MessagePack array of one body."""
     return _encoder.encode(body)
-
-
-def encode_list(bodies: Sequence[Body]) -> bytes:
-    """Return the MessagePack array of a field that many frames repeat."""
-    return _encoder.encode(bodies)
-
-
-def encode_fields(*fields: bytes) -> bytes:
-    """Return the body whose fields, at most 15, are encoded already."""
-    return bytes([0x90 | len(fields)]) + b"".join(fields)
 
 
 def decode_body(body_type: type[BodyT], data: Buffer) -> BodyT:

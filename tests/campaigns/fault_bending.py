@@ -11,8 +11,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-import msgspec
-from fault_insider import Opened, altered_bytes
+from fault_insider import Opened, altered_bytes, apart, together
 from fault_world import FIRST_MODEL, Charter, World, charter_of
 
 from secure_frl.wire.envelope import HEADER_BYTES, read_header
@@ -117,7 +116,7 @@ def _bent_once(kind: str, letter: Opened, donors: list[bytes], reflected: bytes,
         return r.choice(donors)
     if REGISTRY[letter.kind].body is None:
         return _bent_words(kind, plain, donors, r)
-    fields: list[Any] = msgspec.msgpack.decode(plain)
+    fields: list[Any] = apart(letter.kind, plain)
     lists = [field for field in fields if isinstance(field, list) and field] or [fields]
     chosen = r.choice(lists)
     if kind == "drop":
@@ -128,8 +127,8 @@ def _bent_once(kind: str, letter: Opened, donors: list[bytes], reflected: bytes,
     elif kind == "reorder":
         r.shuffle(chosen)
     else:
-        _splice(fields, msgspec.msgpack.decode(r.choice(donors)), r)
-    return msgspec.msgpack.encode(fields)
+        _splice(fields, apart(letter.kind, r.choice(donors)), r)
+    return together(letter.kind, fields)
 
 
 def _splice(fields: list[Any], donor: list[Any], r: Random) -> None:

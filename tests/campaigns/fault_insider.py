@@ -1,19 +1,22 @@
 """What an insider can do to a message before it is sealed: the coordinator to its requests, a peer to its answers.
 
 `opened` takes a genuine frame apart with its sender's own keys, `Opened.sealed` puts any other plaintext back under
-the same keys and header. The alterations are aware of structure: they work on the fields of the decoded body where
-there is one, on bytes where there is none, and take strange values out of a pool of bodies of other rounds and sites.
+the same keys and header. The plaintext of R1' begins with the list that follows it in clear, which its tag covers too:
+see `listed_of`. The alterations are aware of structure: they work on the fields of the decoded body where there is one,
+on packed records one by one, on bytes where there is none, and take strange values out of a pool of bodies of other
+rounds and sites.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import msgspec
 
+from secure_frl.masking.contexts import members_hash
 from secure_frl.masking.coordinator_states import EpochOpening, MaskedSum
 from secure_frl.wire.envelope import (
     HEADER_BYTES,
@@ -49,7 +52,8 @@ class Opened:
 
     def body(self) -> Any:
         """The decoded body; None for a vector."""
-        return None if self.body_type is None else decode_body(self.body_type, self.plain)
+        plain = self.plain if self.kind is not T.R1P else listed_of(self.plain)[1]
+        return None if self.body_type is None else decode_body(self.body_type, plain)
 
 
 def opened(world: Any, machine: MaskedSum | EpochOpening, site: int, frame: bytes) -> Opened:
@@ -82,10 +86,35 @@ def opened(world: Any, machine: MaskedSum | EpochOpening, site: int, frame: byte
             lambda head, plain: mac_frame(address_of(head), head.type, memoryview(plain), link),
             body_type,
         )
+    if kind is T.R1P:
+        listed = frame[body_end + 16 :]
+        plain = with_list(listed, unseal_frame(frame, link, len(listed), members_hash(listed)))
+
+        def seal_with_list(head: Header, other: bytes) -> bytes:
+            clear, body = listed_of(other)
+            return seal_frame(address_of(head), head.type, body, link, clear, members_hash(clear))
+
+        return Opened(kind, header, plain, seal_with_list, body_type)
     plain = unseal_frame(frame, link)
     return Opened(
         kind, header, plain, lambda head, other: seal_frame(address_of(head), head.type, other, link), body_type
     )
+
+
+def with_list(listed: bytes, body: bytes) -> bytes:
+    """R1' as one plaintext: an array of the clear list and the body's own fields."""
+    return msgspec.msgpack.encode([listed, *msgspec.msgpack.decode(body)])
+
+
+def listed_of(plain: bytes) -> tuple[bytes, bytes]:
+    """The clear list and the sealed body of R1' in one plaintext; what is no such array is a body without a list."""
+    try:
+        fields = msgspec.msgpack.decode(plain)
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
+        return b"", plain
+    if not isinstance(fields, list) or not fields or not isinstance(fields[0], bytes):
+        return b"", plain
+    return fields[0], msgspec.msgpack.encode(fields[1:])
 
 
 def _sized(header: Header, plain: bytes) -> Header:
@@ -116,9 +145,60 @@ def altered(random: Random, kind: MessageType, plain: bytes, others: list[bytes]
         return altered_bytes(random, plain, others)
     if choice < 0.25:
         return random.choice(STRANGE)(random, plain)
+    fields = apart(kind, plain)
+    donor = apart(kind, random.choice(others)) if others and random.random() < 0.5 else None
+    return together(kind, _altered_value(random, fields, donor))
+
+
+# where packed records are, with the sizes of their fields; ids have 4 bytes, in the list of members 8 behind 8 more
+_PACKED: dict[MessageType, dict[int, tuple[int, ...]]] = {
+    T.R1: {3: (4, 32, 32, 144)},
+    T.R1P: {0: (8, 8, 36, 36), 1: (4, 32, 32, 144)},
+    T.R3B: {0: (4, 4, 32, 32)},
+    T.R3C: {0: (4, 4, 32, 32)},
+    T.R4: {0: (4, 64), 1: (4, 64)},
+}
+
+
+def apart(kind: MessageType, plain: bytes) -> Any:
+    """The fields of a plaintext, packed records as lists of numbers and bytes."""
     fields = msgspec.msgpack.decode(plain)
-    donor = msgspec.msgpack.decode(random.choice(others)) if others and random.random() < 0.5 else None
-    return msgspec.msgpack.encode(_altered_value(random, fields, donor))
+    for place, sizes in _PACKED.get(kind, {}).items():
+        if isinstance(fields, list) and place < len(fields) and isinstance(fields[place], bytes):
+            fields[place] = list(_records(fields[place], sizes))
+    return fields
+
+
+def _records(data: bytes, sizes: tuple[int, ...]) -> Iterator[list[Any]]:
+    for start in range(0, len(data), sum(sizes)):
+        record: list[Any] = []
+        for size in sizes:
+            part, start = data[start : start + size], start + size
+            record.append(int.from_bytes(part, "big") if size <= 8 else part)
+        yield record
+
+
+def together(kind: MessageType, fields: Any) -> bytes:
+    """A plaintext again; where a list has no longer the form of records, it stays one."""
+    if isinstance(fields, list):
+        places = _PACKED.get(kind, {})
+        fields = [_packed(part, places[at]) if at in places else part for at, part in enumerate(fields)]
+    return msgspec.msgpack.encode(fields)
+
+
+def _packed(records: Any, sizes: tuple[int, ...]) -> Any:
+    if not isinstance(records, list) or not all(isinstance(record, list) for record in records):
+        return records
+    data = b""
+    for record in records:
+        for size, part in zip((*sizes, *[4] * len(record)), record, strict=False):
+            if isinstance(part, int):
+                data += (part % 2 ** (8 * min(size, 8))).to_bytes(min(size, 8), "big")
+            elif isinstance(part, bytes):
+                data += part
+            else:
+                return records
+    return data
 
 
 def _altered_value(random: Random, value: Any, donor: Any) -> Any:

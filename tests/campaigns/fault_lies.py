@@ -13,16 +13,17 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from fault_insider import LOW_ORDER, Opened, address_of, word_type
+from fault_insider import LOW_ORDER, Opened, address_of, listed_of, with_list, word_type
 
 from secure_frl.masking import contexts
 from secure_frl.masking.coordinator_states import MaskedSum
-from secure_frl.masking.keys import confirm_key, confirmation, share_key
+from secure_frl.masking.keys import confirmations, share_key
 from secure_frl.masking.site_shares import key_share_commitment, seed_share_commitment
 from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.wire.envelope import seal, seal_frame, unseal
 from secure_frl.wire.hashing import lp
 from secure_frl.wire.messages import Body, Complaint, MessageType, encode_body
+from secure_frl.wire.records import MEMBER_BYTES, Confirmation, DealtShares, Share, pack_records, unpack_records
 from secure_frl.wire.signatures import signed_bytes
 
 T = MessageType
@@ -59,19 +60,22 @@ def coordinator_lie(world: Any, machine: Any, site: int, letter: Opened, random:
         )
         return encode_body(replace(body, **random.choice(changes)))
     if kind is T.R1P:
-        members = list(body.members)
-        place = random.randrange(len(members))
-        stolen = random.choice((members[place - 1].public_key, random.randbytes(32), *LOW_ORDER))
-        members[place] = replace(members[place], public_key=stolen)
-        return encode_body(replace(body, members=tuple(members)))
+        listed, rest = listed_of(letter.plain)
+        size = len(listed) // MEMBER_BYTES
+        place = random.randrange(size)
+        others = listed[MEMBER_BYTES * (place - 1) :] if place else listed[-MEMBER_BYTES:]
+        stolen = random.choice((others[20:52], random.randbytes(32), *LOW_ORDER))
+        start = MEMBER_BYTES * place + 20
+        return with_list(listed[:start] + stolen + listed[start + 32 :], rest)
     if kind is T.R3A:
         survivors = _other_set(machine, site, list(body.survivors), random)
         return encode_body(replace(body, survivors=tuple(survivors), signature=_signed_set(world, machine, survivors)))
     if kind is T.R3C:
-        items = [replace(item, mac=random.randbytes(32)) if random.random() < 0.5 else item for item in body.items]
+        genuine = unpack_records(Confirmation, body.items)
+        items = [item._replace(mac=random.randbytes(32)) if random.random() < 0.5 else item for item in genuine]
         if items and random.random() < 0.4:
             items[-1] = _of_another_set(world, machine, site, items[-1], random)
-        return encode_body(replace(body, items=tuple(items)))
+        return encode_body(replace(body, items=pack_records(items)))
     return _published(world, machine, body, random)
 
 
@@ -104,9 +108,9 @@ def _of_another_set(world: Any, machine: Any, site: int, item: Any, random: Rand
     sender: Any = world.sites[item.sender]._state
     if not hasattr(sender, "attempt"):
         return item
-    key = confirm_key(sender.attempt.view.channels.key(site), machine._state.ctx2, item.sender, site)
-    digest = random.randbytes(32)
-    return msgspec.structs.replace(item, survivors_hash=digest, mac=confirmation(key, digest))
+    digest, channel = random.randbytes(32), sender.attempt.view.channels.key(site)
+    word, _ = confirmations(channel, machine._state.ctx2, item.sender, site, digest)
+    return item._replace(survivors_hash=digest, mac=word)
 
 
 def _published(world: Any, machine: Any, body: Any, random: Random) -> bytes:
@@ -171,7 +175,9 @@ def peer_lie(world: Any, machine: Any, site: int, letter: Opened, random: Random
         return letter, words.tobytes()
     if kind is T.R3B:
         lie = random.choice(({"mac": random.randbytes(32)}, {"survivors_hash": random.randbytes(32)}))
-        return letter, encode_body(replace(body, items=tuple(replace(item, **lie) for item in body.items)))
+        return letter, encode_body(
+            replace(body, items=pack_records(item._replace(**lie) for item in unpack_records(Confirmation, body.items)))
+        )
     if kind is T.R4:
         return letter, encode_body(_bad_holder(body, random))
     return letter, random.choice((b"\x91\x00", b"\xc0", b""))
@@ -189,13 +195,13 @@ def _complaint(machine: MaskedSum, site: int, letter: Opened) -> Opened:
 def _bad_holder(body: Any, random: Random) -> Body:
     replace = msgspec.structs.replace
     field = "of_keys" if body.of_keys and random.random() < 0.5 else "of_seeds"
-    shares = list(getattr(body, field))
+    shares = unpack_records(Share, getattr(body, field))
     place = random.randrange(len(shares))
     words = random.choice((bytes(64), b"\xff" * 64, shares[place - 1].words, bytes.fromhex("00000100") * 16))
-    shares[place] = replace(shares[place], words=words)
+    shares[place] = shares[place]._replace(words=words)
     if random.random() < 0.2:
         return replace(body, of_seeds=body.of_keys, of_keys=body.of_seeds)
-    return replace(body, **{field: tuple(shares)})
+    return replace(body, **{field: pack_records(shares)})
 
 
 def _bad_dealer(protocol: SiteProtocol, site: int, body: Any, random: Random) -> bytes:
@@ -211,10 +217,10 @@ def _bad_dealer(protocol: SiteProtocol, site: int, body: Any, random: Random) ->
     if choice == "low order":
         return encode_body(replace(body, public_key=random.choice(LOW_ORDER)))
     if choice == "unopenable":
-        items = list(body.dealt)
+        items = unpack_records(DealtShares, body.dealt)
         place = random.randrange(len(items))
-        items[place] = replace(items[place], sealed=random.randbytes(len(items[place].sealed)))
-        return encode_body(replace(body, dealt=tuple(items)))
+        items[place] = items[place]._replace(sealed=random.randbytes(len(items[place].sealed)))
+        return encode_body(replace(body, dealt=pack_records(items)))
     if choice == "seed":  # commits to one seed, deals and masks with another
         other = replace(body, seed_commitment=random.randbytes(32))
         object.__setattr__(state, "seed_commitment", other.seed_commitment)
@@ -238,7 +244,7 @@ def _dealt_again(
     """The dealer's R1 with every pair of shares sealed again, changed and committed to as asked."""
     attempt = state.attempt
     items = []
-    for item in old.dealt:
+    for item in unpack_records(DealtShares, old.dealt):
         channel = attempt.view.channels.key(item.site)
         key = share_key(channel, attempt.ctx1, dealer, item.site, old.public_key, old.seed_commitment)
         plain = unseal(key, item.sealed, lp(dealer, item.site, item.commitment_s, item.commitment_b))
@@ -248,9 +254,5 @@ def _dealt_again(
             g = key_share_commitment(attempt.ctx1, dealer, item.site, plain[:64])
             h = seed_share_commitment(attempt.ctx1, dealer, item.site, plain[64:])
         key = share_key(channel, attempt.ctx1, dealer, item.site, new.public_key, new.seed_commitment)
-        items.append(
-            msgspec.structs.replace(
-                item, commitment_s=g, commitment_b=h, sealed=seal(key, plain, lp(dealer, item.site, g, h))
-            )
-        )
-    return msgspec.structs.replace(new, dealt=tuple(items))
+        items.append(DealtShares(item.site, g, h, seal(key, plain, lp(dealer, item.site, g, h))))
+    return msgspec.structs.replace(new, dealt=pack_records(items))

@@ -26,6 +26,7 @@ from mutation_rules import is_acceptable
 
 from secure_frl import errors
 from secure_frl.errors import BadShare, HolderCheated, PeerError, Refused, RoundAborted
+from secure_frl.masking.neighbourhoods import PairTable
 from secure_frl.masking.refusals import CODES
 from secure_frl.masking.site_memory import SharesSent
 from secure_frl.wire.envelope import HEADER_BYTES, Header, sign_frame
@@ -292,7 +293,7 @@ def _copied(value: Any) -> Any:
         return {key: _copied(inner) for key, inner in value.items()}
     if isinstance(value, set | list):
         return type(value)(value)
-    return value.copy() if isinstance(value, np.ndarray) else value
+    return value.copy() if isinstance(value, np.ndarray | PairTable) else value
 
 
 def _kept(machine: Any) -> tuple[Any, ...]:
@@ -328,6 +329,8 @@ def _fingerprint(machine: Any) -> Any:
             found.append(
                 [(key, len(inner) if isinstance(inner, list | dict) else id(inner)) for key, inner in value.items()]
             )
+        elif isinstance(value, PairTable):
+            found.append((value._records.tobytes(), value._present.tobytes()))
         elif isinstance(value, set):
             found.append(sorted(value))
     return type(state).__name__, found

@@ -17,6 +17,7 @@ from secure_frl.errors import UnexpectedState
 from secure_frl.masking.site_memory import SetConfirmed
 from secure_frl.wire.envelope import read_header, unseal_frame
 from secure_frl.wire.messages import MessageType, ReturnedShares, decode_body
+from secure_frl.wire.records import Share, unpack_records
 
 T = MessageType
 
@@ -53,7 +54,7 @@ class Oracle:
             raise Violation(f"sites unmasked two sets in round {context.round}")
         shares = decode_body(ReturnedShares, unseal_frame(reply, before.attempt.link(T.R4, before.ctx2)))
         for name, given in (("seed", shares.of_seeds), ("key", shares.of_keys)):
-            for share in given:
+            for share in unpack_records(Share, given):
                 if name == "key" and share.site == site:
                     raise Violation(f"site {site} gave a share of its own key")
                 if self.kinds.setdefault((context.round, site, share.site), name) != name:

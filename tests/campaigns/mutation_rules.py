@@ -1,24 +1,27 @@
 """Which changed messages of an insider a receiver may accept: the table of section 5, written once more.
 
 `is_acceptable` looks at the plaintext that was sealed and at the truth that the test knows (the other parties' own
-memories). It shares no check with the package: only its decoder's types, strict msgspec structs, are used to read.
+memories). It shares no check with the package: only its decoder's types, strict msgspec structs, are used to read;
+packed records are cut apart here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from fault_insider import LOW_ORDER, Opened
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from fault_insider import LOW_ORDER, Opened, listed_of
 from fault_oracle import is_connected
 from fault_world import next_model
 
 from secure_frl.masking.contexts import config_hash, model_tag, survivors_hash, transcript_hash
-from secure_frl.masking.keys import confirm_key
+from secure_frl.wire.hashing import LABEL, lp
 from secure_frl.wire.messages import REGISTRY, MessageType
 from secure_frl.wire.signatures import signed_bytes
 
@@ -36,6 +39,9 @@ def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: by
     body_type = letter.body_type
     if body_type is None:
         return rule(world, machine, site, letter, plain)
+    listed = b""
+    if letter.kind is T.R1P:
+        listed, plain = listed_of(plain)
     try:
         body = msgspec.msgpack.decode(plain, type=body_type)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
@@ -45,6 +51,8 @@ def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: by
     limit = spec.size_limit(constants.sites, constants.length, constants.modulus_bits)
     if len(plain) > limit or (spec.exact and len(plain) != limit):
         return False
+    if letter.kind is T.R1P:
+        return _r1p(world, machine, site, letter, (body, listed)) and _addressed(world, machine, site, letter)
     return rule(world, machine, site, letter, body) and _addressed(world, machine, site, letter)
 
 
@@ -176,21 +184,51 @@ def machine_sealed_digest(letter: Opened) -> bytes:
     return msgspec.msgpack.decode(letter.plain, type=REGISTRY[T.R0].body).sealed_digest
 
 
-def _r1p(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
-    truth, near = letter.body(), _beside(machine, site) | {site}
-    ids = [member.site for member in body.members]
+def _cut(data: bytes, *sizes: int) -> list[tuple[Any, ...]] | None:
+    """Packed records, ids (4 bytes) as numbers; None for a part of one."""
+    width = sum(sizes)
+    if len(data) % width:
+        return None
+    found = []
+    for start in range(0, len(data), width):
+        ends = [start + sum(sizes[:at]) for at in range(len(sizes) + 1)]
+        parts = [data[a:b] for a, b in pairwise(ends)]
+        found.append(tuple(int.from_bytes(part, "big") if len(part) == 4 else part for part in parts))
+    return found
+
+
+_DEALT, _CONFIRMATION = (4, 32, 32, 144), (4, 4, 32, 32)
+
+
+def _rows(listed: bytes) -> list[tuple[int, bytes, bytes]] | None:
+    """The members in lp form; None for any other bytes."""
+    cut = _cut(listed, 4, 4, 8, 4, 32, 4, 32)
+    if cut is None or any((a, b, c, d) != (84, 8, 32, 32) for a, b, _, c, _, d, _ in cut):
+        return None
+    return [(int.from_bytes(number, "big"), key, commitment) for _, _, number, _, key, _, commitment in cut]
+
+
+def _r1p(world: Any, machine: Any, site: int, letter: Opened, sealed: Any) -> bool:
+    body, listed = sealed
+    near = _beside(machine, site) | {site}
+    dealt, members, truth = _cut(body.dealt, *_DEALT), _rows(listed), _rows(listed_of(letter.plain)[0])
+    mail = _cut(letter.body().dealt, *_DEALT)
+    if dealt is None or members is None or truth is None or mail is None:
+        return False
+    ids = [member[0] for member in members]
     constants, cohort = world.charter.constants, machine._view.context.cohort
-    keys = [_point(member.public_key) for member in body.members]
+    keys = [_point(member[1]) for member in members]
     # of a site with which it shares no mask, a site cannot know the key; a false one makes it another ctx2 only
-    entries = [member for member in body.members if member.site in near]
+    entries = [member for member in members if member[0] in near]
     return (
-        ids == sorted(set(ids))
+        len(members) <= constants.sites
+        and ids == sorted(set(ids))
         and site in ids
         and set(ids) <= set(cohort)
-        and all(member in truth.members for member in entries)
+        and all(member in truth for member in entries)
         and len(set(keys)) == len(keys)
         and not set(keys) & {_point(key) for key in machine._view.epoch.public_keys}
-        and list(body.dealt) == [item for item in truth.dealt if item.site in ids]
+        and dealt == [item for item in mail if item[0] in ids]
         and len(ids) >= constants.min_survivors
         and _holds(machine, ids, constants.threshold)
     )
@@ -217,17 +255,20 @@ def _r3a(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool
 def _r3c(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     state, survivors = machine._state, machine._state.survivors
     truth, senders = survivors_hash(state.ctx2, survivors), {site}
-    for item in body.items:
-        if item.receiver != site or item.sender not in survivors or item.sender not in _beside(machine, site):
+    items = _cut(body.items, *_CONFIRMATION)
+    if items is None:
+        return False
+    for sender, receiver, digest, mac in items:
+        if receiver != site or sender not in survivors or sender not in _beside(machine, site):
             continue
-        key = confirm_key(
-            world.sites[site]._state.attempt.view.channels.key(item.sender), state.ctx2, item.sender, site
-        )
-        if hmac.digest(key, item.survivors_hash, "sha256") != item.mac:
+        channel = world.sites[site]._state.attempt.view.channels.key(sender)
+        info = lp(LABEL, "confirm", min(site, sender), max(site, sender), digest)
+        both = HKDF(SHA256(), 64, state.ctx2, info).derive(channel)
+        if (both[:32] if sender < site else both[32:]) != mac:
             continue
-        if item.survivors_hash != truth:
+        if digest != truth:
             return False  # the coordinator has named two sets
-        senders.add(item.sender)
+        senders.add(sender)
     return len(senders) >= world.charter.constants.threshold
 
 
@@ -277,7 +318,8 @@ def _r1(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     others = sorted(_beside(machine, site))
     taken = [*(keys.public_key for keys in machine._state.members.values()), *view.epoch.public_keys]
     is_new = _point(body.public_key) not in [_point(key) for key in taken]
-    return [item.site for item in body.dealt] == others and is_new and not _is_low(body.public_key)
+    dealt = _cut(body.dealt, *_DEALT)
+    return dealt is not None and [item[0] for item in dealt] == others and is_new and not _is_low(body.public_key)
 
 
 def _r2(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> bool:
@@ -290,7 +332,8 @@ def _r2(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> bo
 
 def _r3b(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     others = sorted(_beside(machine, site) & set(machine._state.survivors))
-    return [(item.sender, item.receiver) for item in body.items] == [(site, other) for other in others]
+    items = _cut(body.items, *_CONFIRMATION)
+    return items is not None and [item[:2] for item in items] == [(site, other) for other in others]
 
 
 def _r4(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:

@@ -53,7 +53,7 @@ def test_control_the_rules_see_a_site_that_takes_any_survivor_set(monkeypatch: p
 
 
 def test_control_the_rules_see_a_coordinator_that_takes_any_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator_stages, "_matches", lambda *share, **kind: True)
+    monkeypatch.setattr(coordinator_stages, "_matching", lambda state, site, shares, alive, lost: alive | lost)
 
     score = run_mutations(7, 4_000)
 

@@ -16,6 +16,7 @@ from fault_tally import Tally
 
 from secure_frl.masking import site_attempt
 from secure_frl.masking.site_memory import SetConfirmed
+from secure_frl.wire.records import SHARE_RECORD_BYTES
 
 DEFAULT_SCHEDULES, PARTS = 600, 3
 CAMPAIGN_SCHEDULES = int(os.environ.get("SCHEDULES", "100000"))
@@ -52,8 +53,8 @@ def test_a_few_hundred_schedules_give_no_wrong_sum_and_no_nameless_abort(part: i
 def test_control_the_oracle_sees_a_site_that_gives_both_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     genuine = site_attempt.ReturnedShares
 
-    def both(of_seeds: tuple[object, ...], of_keys: tuple[object, ...]) -> object:
-        return genuine(of_seeds, (*of_keys, of_seeds[0]))
+    def both(of_seeds: bytes, of_keys: bytes) -> object:
+        return genuine(of_seeds, of_keys + of_seeds[:SHARE_RECORD_BYTES])
 
     monkeypatch.setattr(site_attempt, "ReturnedShares", both)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,13 @@ from reference import (
     header,
     lp,
     pack,
+    records,
     sha256,
     share,
     sign,
 )
 
+RECORDS = {"R1": (3,), "R1p": (0,), "R3b": (0,), "R3c": (0,), "R4": (0, 1)}  # fields that hold packed records
 STAGES = ("E0", "E1", "E2", "R0", "R1p", "R3a", "R3c", "R5")  # the requests; each has one reply
 
 
@@ -50,14 +51,23 @@ class Frames:
         head = self.head(kind, i, len(plain), fresh, down=down, **changes)
         study = self.round.study
         secret = by or (study.coordinator_identity if down else study.identities[i])
-        return head + plain + sign(secret, "frame", head, plain)
+        return head + plain + sign(secret, "frame", head, sha256(plain))
 
-    def sealed(self, kind: str, i: int, body: Any, **changes: Any) -> bytes:
+    def plain(self, kind: str, body: Any) -> bytes:
+        """Return a body's bytes; lists of records are packed."""
+        if isinstance(body, bytes):
+            return body
+        places = RECORDS.get(kind, ())
+        fields = enumerate(body)
+        return pack([records(x) if at in places and isinstance(x, list) else x for at, x in fields])
+
+    def sealed(self, kind: str, i: int, body: Any, bound: bytes = b"", **changes: Any) -> bytes:
+        """Return a sealed frame. bound: what is associated data behind the header."""
         r, down = self.round, kind in STAGES
         fresh = changes.pop("fresh", r.coordinator_fresh if kind == "R5" else r.fresh[i])
-        plain = body if isinstance(body, bytes) else pack(body)
+        plain = self.plain(kind, body)
         head = self.head(kind, i, changes.pop("size", len(plain)), fresh, down=down, **changes)
-        return head + gcm(r.link(i, kind.removesuffix(" reply"), "down" if down else "up"), plain, head)
+        return head + gcm(r.link(i, kind.removesuffix(" reply"), "down" if down else "up"), plain, head + bound)
 
     # --- the epoch
 
@@ -135,9 +145,19 @@ class Frames:
     def inbox(self, i: int) -> list[Any]:
         return [[j, *self.dealt(j, i)] for j in self.round.near(i, self.round.members)]
 
-    def r1p(self, i: int, members: list[Any] | None = None, inbox: list[Any] | None = None, **changes: Any) -> bytes:
-        listed = self.round.member_rows if members is None else members
-        return self.sealed("R1p", i, [listed, self.inbox(i) if inbox is None else inbox], **changes)
+    def r1p(
+        self,
+        i: int,
+        members: list[Any] | None = None,
+        inbox: Any = None,
+        *,
+        packed: bytes | None = None,
+        **changes: Any,
+    ) -> bytes:
+        """Return R1'. packed: the list's bytes, in place of lp of the rows `members`."""
+        packed = lp(*(self.round.member_rows if members is None else members)) if packed is None else packed
+        body = [self.inbox(i) if inbox is None else inbox]
+        return self.sealed("R1p", i, body, H("U2", packed), **changes) + packed
 
     def r2(self, i: int, words: list[int] | None = None, raw: bytes | None = None) -> bytes:
         r = self.round
@@ -153,12 +173,12 @@ class Frames:
 
     def confirmation(self, i: int, j: int, survivors: list[int] | None = None) -> list[Any]:
         digest = self.round.survivors_hash if survivors is None else H("U3", self.round.ctx2, survivors)
-        return [i, j, digest, hmac.digest(self.round.confirm_key(i, j), digest, "sha256")]
+        return [i, j, digest, self.round.confirmation(i, j, digest)]
 
     def r3b(self, i: int) -> bytes:
         return self.sealed("R3b", i, [[self.confirmation(i, j) for j in self.round.near(i, self.round.survivors)]])
 
-    def r3c(self, i: int, items: list[Any] | None = None) -> bytes:
+    def r3c(self, i: int, items: Any = None) -> bytes:
         honest = [self.confirmation(j, i) for j in self.round.near(i, self.round.confirmed)]
         return self.sealed("R3c", i, [honest if items is None else items])
 

@@ -15,9 +15,9 @@ SHAPES: dict[str, Any] = {  # section 7: "u", "id", a number of bytes, "short", 
     "E1": ([("id", 32, "short", 64)],),
     "E2": ([32],),
     "R0": (["id"], 32, 32, 32, 32),
-    "R1p": ([("id", 32, 32)], [("id", 32, 32, 144)]),
+    "R1p": ("bytes",),
     "R3a": (["id"], 64),
-    "R3c": ([("id", "id", 32, 32)],),
+    "R3c": ("bytes",),
     "R5": (["id"], "bytes", 32, 32, 64),
 }
 
@@ -91,16 +91,38 @@ def decode(kind: str, data: bytes) -> list[Any]:
     return list(body)
 
 
+def split_records(data: bytes, *sizes: int) -> list[list[Any]]:
+    """Return packed records as lists; 4 is the size of an id, any other one of bytes."""
+    need(len(data) % sum(sizes) == 0, "MalformedMessage")
+    found, at = [], 0
+    while at < len(data):
+        record: list[Any] = []
+        for size in sizes:
+            part, at = data[at : at + size], at + size
+            record.append(int.from_bytes(part, "big") if size == 4 else part)
+        found.append(record)
+    return found
+
+
+def member_rows(packed: bytes) -> list[list[Any]]:
+    """Return U2 out of its lp form: 88 bytes a row, of which the lengths of the parts are 20."""
+    need(len(packed) % 88 == 0, "MalformedMessage")
+    rows = [packed[at : at + 88] for at in range(0, len(packed), 88)]
+    found: list[list[Any]] = [[int.from_bytes(row[8:16], "big"), row[20:52], row[56:88]] for row in rows]
+    need(lp(*found) == packed and all(row[0] <= 65_534 for row in found), "MalformedMessage")
+    return found
+
+
 def check_size(kind: str, size: int, *, sites: int, length: int, word: int) -> None:
     """Check a frame's size against the last column of section 7. sites: in the roster."""
     n, d, nonce = sites, length, 32 if sites > 100 else 0
     body, trailer, exact = {
         "E0": (62, 64, False), "E0 reply": (103 + nonce, 64, True), "E1": (8 + (109 + nonce) * n, 64, False),
         "E1 reply": (35 if nonce else 67, 64, True), "E2": (8 + 34 * n, 64, False), "E2 reply": (67, 64, True),
-        "R0": (144 + 3 * n + 65_536 + 64 * d, 64, False), "R1": (110 + 219 * n, 16, False),
-        "R1p": (16 + 291 * n, 16, False), "R2": (word * (d + 4), 16, True), "BadShare": (8 + 3 * n, 16, False),
-        "R3a": (74 + 3 * n, 16, False), "R3b": (8 + 75 * n, 16, False), "R3c": (8 + 75 * n, 16, False),
-        "R4": (16 + 70 * n, 16, False), "R5": (150 + 3 * n + word * (d + 4), 16, False),
+        "R0": (144 + 3 * n + 65_536 + 64 * d, 64, False), "R1": (110 + 212 * n, 16, False),
+        "R1p": (8 + 212 * n + 88 * n, 16, False), "R2": (word * (d + 4), 16, True), "BadShare": (8 + 3 * n, 16, False),
+        "R3a": (74 + 3 * n, 16, False), "R3b": (8 + 72 * n, 16, False), "R3c": (8 + 72 * n, 16, False),
+        "R4": (16 + 68 * n, 16, False), "R5": (150 + 3 * n + word * (d + 4), 16, False),
         "R5 reply": (1, 16, True), "Refusal": (2, 64, True), "": (-1000, 0, False),
     }[kind]  # fmt: skip
     greatest = 152 + body + trailer

@@ -69,6 +69,13 @@ def kdf(secret: bytes, salt: bytes, purpose: str, *fields: Any) -> bytes:
     return hmac.digest(hmac.digest(salt, secret, "sha256"), lp(LABEL, purpose, *fields) + b"\x01", "sha256")
 
 
+def kdf64(secret: bytes, salt: bytes, purpose: str, *fields: Any) -> bytes:
+    """Return 64 bytes of the same, two blocks of output."""
+    key, info = hmac.digest(salt, secret, "sha256"), lp(LABEL, purpose, *fields)
+    first = hmac.digest(key, info + b"\x01", "sha256")
+    return first + hmac.digest(key, first + info + b"\x02", "sha256")
+
+
 def public(secret: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
 
@@ -123,6 +130,12 @@ def permutation(seed: bytes, cohort: Sequence[int]) -> list[int]:
         j = next(word for word in words if word < limit) % (i + 1)
         order[i], order[j] = order[j], order[i]
     return order
+
+
+def records(items: Sequence[Sequence[Any]]) -> bytes:
+    """Return packed records: their ids as 4 bytes big-endian, their bytes as they are."""
+    fields = [field for item in items for field in item]
+    return b"".join(field if isinstance(field, bytes) else struct.pack(">I", field) for field in fields)
 
 
 def pack(value: Any) -> bytes:
@@ -282,8 +295,10 @@ class Round:
     def share_key(self, i: int, j: int) -> bytes:
         return kdf(self.channel(i, j), self.ctx1, "share", i, j, self.s_pk[i], self.commitments[i])
 
-    def confirm_key(self, i: int, j: int) -> bytes:
-        return kdf(self.channel(i, j), self.ctx2, "confirm", i, j)
+    def confirmation(self, i: int, j: int, digest: bytes) -> bytes:
+        """Return i's word to j that it saw the survivors of this hash."""
+        both = kdf64(self.channel(i, j), self.ctx2, "confirm", min(i, j), max(i, j), digest)
+        return both[:32] if i < j else both[32:]
 
     # --- words
 

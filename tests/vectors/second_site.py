@@ -7,7 +7,6 @@ its secrets in plain sight.
 
 from __future__ import annotations
 
-import hmac
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,8 +27,10 @@ from reading import (
     commitments,
     decode,
     is_connected,
+    member_rows,
     need,
     opened,
+    split_records,
 )
 from reference import (
     CODES,
@@ -43,10 +44,12 @@ from reference import (
     header,
     identity,
     kdf,
+    kdf64,
     lp,
     pack,
     permutation,
     public,
+    records,
     sha256,
     share,
     sign,
@@ -150,13 +153,15 @@ class Site:
         (size,) = struct.unpack(">Q", frame[112:120])
         trailer = 64 if kind in ("E0", "E1", "E2", "R0") else 16
         end = 152 + size + trailer
-        need(len(frame) == end or (kind == "R0" and len(frame) > end), "MalformedMessage")
+        need(len(frame) == end or (kind in ("R0", "R1p") and len(frame) > end), "MalformedMessage")
         head, body = frame[:152], frame[152 : 152 + size]
         if trailer == 64:
-            check(self.coordinator, frame[152 + size : end], "frame", head, body)
+            check(self.coordinator, frame[152 + size : end], "frame", head, sha256(body))
             return decode(kind, body), frame[end:]
         salt = self.ctx2 if kind in ("R3a", "R3c") else self.ctx1
-        return decode(kind, opened(self.link(kind, "down", salt), frame[152:], head)), b""
+        behind = frame[end:]
+        associated = head + H("U2", behind) if kind == "R1p" else head
+        return decode(kind, opened(self.link(kind, "down", salt), frame[152:end], associated)), behind
 
     def link(self, stage: str, direction: str, salt: bytes) -> bytes:
         fresh = self.coordinator_fresh if (stage, direction) == ("R5", "down") else self.fresh
@@ -170,7 +175,7 @@ class Site:
     def signed(self, kind: str, numbers: tuple[int, ...], body: list[Any], fresh: bytes = ZERO) -> bytes:
         plain = pack(body)
         head = self.head(kind, numbers, fresh, len(plain))
-        return head + plain + sign(self.secret, "frame", head, plain)
+        return head + plain + sign(self.secret, "frame", head, sha256(plain))
 
     def sealed(self, kind: str, body: list[Any], salt: bytes) -> bytes:
         plain = pack(body)
@@ -281,7 +286,7 @@ class Site:
         self.record("R1")
         self.state = "SharesSent"
         own_h = commitments(self.ctx1, self.me, self.me, b"", own)[1]
-        return self.sealed("R1", [public(self.s_sk), self.commitment, own_h, dealt], self.ctx1)
+        return self.sealed("R1", [public(self.s_sk), self.commitment, own_h, records(dealt)], self.ctx1)
 
     def near(self, i: int, among: list[int]) -> list[int]:
         """Return N(i) inside a set, ascending: section 10."""
@@ -290,8 +295,8 @@ class Site:
         gaps = {j: (places[j] - places[i]) % len(self.order) for j in among}
         return sorted(j for j, gap in gaps.items() if j != i and min(gap, len(self.order) - gap) <= reach)
 
-    def r1p(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
-        members, inbox = body
+    def r1p(self, numbers: tuple[int, ...], body: list[Any], frame: bytes, listed: bytes) -> bytes:
+        members, inbox = member_rows(listed), split_records(body[0], 4, 32, 32, 144)
         ids = [member[0] for member in members]
         need(ascending(ids, self.cohort), "RosterRefused")
         need([self.me, public(self.s_sk), self.commitment] in members, "RosterRefused")
@@ -347,23 +352,23 @@ class Site:
             need(len(survivors) - self.c["max_colluders"] >= self.c["honest_shares"], "SurvivorsRefused")
         need(self.me in survivors, "SurvivorsRefused")
         self.survivors, digest = survivors, H("U3", self.ctx2, survivors)
-        items = [
-            [self.me, j, digest, hmac.digest(self.confirm_key(self.me, j), digest, "sha256")]
-            for j in self.near(self.me, survivors)
-        ]
+        items = [[self.me, j, digest, self.confirmation(self.me, j, digest)] for j in self.near(self.me, survivors)]
         self.record("R3b")
         self.state = "SetConfirmed"
-        return self.sealed("R3b", [items], self.ctx2)
+        return self.sealed("R3b", [records(items)], self.ctx2)
 
-    def confirm_key(self, i: int, j: int) -> bytes:
-        return kdf(self.channels[j if i == self.me else i], self.ctx2, "confirm", i, j)
+    def confirmation(self, i: int, j: int, digest: bytes) -> bytes:
+        """Return i's word to j; one of them is this site."""
+        channel = self.channels[j if i == self.me else i]
+        both = kdf64(channel, self.ctx2, "confirm", min(i, j), max(i, j), digest)
+        return both[:32] if i < j else both[32:]
 
     def r3c(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
         digest, confirmed = H("U3", self.ctx2, self.survivors), {self.me}
-        for i, j, found, mac in body[0]:
+        for i, j, found, mac in split_records(body[0], 4, 4, 32, 32):
             if j != self.me or i not in self.near(self.me, self.survivors):
                 continue
-            if hmac.digest(self.confirm_key(i, self.me), found, "sha256") == mac:
+            if self.confirmation(i, self.me, found) == mac:
                 need(found == digest, "Equivocation")
                 confirmed.add(i)
         need(len(confirmed) >= self.t, "TooFewConfirmations")
@@ -372,7 +377,7 @@ class Site:
         keys = [[j, self.shares[j][0]] for j in near if j not in self.survivors]
         self.record("R4")
         self.state = "SumAwaited"
-        return self.sealed("R4", [seeds, keys], self.ctx2)
+        return self.sealed("R4", [records(seeds), records(keys)], self.ctx2)
 
     def r5(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
         survivors, total, tag, transcript, signature = body

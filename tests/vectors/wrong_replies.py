@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from frames import Frames
-from reference import ZERO, Round, pack, sha256
+from reference import ZERO, Round, sha256
 from wrong_requests import FOREIGN_IDENTITY, Case, flip
 
 # --- to the coordinator ----------------------------------------------------------------------------------------------
@@ -69,12 +69,13 @@ def _bad_keys(f: Frames, out: Case) -> None:
         [*body[:3], [[*body[3][0][:3], bytes(143)], *body[3][1:]]],
         "MalformedMessage",
     )
-    longer = pack(body).replace(b"\x94\x00\xc4\x20", b"\x94\xcc\x00\xc4\x20", 1)
-    r1("with a number not in its shortest form", longer, "MalformedMessage")
+    plain = f.plain("R1", body)
+    r1("with a length not in its shortest form", plain.replace(b"\xc4\x20", b"\xc5\x00\x20", 1), "MalformedMessage")
+    r1("with half a record behind", plain[:-106], "MalformedMessage")
     honest = f.r1(4)
     out("R1 with one bit changed", "R0", 4, flip(honest, 300), "BadSignature")
     out("R1 cut short", "R0", 4, honest[:-1], "MalformedMessage")
-    stated = f.sealed("R1", 4, body, size=len(pack(body)) + 1)
+    stated = f.sealed("R1", 4, body, size=len(plain) + 1)
     out("R1 whose header states another length", "R0", 4, stated, "MalformedMessage")
     out("R1 of another site", "R0", 4, f.r1(3), "UnexpectedMessage")
     out("R1 of another attempt", "R0", 4, f.sealed("R1", 4, body, attempt=1), "UnexpectedMessage")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from frames import Frames
-from reference import ZERO, H, Round, gcm, lp, pack, sha256, share
+from reference import ZERO, H, Round, gcm, lp, pack, records, sha256, share
 
 FOREIGN_IDENTITY = b"\x5e" * 32
 FOREIGN_KEY = bytes.fromhex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a")  # RFC 7748, Alice
@@ -71,7 +71,15 @@ def _frames(f: Frames, case: Case) -> None:
     for field, value in (("epoch", 2), ("round", 2), ("attempt", 1), ("fresh", b"\x09" * 32)):
         case(f"R1' with another {field}", "R0", f.r1p(0, **{field: value}), "UnexpectedMessage")
     case("R1' with one bit changed", "R0", flip(r1p, 200), "BadSignature")
-    case("R1' sealed but no body", "R0", f.sealed("R1p", 0, b"\xc0"), "MalformedMessage")
+    rows = f.round.member_rows
+    listed = lp(*rows)
+    case("R1' with one bit of its list changed", "R0", flip(r1p, len(r1p) - 1), "BadSignature")
+    case("R1' with an id of its list changed", "R0", flip(r1p, len(r1p) - len(listed) + 15), "BadSignature")
+    case("R1' with another list than its tag covers", "R0", r1p[: -len(listed)] + lp(*rows[:-1]), "BadSignature")
+    case("R1' without its list", "R0", r1p[: -len(listed)], "BadSignature")
+    case("R1' with more rows than sites", "R0", r1p + listed, "MalformedMessage")
+    empty = f.sealed("R1p", 0, b"\xc0", H("U2", listed)) + listed
+    case("R1' sealed but no body", "R0", empty, "MalformedMessage")
 
 
 def _epoch(f: Frames, case: Case) -> None:
@@ -172,7 +180,14 @@ def _members(f: Frames, case: Case) -> None:
     case("R1' without this site", "R0", f.r1p(0, rows[1:]), "RosterRefused", LEFT)
     case("R1' with fewer than min_survivors", "R0", f.r1p(0, rows[:3], mail[:2]), "RosterRefused", LEFT)
     case("R1' out of order", "R0", f.r1p(0, rows[::-1]), "RosterRefused", LEFT)
-    case("R1' with a site outside the cohort", "R0", f.r1p(0, [*rows, [9, FOREIGN_KEY, ZERO]]), "RosterRefused", LEFT)
+    strange = [*rows[:-1], [9, FOREIGN_KEY, ZERO]]
+    case("R1' with a site outside the cohort", "R0", f.r1p(0, strange), "RosterRefused", LEFT)
+    packed = lp(*rows)
+    case("R1' with half a row", "R0", f.r1p(0, packed=packed[:-44]), "MalformedMessage", LEFT)
+    case("R1' with a row of another length", "R0", f.r1p(0, packed=flip(packed, 3)), "MalformedMessage", LEFT)
+    case("R1' with an id beyond all", "R0", f.r1p(0, packed=flip(packed, 8)), "MalformedMessage", LEFT)
+    case("R1' with half an item", "R0", f.r1p(0, inbox=records(mail)[:-106]), "MalformedMessage", LEFT)
+    case("R1' with no members", "R0", f.r1p(0, packed=b""), "RosterRefused", LEFT)
     case("R1' with an item missing", "R0", f.r1p(0, inbox=mail[1:]), "RosterRefused", LEFT)
     case("R1' with an item twice", "R0", f.r1p(0, inbox=[mail[0], *mail[:-1]]), "RosterRefused", LEFT)
     case("R1' with items out of order", "R0", f.r1p(0, inbox=mail[::-1]), "RosterRefused", LEFT)
@@ -226,6 +241,7 @@ def _survivors(f: Frames, case: Case) -> None:
 def _confirmations(f: Frames, case: Case) -> None:
     mail = [f.confirmation(j, 0) for j in (1, 3, 4)]
     forged = [[*item[:3], ZERO] for item in mail]
+    case("R3c with half an item", "R3a", f.r3c(0, records(mail)[:-36]), "MalformedMessage", LEFT)
     case("R3c with too few", "R3a", f.r3c(0, mail[:2]), "TooFewConfirmations", LEFT)
     case("R3c with forged ones", "R3a", f.r3c(0, forged), "TooFewConfirmations", LEFT)
     case("R3c with one three times", "R3a", f.r3c(0, [mail[0]] * 3), "TooFewConfirmations", LEFT)

@@ -17,6 +17,7 @@ from secure_frl.records.journal import read_journal
 from secure_frl.records.ledger import read_ledger
 from secure_frl.secure_sum import RoundContext
 from secure_frl.study import Study
+from secure_frl.wire.records import DealtShares, pack_records, unpack_records
 
 Tiny = Callable[..., Study]
 FIVE = {"sites.count": 5, "sites.min_survivors": 4, "training.rounds": 3}
@@ -30,14 +31,15 @@ def cheat(monkeypatch: pytest.MonkeyPatch, dealer: int, victims: Collection[int]
         body, own = real(*arguments, **more)
         if arguments[2] != dealer:
             return body, own
-        dealt = tuple(replace_sealed(item) if item.site in victims else item for item in body.dealt)
+        items = unpack_records(DealtShares, body.dealt)
+        dealt = pack_records(replace_sealed(item) if item.site in victims else item for item in items)
         return type(body)(body.public_key, body.seed_commitment, body.own_commitment, dealt), own
 
     monkeypatch.setattr(site_attempt, "deal", deal)
 
 
-def replace_sealed(item: Any) -> Any:
-    return type(item)(item.site, item.commitment_s, item.commitment_b, bytes(len(item.sealed)))
+def replace_sealed(item: DealtShares) -> DealtShares:
+    return item._replace(sealed=bytes(len(item.sealed)))
 
 
 def events(run: Path, holder: str) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ gives it and remembers what it was asked.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -253,7 +254,8 @@ class Federation:
 
     def name_survivors(self, state: AskingConfirmations, site: int, survivors: Iterable[int]) -> bytes:
         """R3a to one site over a set of the coordinator's choice, correctly signed and sealed."""
-        named = replace(state, survivors=tuple(survivors))
+        named = copy.copy(state)
+        named.survivors = tuple(survivors)
         return dict(requests_of(named, [SiteId(site)]))[SiteId(site)]
 
     def plain_sum(self, sites: Iterable[int]) -> np.ndarray:

@@ -21,6 +21,7 @@ from secure_frl.wire.messages import (
     decode_body,
     encode_body,
 )
+from secure_frl.wire.records import DEALT_BYTES, Member, pack_members
 
 # --- published sums --------------------------------------------------------------------------------------------------
 
@@ -134,11 +135,9 @@ def test_a_dealer_whose_shares_do_not_open_is_named_and_the_complaining_site_cou
 
         def change(plain):
             body = decode_body(site_attempt.RoundKeys, plain)
-            first = body.dealt[0]
-            bad = type(first)(first.site, first.commitment_s, first.commitment_b, bytes(144))
-            return encode_body(
-                type(body)(body.public_key, body.seed_commitment, body.own_commitment, (bad, *body.dealt[1:]))
-            )
+            first = body.dealt[:DEALT_BYTES]
+            bad = first[:-144] + bytes(144) + body.dealt[DEALT_BYTES:]
+            return encode_body(type(body)(body.public_key, body.seed_commitment, body.own_commitment, bad))
 
         return resealed(view, 4, header, view.ctx1, frame, change)
 
@@ -165,8 +164,7 @@ def test_a_holder_that_returns_other_shares_is_out_and_the_sum_is_exact(federati
 
         def change(plain):
             body = decode_body(ReturnedShares, plain)
-            first = body.of_seeds[0]
-            return encode_body(ReturnedShares((type(first)(first.site, bytes(64)), *body.of_seeds[1:]), body.of_keys))
+            return encode_body(ReturnedShares(body.of_seeds[:4] + bytes(64) + body.of_seeds[68:], body.of_keys))
 
         return resealed(view, 3, header, salt, frame, change)
 
@@ -185,7 +183,7 @@ def test_a_dealer_whose_seed_contradicts_its_commitment_aborts_the_round(federat
         machine.close_stage()
     parties.exchange(machine)
     keys = machine._state.members[2]
-    machine._state.members[2] = type(keys)(keys.public_key, b"\x01" * 32, keys.own_commitment, keys.dealt)
+    machine._state.members[2] = type(keys)(keys.public_key, b"\x01" * 32, keys.own_commitment)
 
     with pytest.raises(DealerCheated, match="site 2"):
         machine.close_stage()
@@ -202,7 +200,7 @@ def test_a_dealer_whose_key_shares_rebuild_another_key_aborts_the_round(federati
     parties.exchange(machine)
     keys = machine._state.members[2]
     other = KeyPair.from_secret(b"\x09" * 32).public
-    machine._state.members[2] = type(keys)(other, keys.seed_commitment, keys.own_commitment, keys.dealt)
+    machine._state.members[2] = type(keys)(other, keys.seed_commitment, keys.own_commitment)
 
     with pytest.raises(DealerCheated, match="site 2"):
         machine.close_stage()
@@ -234,6 +232,10 @@ def test_a_low_order_or_copied_mask_key_puts_its_sender_out_and_the_others_go_on
     assert total.integers.tolist() == parties.plain_sum(range(4)).tolist()
 
 
+def members_in(state):
+    return [Member(site, keys.public_key, keys.seed_commitment) for site, keys in state.members.items()]
+
+
 @pytest.mark.parametrize(
     "fault", ["low order", "equal", "own entry", "missing item", "fewer members", "foreign member"]
 )
@@ -246,9 +248,11 @@ def test_a_site_refuses_a_member_list_that_the_coordinator_has_changed(federatio
     request = dict(coordinator_requests.requests_of(state, [0]))[0]
     view = state.view
     fresh = view.fresh_of[0]
-    body = decode_body(Inbox, envelope.unseal_frame(request, view.link(0, MessageType.R1P, view.ctx1, fresh)))
-    members, dealt = list(body.members), list(body.dealt)
-    kind = type(members[0])
+    link = view.link(0, MessageType.R1P, view.ctx1, fresh)
+    plain = envelope.unseal_frame(request, link, len(state.packed), contexts.members_hash(state.packed))
+    members, dealt = members_in(state), decode_body(Inbox, plain).dealt
+    assert request.endswith(pack_members(members))
+    kind = Member
     if fault == "low order":
         members[1] = kind(1, bytes(32), members[1].seed_commitment)
     elif fault == "equal":
@@ -256,12 +260,13 @@ def test_a_site_refuses_a_member_list_that_the_coordinator_has_changed(federatio
     elif fault == "own entry":
         members[0] = kind(0, KeyPair.from_secret(b"\x09" * 32).public, members[0].seed_commitment)
     elif fault == "missing item":
-        dealt = dealt[1:]
+        dealt = dealt[DEALT_BYTES:]
     elif fault == "fewer members":
-        members, dealt = members[:3], dealt[:2]
+        members, dealt = members[:3], dealt[: 2 * DEALT_BYTES]
     else:
-        members.append(kind(9, KeyPair.from_secret(b"\x09" * 32).public, bytes(32)))
-    changed = view.seal(0, MessageType.R1P, view.ctx1, Inbox(tuple(members), tuple(dealt)))
+        members[-1] = kind(9, KeyPair.from_secret(b"\x09" * 32).public, bytes(32))
+    packed = pack_members(members)
+    changed = view.seal(0, MessageType.R1P, view.ctx1, Inbox(dealt), packed, contexts.members_hash(packed))
 
     code = parties.refusal(0, changed, reply := parties.sites[0].handle(changed))
 

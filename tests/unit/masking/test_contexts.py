@@ -22,7 +22,7 @@ from secure_frl.masking.contexts import (
 from secure_frl.masking.keys import KeyPair
 from secure_frl.secure_sum import Block
 from secure_frl.wire.hashing import labelled_hash
-from secure_frl.wire.messages import Member
+from secure_frl.wire.records import Member, pack_members
 
 # the design's inputs: charter = ASCII "charter"; raw private keys c_i = (0x11 + i) x 32, S's 0x1f x 32,
 # s_i = (0x21 + i) x 32, b_i = (0x31 + i) x 32; epoch 1, round 1, attempt 0; empty nonces; tag 0x44, config 0x55
@@ -35,7 +35,7 @@ EPOCH = epoch_hash(
 CTX1 = attempt_context(SESSION, EPOCH, 1, 0, (0, 1, 2))
 SEEDS = [labelled_hash("b-commit", CTX1, i, bytes([0x31 + i]) * 32) for i in range(3)]
 MEMBERS = [Member(i, MASK_KEYS[i].public, SEEDS[i]) for i in range(3)]
-CTX2 = mask_context(CTX1, b"\x44" * 32, b"\x55" * 32, members_hash(MEMBERS))
+CTX2 = mask_context(CTX1, b"\x44" * 32, b"\x55" * 32, members_hash(pack_members(MEMBERS)))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ CTX2 = mask_context(CTX1, b"\x44" * 32, b"\x55" * 32, members_hash(MEMBERS))
         (EPOCH, "861e3bf5d82c799cf9ab29af78ecb8ff"),
         (CTX1, "391a1473e27b92a8fc3e5708fb49f707"),
         (SEEDS[0], "2394928e5d6c0f3a6ac560a2a0351d91"),
-        (members_hash(MEMBERS), "5e6138c5e2c9df7c99fb13536b9fc981"),
+        (members_hash(pack_members(MEMBERS)), "5e6138c5e2c9df7c99fb13536b9fc981"),
         (CTX2, "e7507a485e6baeed03988cdd83f1d5b0"),
         (survivors_hash(CTX2, (0, 1, 2)), "2834941f564307e383544bd3fda5837a"),
     ],
@@ -66,10 +66,10 @@ def test_every_field_of_ctx1_and_ctx2_changes_it():
     }
     twos = {
         CTX2,
-        mask_context(CTX1[::-1], b"\x44" * 32, b"\x55" * 32, members_hash(MEMBERS)),
-        mask_context(CTX1, b"\x45" * 32, b"\x55" * 32, members_hash(MEMBERS)),
-        mask_context(CTX1, b"\x44" * 32, b"\x56" * 32, members_hash(MEMBERS)),
-        mask_context(CTX1, b"\x44" * 32, b"\x55" * 32, members_hash(MEMBERS[:2])),
+        mask_context(CTX1[::-1], b"\x44" * 32, b"\x55" * 32, members_hash(pack_members(MEMBERS))),
+        mask_context(CTX1, b"\x45" * 32, b"\x55" * 32, members_hash(pack_members(MEMBERS))),
+        mask_context(CTX1, b"\x44" * 32, b"\x56" * 32, members_hash(pack_members(MEMBERS))),
+        mask_context(CTX1, b"\x44" * 32, b"\x55" * 32, members_hash(pack_members(MEMBERS[:2]))),
     }
 
     assert (len(ones), len(twos)) == (6, 5)

@@ -50,14 +50,14 @@ def test_a_sites_frames_hold_its_neighbours_and_nobody_else(federation):
     parties = federation(N)
     machine = parties.begin(parties.open())
     parties.exchange(machine)
-    dealt = {site: {item.site for item in keys.dealt} for site, keys in machine._state.members.items()}
+    dealt = {site: set(machine._state.dealt.makers(site).tolist()) for site in machine._state.members}
     for _ in range(2):
         machine.close_stage()
         parties.exchange(machine)
-    confirmed = {site: {item.sender for item in items} for site, items in machine._state.mail.items()}
+    confirmed = {site: set(machine._state.mail.makers(site).tolist()) for site in machine._state.confirmed}
     machine.close_stage()
     parties.exchange(machine)
-    holders = {site: set(shares) for site, shares in machine._state.seed_shares.items()}
+    holders = {site: {*machine._state.shares.makers(site).tolist(), site} for site in machine._state.own_shares}
 
     assert all(dealt[site] == beside(machine, site) == confirmed[site] for site in range(N))
     assert all(holders[site] == beside(machine, site) | {site} for site in range(N))

@@ -6,6 +6,7 @@ import re
 
 from secure_frl.wire.envelope import unseal_frame
 from secure_frl.wire.messages import Confirmations, MessageType, decode_body
+from secure_frl.wire.records import Confirmation, pack_records, unpack_records
 from secure_frl.wire.signatures import check_signature
 
 READ = re.compile(r"survivors=\[([\d, ]+)\], signature=(\w+), round=(\d+), attempt=(\d+), ctx2=(\w+)\.")
@@ -20,9 +21,9 @@ def test_the_logged_lists_of_two_sites_verify_under_the_coordinators_key(federat
     for site, survivors in told.items():
         reply = parties.sites[site].handle(parties.name_survivors(state, site, survivors))
         key = state.view.link(site, MessageType.R3B, state.ctx2, state.view.fresh_of[site])
-        items += decode_body(Confirmations, unseal_frame(reply, key)).items
+        items += unpack_records(Confirmation, decode_body(Confirmations, unseal_frame(reply, key)).items)
     for site in told:
-        body = Confirmations(tuple(item for item in items if item.receiver == site))
+        body = Confirmations(pack_records(item for item in items if item.receiver == site))
         parties.sites[site].handle(state.view.seal(site, MessageType.R3C, state.ctx2, body))
 
     lists = []

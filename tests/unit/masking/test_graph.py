@@ -84,7 +84,7 @@ def test_every_order_is_equally_likely():
 def test_a_word_beyond_the_last_whole_multiple_is_skipped(monkeypatch):
     # i = 2, 1: words at or beyond floor(2^32 / 3) * 3 = 4294967295 and floor(2^32 / 2) * 2 = 2^32
     words = [4_294_967_295, 4_294_967_294, 1]
-    monkeypatch.setattr("secure_frl.masking.graph._words", lambda seed, about: iter(words))
+    monkeypatch.setattr("secure_frl.masking.graph._words", lambda seed, about: iter([np.array(words, np.uint64)]))
 
     assert permutation(bytes(32), 3) == [0, 1, 2]  # j = 4294967294 mod 3 = 2, then j = 1: nothing moves
 

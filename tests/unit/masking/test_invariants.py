@@ -31,6 +31,7 @@ from secure_frl.wire.messages import (
     Survivors,
     decode_body,
 )
+from secure_frl.wire.records import Confirmation, Share, pack_records, unpack_records
 
 EASY = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 SITES = st.sets(st.integers(0, 4), max_size=3)
@@ -39,7 +40,8 @@ SITES = st.sets(st.integers(0, 4), max_size=3)
 def shares_in(site, reply, before):
     """What one R4 gives: sites whose seed, and sites whose key, it has a share of."""
     body = decode_body(ReturnedShares, unseal_frame(reply, before.attempt.link(MessageType.R4, before.ctx2)))
-    return [share.site for share in body.of_seeds], [share.site for share in body.of_keys]
+    seeds, keys = unpack_records(Share, body.of_seeds), unpack_records(Share, body.of_keys)
+    return [share.site for share in seeds], [share.site for share in keys]
 
 
 # --- 1: enough answers give the exact sum ----------------------------------------------------------------------------
@@ -192,9 +194,8 @@ def test_whatever_the_coordinator_asks_a_site_answers_once_and_gives_one_kind_of
                 answers.setdefault((site, kind), set()).add(hashlib.sha256(reply).digest())
             if kind is MessageType.R3B:
                 state = parties.sites[site]._state
-                return decode_body(
-                    Confirmations, unseal_frame(reply, state.attempt.link(MessageType.R3B, state.ctx2))
-                ).items
+                plain = unseal_frame(reply, state.attempt.link(MessageType.R3B, state.ctx2))
+                return unpack_records(Confirmation, decode_body(Confirmations, plain).items)
             if kind is MessageType.R4 and hasattr(before, "survivors"):
                 seeds, keys = shares_in(site, reply, before)
                 sets.add((before.ctx2, before.survivors))
@@ -216,7 +217,7 @@ def test_whatever_the_coordinator_asks_a_site_answers_once_and_gives_one_kind_of
                     items[id(machine)] += ask(site, parties.name_survivors(state, site, survivors))
             elif action == "mail" and hasattr(state, "survivors"):
                 for site in state.survivors:
-                    mail = tuple(item for item in items[id(machine)] if item.receiver == site)
+                    mail = pack_records(item for item in items[id(machine)] if item.receiver == site)
                     ask(site, state.view.seal(site, MessageType.R3C, state.ctx2, Confirmations(mail)))
             elif action == "attempt" and len(machines) == 1:
                 epoch.survivors_named_in = 0
@@ -269,7 +270,7 @@ def test_a_second_attempt_draws_every_secret_anew(federation):
     for attempt in (0, 1):
         parties.exchange(parties.begin(epoch, 1, attempt))
         state = parties.sites[0]._state
-        secrets += [state.keys.secret, state.keys.public, state.seed, state.attempt.fresh_site, bytes(state.own_share)]
+        secrets += [state.keys.secret, state.keys.public, state.seed, state.attempt.fresh_site, state.own_share]
 
     assert len(set(secrets)) == 10
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hmac
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secure_frl.errors import KeyRefused, LocalProtocolError
 from secure_frl.masking.contexts import attempt_context, epoch_hash, mask_context, members_hash, session_id
 from secure_frl.masking.keys import (
     KeyPair,
+    _point,
+    check_all_distinct,
     check_distinct,
-    confirm_key,
-    confirmation,
+    confirmations,
     derive,
-    is_confirmed,
+    first_words,
     link_key,
     open_channels,
     pair_key,
@@ -24,7 +28,8 @@ from secure_frl.masking.keys import (
 )
 from secure_frl.secure_sum import COORDINATOR_ID
 from secure_frl.wire.hashing import LABEL, labelled_hash, lp
-from secure_frl.wire.messages import Member, MessageType
+from secure_frl.wire.messages import MessageType
+from secure_frl.wire.records import Member, pack_members
 
 CHANNEL = [KeyPair.from_secret(bytes([0x11 + i]) * 32) for i in range(3)]
 COORDINATOR = KeyPair.from_secret(b"\x1f" * 32)
@@ -37,7 +42,7 @@ CTX2 = mask_context(
     CTX1,
     b"\x44" * 32,
     b"\x55" * 32,
-    members_hash([Member(i, MASKS[i].public, COMMITMENTS[i]) for i in range(3)]),
+    members_hash(pack_members(Member(i, MASKS[i].public, COMMITMENTS[i]) for i in range(3))),
 )
 PUBLIC = {0: CHANNEL[0].public, 1: CHANNEL[1].public, 2: CHANNEL[2].public, COORDINATOR_ID: COORDINATOR.public}
 
@@ -54,7 +59,6 @@ def test_every_key_is_that_of_the_design():
         start,
         channels.key(1),
         share_key(channels.key(1), CTX1, 0, 1, MASKS[0].public, COMMITMENTS[0]),
-        confirm_key(channels.key(1), CTX2, 0, 1),
         link_key(channels.key(COORDINATOR_ID), CTX2, MessageType.R2, b"\x66" * 32),
         pair_key(MASKS[0], MASKS[1].public, CTX2, 0, 1),
         self_key(b"\x31" * 32, CTX2, 0),
@@ -64,7 +68,6 @@ def test_every_key_is_that_of_the_design():
         "cda5e2e05a086b6e7620a584aab571a5",
         "050010ddce572b90d0ec9fde8978b993",
         "43540a11c21068742b0c65162528a81d",
-        "ffc10934110ecb706785ad80e67f84f7",
         "298b99458b277d5d820859df506b9c69",
         "1fe231397223218c91257f5aeccb9e6b",
         "5f17d4ac7b6f624a70bf6b76f8b465a4",
@@ -151,6 +154,43 @@ LOW_ORDER = [
 ]
 
 
+def rows_of(keys):
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
+
+
+def check_long(keys, beside=()):
+    check_all_distinct(rows_of(keys), frozenset(map(_point, beside)), first_words(rows_of(beside)))
+
+
+@given(data=st.data())
+def test_a_long_list_of_keys_is_judged_as_a_short_one(data):
+    # few first bytes, few last ones and all encodings of the least points, so that equal ones are no rarity
+    ends = st.sampled_from([0, 1, 0x7E, 0x7F, 0x80, 0xFF])
+    made = st.builds(lambda a, b, c: bytes([a]) + bytes([b]) * 30 + bytes([c]), st.integers(0xEC, 0xF0), ends, ends)
+    keys, beside = data.draw(st.lists(made, min_size=1, max_size=6)), data.draw(st.lists(made, max_size=2))
+
+    def verdict(check):
+        try:
+            check()
+        except KeyRefused:
+            return "refused"
+        return "distinct"
+
+    points = [(int.from_bytes(key, "little") % 2**255) % (2**255 - 19) for key in keys]
+    others = {(int.from_bytes(key, "little") % 2**255) % (2**255 - 19) for key in beside}
+    expected = "refused" if len(set(points)) < len(keys) or others & set(points) else "distinct"
+    assert verdict(lambda: check_long(keys, beside)) == expected
+    assert verdict(lambda: check_distinct(keys, frozenset(map(_point, beside)))) == expected
+
+
+def test_keys_that_agree_in_their_first_words_only_are_distinct():
+    same = [b"\x05" * 8 + bytes([i]) * 24 for i in range(3)]
+
+    check_long(same[:2], same[2:])
+    with pytest.raises(KeyRefused):
+        check_long(same[:2], same[1:2])
+
+
 @pytest.mark.parametrize("public", LOW_ORDER)
 def test_low_order_keys_are_refused(public):
     with pytest.raises(KeyRefused):
@@ -177,7 +217,7 @@ def test_the_same_key_in_another_encoding_is_refused():
 def test_keys_of_different_purposes_directions_and_stages_differ():
     chan = channels_of(0).key(1)
     keys = [link_key(chan, CTX1, kind, b"\x66" * 32) for kind in MessageType if kind.name in LINKED]
-    keys += [confirm_key(chan, CTX1, 0, 1), confirm_key(chan, CTX1, 1, 0)]
+    keys += [*confirmations(chan, CTX1, 0, 1, b"set" * 8), *confirmations(chan, CTX1, 0, 1, b"sit" * 8)]
     keys += [share_key(chan, CTX1, 0, 1, b"p" * 32, b"h" * 32), share_key(chan, CTX1, 1, 0, b"p" * 32, b"h" * 32)]
 
     assert len(set(keys)) == len(keys)
@@ -186,13 +226,26 @@ def test_keys_of_different_purposes_directions_and_stages_differ():
 LINKED = {"R0", "R1", "R1P", "R2", "BAD_SHARE", "R3A", "R3B", "R3C", "R4", "R5", "R5_REPLY"}
 
 
-def test_a_confirmation_binds_the_set_and_its_key():
-    key = confirm_key(b"k" * 32, CTX2, 0, 1)
-    mac = confirmation(key, b"set" * 8)
+def test_both_confirmations_of_a_pair_are_one_derivation_of_64_bytes():
+    # secure_aggregation.md has a key each way; here both words are parts of one PRF's output, see docs/protocol.md
+    chan, digest = b"k" * 32, b"set" * 8
+    both = hkdf(chan, CTX2, lp(LABEL, "confirm", 3, 7, digest), 64)
 
-    assert is_confirmed(key, b"set" * 8, mac)
-    assert not is_confirmed(key, b"sit" * 8, mac)
-    assert not is_confirmed(confirm_key(b"k" * 32, CTX2, 1, 0), b"set" * 8, mac)
+    assert confirmations(chan, CTX2, 3, 7, digest) == (both[:32], both[32:])
+    assert confirmations(chan, CTX2, 7, 3, digest) == (both[32:], both[:32])
+
+
+def test_a_confirmation_binds_set_context_sender_receiver_and_channel():
+    chan, digest = b"k" * 32, b"set" * 8
+    words = [
+        *confirmations(chan, CTX2, 0, 1, digest),
+        *confirmations(chan, CTX2, 0, 2, digest),
+        *confirmations(chan, CTX2, 0, 1, b"sit" * 8),
+        *confirmations(chan, CTX1, 0, 1, digest),
+        *confirmations(b"l" * 32, CTX2, 0, 1, digest),
+    ]
+
+    assert len(set(words)) == 10
 
 
 def test_no_secret_is_in_a_repr():

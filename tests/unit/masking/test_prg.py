@@ -58,7 +58,7 @@ def test_mask_words_are_those_of_the_design(purpose, words):
     from secure_frl.masking.contexts import attempt_context, epoch_hash, mask_context, members_hash, session_id
     from secure_frl.masking.keys import KeyPair, pair_key, self_key
     from secure_frl.wire.hashing import labelled_hash
-    from secure_frl.wire.messages import Member
+    from secure_frl.wire.records import Member, pack_members
 
     channel = [KeyPair.from_secret(bytes([0x11 + i]) * 32).public for i in range(3)]
     masks = [KeyPair.from_secret(bytes([0x21 + i]) * 32) for i in range(3)]
@@ -66,7 +66,7 @@ def test_mask_words_are_those_of_the_design(purpose, words):
     epoch = epoch_hash(session, 1, [(i, channel[i], b"") for i in range(3)], KeyPair.from_secret(b"\x1f" * 32).public)
     ctx1 = attempt_context(session, epoch, 1, 0, (0, 1, 2))
     members = [Member(i, masks[i].public, labelled_hash("b-commit", ctx1, i, bytes([0x31 + i]) * 32)) for i in range(3)]
-    ctx2 = mask_context(ctx1, b"\x44" * 32, b"\x55" * 32, members_hash(members))
+    ctx2 = mask_context(ctx1, b"\x44" * 32, b"\x55" * 32, members_hash(pack_members(members)))
     key = pair_key(masks[0], masks[1].public, ctx2, 0, 1) if purpose == "pair" else self_key(b"\x31" * 32, ctx2, 0)
 
     assert [f"{word:08x}" for word in mask(key, 4)] == words

@@ -16,18 +16,19 @@ from secure_frl.errors import PeerError, RoundAborted
 from secure_frl.masking import contexts, coordinator_states, prg, site_attempt, site_states
 from secure_frl.masking.coordinator_memory import AskingShares
 from secure_frl.masking.keys import KeyPair, pair_key, self_key
-from secure_frl.masking.secret_sharing import combine, decode_share
+from secure_frl.masking.neighbourhoods import PairTable
+from secure_frl.masking.secret_sharing import SHARE_BYTES, combine
 from secure_frl.masking.site_memory import InputSent
 from secure_frl.masking.unmasking import unmask_
 from secure_frl.wire import envelope
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
 from secure_frl.wire.messages import (
-    Confirmation,
     Confirmations,
     MessageType,
     ReturnedShares,
     decode_body,
 )
+from secure_frl.wire.records import Confirmation, Share, pack_records, unpack_records
 
 
 def masked_input(parties, site):
@@ -38,19 +39,18 @@ def masked_input(parties, site):
 
 
 def items_of(state, site, frame):
-    return decode_body(Confirmations, state.view.unseal(site, read_header(frame), state.ctx2, frame)).items
+    body = decode_body(Confirmations, state.view.unseal(site, read_header(frame), state.ctx2, frame))
+    return unpack_records(Confirmation, body.items)
 
 
 def pass_mail(state, site, items):
-    body = Confirmations(tuple(item for item in items if item.receiver == site))
+    body = Confirmations(pack_records(item for item in items if item.receiver == site))
     return state.view.seal(site, MessageType.R3C, state.ctx2, body)
 
 
 def shares_of(state, site, frame):
     body = decode_body(ReturnedShares, state.view.unseal(site, read_header(frame), state.ctx2, frame))
-    seeds = {share.site: decode_share(share.words) for share in body.of_seeds}
-    keys = {share.site: decode_share(share.words) for share in body.of_keys}
-    return seeds, keys
+    return dict(unpack_records(Share, body.of_seeds)), dict(unpack_records(Share, body.of_keys))
 
 
 # --- one victim as survivor and as lost ------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_control_sites_that_confirm_twice_give_a_victim_away(federation, monkeyp
 
     def return_shares_and_forget(party, state, header, body):
         _, reply = site_attempt.return_shares(party, state, header, body)
-        back = InputSent(state.attempt, state.ctx2, state.members, state.seed_shares, state.key_shares)
+        back = InputSent(state.attempt, state.ctx2, np.arange(parties.n), state.seed_shares, state.key_shares)
         return back, reply
 
     key = next(key for key in site_states.TABLE if key[1] is MessageType.R3C)
@@ -174,8 +174,8 @@ def name_several_sets(parties):
         items += items_of(state, site, reply)
     survivors = tuple(range(3, 10))
     shares = AskingShares(
-        state.view, state.ctx2, state.members, survivors, np.zeros_like(state.accumulator), {},
-        {site: {} for site in survivors}, {site: {} for site in (0, 1, 2)},
+        state.view, state.ctx2, state.members, state.dealt, survivors, np.zeros_like(state.accumulator), state.mail,
+        set(), PairTable(state.view.near, SHARE_BYTES), {},
     )  # fmt: skip
     for site in told:
         request = pass_mail(state, site, items)
@@ -185,10 +185,12 @@ def name_several_sets(parties):
             codes.add(code)
             continue
         seeds, keys = shares_of(state, site, reply)
-        for wanted, found in ((shares.seed_shares, seeds), (shares.key_shares, keys)):
-            for owner in wanted:
-                if owner in found:
-                    wanted[owner][site] = found[owner]
+        wanted = {owner: seeds[owner] for owner in survivors if owner in seeds}
+        wanted |= {owner: keys[owner] for owner in (0, 1, 2) if owner in keys}
+        if site in wanted:
+            shares.own_shares[site] = wanted.pop(site)
+        rows = np.frombuffer(b"".join(wanted[owner] for owner in sorted(wanted)), np.uint8).reshape(-1, SHARE_BYTES)
+        shares.shares.put(site, rows, np.isin(state.view.near.row(site), list(wanted)))
     for site in survivors:
         np.add(shares.accumulator, masked_input(parties, site), out=shares.accumulator)
     try:

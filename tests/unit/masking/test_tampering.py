@@ -9,14 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secure_frl.errors import BadSignature, LateMessage, PeerError, SecureFrlError, UnexpectedMessage
-from secure_frl.masking.contexts import model_tag
+from secure_frl.masking.contexts import members_hash, model_tag
 from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.refusals import read_refusal
 from secure_frl.masking.site_memory import EpochOpen
 from secure_frl.wire.envelope import HEADER_BYTES, Address, read_header, seal_frame
 from secure_frl.wire.messages import (
     Announcement,
-    Confirmation,
     Confirmations,
     Inbox,
     MessageType,
@@ -25,6 +24,7 @@ from secure_frl.wire.messages import (
     Survivors,
     encode_body,
 )
+from secure_frl.wire.records import Confirmation, Member, pack_members, pack_records
 
 NAMED = {"MalformedMessage", "UnexpectedMessage", "BadSignature", "AlreadyAnswered", "RoundRefused", "EpochRefused"}
 
@@ -210,14 +210,17 @@ def test_an_identical_request_gets_identical_bytes_and_another_one_is_refused(fe
 ID = st.integers(0, 12)
 B32, B64 = st.binary(min_size=32, max_size=32), st.binary(min_size=64, max_size=64)
 BODIES = {
-    MessageType.R1P: st.just(Inbox((), ())),
+    MessageType.R1P: st.builds(Inbox, st.binary(max_size=500)),
     MessageType.R3A: st.builds(Survivors, st.lists(ID, max_size=8).map(tuple), B64),
     MessageType.R3C: st.builds(
-        Confirmations, st.lists(st.builds(Confirmation, ID, ID, B32, B32), max_size=8).map(tuple)
+        Confirmations,
+        st.lists(st.builds(Confirmation, ID, ID, B32, B32), max_size=8).map(pack_records) | st.binary(max_size=150),
     ),
     MessageType.R5: st.builds(PublishedSum, st.lists(ID, max_size=8).map(tuple), st.binary(max_size=90), B32, B32, B64),
 }
-RAW = st.binary(max_size=200) | st.just(b"\x91" * 1000) | st.just(encode_body(Inbox((), ())))
+ROWS = st.lists(st.builds(Member, st.integers(0, 2**64 - 1) | ID, B32, B32), max_size=5)
+LISTS = ROWS.map(pack_members) | st.binary(max_size=200)  # U2 behind R1', under its tag
+RAW = st.binary(max_size=200) | st.just(b"\x91" * 1000) | st.just(encode_body(Inbox(b"")))
 
 
 @pytest.mark.parametrize("kind", list(BODIES), ids=lambda kind: kind.name)
@@ -232,12 +235,13 @@ def test_whatever_the_coordinator_seals_a_site_refuses_it_by_name(federation, ki
     salt = view.ctx1 if kind in (MessageType.R1P, MessageType.R5) else start.ctx2
     fresh = view.fresh if kind is MessageType.R5 else view.fresh_of[0]
 
-    @given(plain=RAW | BODIES[kind].map(encode_body))
+    @given(plain=RAW | BODIES[kind].map(encode_body), listed=LISTS)
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-    def insider(plain):
+    def insider(plain, listed):
         site._state = start
         parties.registers[0].rows = parties.registers[0].rows[:before]
-        request = seal_frame(view.address(0, fresh), kind, plain, view.link(0, kind, salt, fresh))
+        clear = (listed, members_hash(listed)) if kind is MessageType.R1P else ()
+        request = seal_frame(view.address(0, fresh), kind, plain, view.link(0, kind, salt, fresh), *clear)
         code = refusal_code(parties, 0, request, site.handle(request))
         assert code != "SiteFailed", parties.logs[0][-1]
 
@@ -259,7 +263,8 @@ def test_whatever_a_peer_seals_the_coordinator_names_the_peer(federation, kind):
     fresh = view.fresh_of.get(0, b"\x07" * 32)
     address = Address(parties.terms.session, 1, 1, 0, 0, 2**64 - 1, fresh)
     empty = Announcement((), bytes(32), bytes(32), bytes(32), bytes(32))
-    shaped = BODIES[MessageType.R3C] | st.just(ReturnedShares((), ())) | st.just(empty)
+    shares = st.builds(ReturnedShares, st.binary(max_size=150), st.binary(max_size=150))
+    shaped = BODIES[MessageType.R3C] | shares | st.just(empty)
 
     @given(plain=RAW | shaped.map(encode_body))
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -17,7 +17,16 @@ import pytest
 
 from secure_frl.encoding import ring
 from secure_frl.errors import CharterRefused, RoundAborted
-from secure_frl.masking import contexts, coordinator_states, keys, prg, site_attempt, site_epoch, site_states
+from secure_frl.masking import (
+    contexts,
+    coordinator_states,
+    keys,
+    prg,
+    site_attempt,
+    site_epoch,
+    site_states,
+    unmasking,
+)
 from secure_frl.masking.keys import KeyPair, pair_key, self_key, share_key
 from secure_frl.masking.secret_sharing import combine
 from secure_frl.masking.site_shares import seed_commitment
@@ -26,6 +35,7 @@ from secure_frl.wire import envelope
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
 from secure_frl.wire.hashing import lp
 from secure_frl.wire.messages import MessageType
+from secure_frl.wire.records import DealtShares, unpack_records
 
 ROOT = Path(__file__).parents[3]
 ATTACKS, STATES = "test_protocol_attacks.py", "test_site_states.py"
@@ -246,7 +256,7 @@ def search(parties: Any) -> list[int] | None:
         parties.exchange(machine)
     state = machine._state  # all shares are in: the coordinator rebuilds every self mask, as it should
     words, adder = upload(parties, 0), prg.PairwiseMasks(parties.constants.length + 4)
-    adder.add_(words, self_key(combine(state.seed_shares[0]), state.ctx2, 0), -1)
+    adder.add_(words, self_key(unmasking._rebuild(state, SiteId(0), 3), state.ctx2, 0), -1)
     adder.add_(words, pair_key(mate, state.members[0].public_key, state.ctx2, 0, 2), -1)
     for number in range(SPACE):
         tried = words.copy()
@@ -418,16 +428,14 @@ class Recorded:
         """Try every secret of the seized site as channel key on the shares that it was dealt in round 1."""
         opened = 0
         for channel in set(reachable(self.parties.sites[0])):
-            for dealer, dealt in self.state.members.items():
-                for item in dealt.dealt:
-                    if dealer == 0 or item.site != 0:
-                        continue
-                    key = share_key(channel, self.ctx1, dealer, 0, dealt.public_key, dealt.seed_commitment)
-                    try:
-                        envelope.unseal(key, item.sealed, lp(dealer, 0, item.commitment_s, item.commitment_b))
-                    except envelope.BadSignature:
-                        continue
-                    opened += 1
+            for item in unpack_records(DealtShares, self.state.dealt.of(SiteId(0))):
+                dealer, dealt = item.site, self.state.members[SiteId(item.site)]
+                key = share_key(channel, self.ctx1, dealer, 0, dealt.public_key, dealt.seed_commitment)
+                try:
+                    envelope.unseal(key, item.sealed, lp(dealer, 0, item.commitment_s, item.commitment_b))
+                except envelope.BadSignature:
+                    continue
+                opened += 1
         return opened
 
 
@@ -459,9 +467,9 @@ def test_control_a_site_that_keeps_its_secrets_opens_its_input(federation, monke
     key = next(key for key in site_states.TABLE if key[1] is MessageType.R1P)
     genuine = site_states.TABLE[key]
 
-    def keeping(party: Any, state: Any, header: Any, body: Any) -> Any:
+    def keeping(party: Any, state: Any, *message: Any) -> Any:
         party.host.kept = state  # "for debugging"
-        return genuine(party, state, header, body)
+        return genuine(party, state, *message)
 
     monkeypatch.setitem(site_states.TABLE, key, keeping)
     recorded = seize_in_round_two(federation)

@@ -208,7 +208,8 @@ def test_a_pickle_from_a_peer_is_malformed_and_runs_nothing(federation, has_run)
         machine.receive(site, replies[site])
     machine.close_stage()
     key = view.link(0, MessageType.R1P, view.ctx1, view.fresh_of[0])
-    request = seal_frame(view.address(0, view.fresh_of[0]), MessageType.R1P, attack, key)
+    clear, digest = machine._state.packed, machine._state.packed_hash
+    request = seal_frame(view.address(0, view.fresh_of[0]), MessageType.R1P, attack, key, clear, digest)
 
     code = parties.refusal(0, request, parties.sites[0].handle(request))
 

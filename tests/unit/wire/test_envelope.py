@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from secure_frl.errors import BadSignature, MalformedMessage
 from secure_frl.wire.envelope import (
+    HEADER_BYTES,
     Address,
     Header,
     cut,
@@ -60,18 +62,25 @@ def test_no_bytes_crash_the_header_decoder(data):
     assert header.encode() == data[:152]
 
 
+LIST = b"a list that every site gets"
+
+
 def frames():
     body = b"body of the message"
     return {
         "signed": sign_frame(ADDRESS.header(1, len(body)), body, KEY),
         "sealed": seal_frame(ADDRESS, 17, body, b"k" * 32),
+        "sealed+clear": seal_frame(ADDRESS, 18, body, b"k" * 32, LIST, hashlib.sha256(LIST).digest()),
         "mac": mac_frame(ADDRESS, 19, memoryview(body), b"k" * 32),
     }
 
 
 def check(kind: str, frame: bytes) -> bytes:
     header = read_header(frame)
-    body = cut(frame, header, 64 if kind == "signed" else 16)
+    body = cut(frame, header, 64 if kind == "signed" else 16, open_ended=kind == "sealed+clear")
+    if kind == "sealed+clear":
+        rest = frame[HEADER_BYTES + len(body) + 16 :]
+        return unseal_frame(frame, b"k" * 32, len(rest), hashlib.sha256(rest).digest())
     if kind == "signed":
         verify_frame(frame, body, PUBLIC)
         return bytes(body)
@@ -81,7 +90,7 @@ def check(kind: str, frame: bytes) -> bytes:
     return bytes(body)
 
 
-@pytest.mark.parametrize("kind", ["signed", "sealed", "mac"])
+@pytest.mark.parametrize("kind", ["signed", "sealed", "sealed+clear", "mac"])
 def test_a_frame_opens_and_every_flipped_bit_is_refused(kind):
     frame = frames()[kind]
     assert check(kind, frame) == b"body of the message"
@@ -106,7 +115,16 @@ def test_a_frame_cut_short_or_with_leftovers_is_refused(kind):
 def test_a_signature_covers_label_header_and_body():
     frame = frames()["signed"]
 
-    KEY.public_key().verify(frame[-64:], lp(LABEL, "frame", frame[:152], b"body of the message"))
+    digest = hashlib.sha256(b"body of the message").digest()
+    KEY.public_key().verify(frame[-64:], lp(LABEL, "frame", frame[:152], digest))
+
+
+@pytest.mark.parametrize("rest", [b"", LIST[:-1], LIST + b"\x00", b"another list for this site."])
+def test_a_list_behind_a_sealed_frame_is_the_one_that_its_tag_covers(rest):
+    frame = frames()["sealed+clear"][: -len(LIST)] + rest
+
+    with pytest.raises(BadSignature):
+        check("sealed+clear", frame)
 
 
 def test_a_mac_frame_carries_its_body_in_clear_and_a_sealed_one_does_not():
