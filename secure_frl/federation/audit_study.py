@@ -7,6 +7,7 @@ takes away every share of noise that the claim does not count on. It never opens
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,42 +51,50 @@ def audit_study(study: Study, *, canaries: int = USUAL_CANARIES, parts: AuditPar
         )
     made = Canaries(constants.blocks)
     federation = AuditFederation(study, constants, made, release)
-    in_one_sum = made.most_in_one_sum if release.unit != SITE else min(made.most_in_one_sum, federation.shares)
-    at_sites = min(release.max_sites_per_person, federation.shares)
+    deal = _Deal(made, release, federation.shares, rehearsal_source(study.study.seed, "audit sampling"))
+    fitting = (
+        federation.shares if release.unit == SITE else made.most_in_one_sum
+    )  # one unit a site, or one a coordinate
+    in_one_sum = min(fitting, made.most_in_one_sum, canaries)
     coins = rehearsal_source(study.study.seed, "audit coins")
-    chance = rehearsal_source(study.study.seed, "audit sampling")
     values, included = [], []
     for turn in range(math.ceil(canaries / in_one_sum)):
         coin = (coins.words(in_one_sum) & np.uint64(1)).astype(np.bool_)
-        windows = [
-            _window(made, coin, site, federation.shares, at_sites, release, chance) for site in range(federation.shares)
-        ]
+        windows = [deal.window(coin, site) for site in range(federation.shares)]
         summed = federation.sum(turn, windows, parts or AuditParts())
-        scores = made.scores(turn, summed, in_one_sum) / at_sites
-        values.append((scores + 1) / 2 if release.relation == REPLACE_ONE else scores)
+        values.append(deal.shifts(made.scores(turn, summed, in_one_sum)))
         included.append(coin)
-    norm = made.norm * at_sites / release.max_sites_per_person
+    norm = made.norm * deal.at_sites / release.max_sites_per_person
     return judge(CanaryScores(np.concatenate(values), np.concatenate(included)), release, norm)
 
 
-def _window(
-    made: Canaries,
-    coin: NDArray[np.bool_],
-    site: int,
-    sites: int,
-    at_sites: int,
-    release: GaussianSumEvent,
-    chance: RandomSource,
-) -> Trajectories:
-    """Return what one honest site holds: canaries go round the sites, each at `at_sites` of them.
+@dataclass(frozen=True, slots=True)
+class _Deal:
+    """How canaries are dealt to the honest sites: round them in turn, each canary at M of them."""
 
-    A canary whose coin says out is absent; where neighbours differ by a replaced unit, its opposite is there instead.
-    """
-    numbers = np.arange(coin.size, dtype=np.int64)
-    is_here = (site - numbers) % sites < at_sites
-    signs = np.where(coin, 1, -1).astype(np.float32)
-    if release.relation != REPLACE_ONE:
-        is_here &= coin
-    numbers = numbers[is_here]
-    drawn = poisson_sample(np.arange(numbers.size, dtype=np.int64), release.sampling_rate, chance)
-    return made.window(numbers[drawn], signs[is_here][drawn])
+    made: Canaries
+    release: GaussianSumEvent
+    sites: int
+    chance: RandomSource  # of Poisson sampling; each site's own in a run
+
+    @property
+    def at_sites(self) -> int:
+        return min(self.release.max_sites_per_person, self.sites)
+
+    def window(self, coin: NDArray[np.bool_], site: int) -> Trajectories:
+        """Return what one honest site holds.
+
+        A canary whose coin says out is absent; where neighbours differ by a replaced unit, its opposite is there.
+        """
+        numbers = np.arange(coin.size, dtype=np.int64)
+        is_here = (site - numbers) % self.sites < self.at_sites
+        if self.release.relation != REPLACE_ONE:
+            is_here &= coin
+        numbers = numbers[is_here]
+        drawn = poisson_sample(np.arange(numbers.size, dtype=np.int64), self.release.sampling_rate, self.chance)
+        return self.made.window(numbers[drawn], np.where(coin, 1, -1).astype(np.float32)[is_here][drawn])
+
+    def shifts(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return scores on the scale where a canary that is out has the mean 0, and one that is in the mean 1."""
+        scores = scores / self.at_sites
+        return (scores + 1) / 2 if self.release.relation == REPLACE_ONE else scores

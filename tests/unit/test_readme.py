@@ -46,7 +46,7 @@ def test_every_test_that_security_names_exists() -> None:
     assert absent == []
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "resume", "verify"])
+@pytest.mark.parametrize("command", ["plan", "run", "resume", "verify", "audit"])
 def test_every_command_of_the_readme_has_help(command: str) -> None:
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 
