@@ -26,6 +26,7 @@ from secure_frl.records.chain import decode_export
 from secure_frl.records.journal import Journal, RoundRecord
 from secure_frl.records.ledger import Ledger
 from secure_frl.records.ledger_state import replay
+from secure_frl.study import Study
 
 
 def epsilon_of(ledger: Ledger, enrolled: Enrolled) -> float:
@@ -141,7 +142,7 @@ def _summary(
         max_colluders=constants.max_colluders,
         rounds_completed=len(summed),
         rounds_lost=len({record.round for record in records}) - len(summed),
-        episodes=sum(len(record.cohort) for record in records) * study.training.episodes_per_site,
+        episodes=sum(len(record.cohort) for record in records) * _asked_of_a_site(study),
         survivors_min=min((len(record.survivors) for record in summed), default=0),
         protection=constants.protection,
         noise=constants.noise,
@@ -152,6 +153,11 @@ def _summary(
         seed=study.study.seed,
         seconds=round(time.monotonic() - started, 3),
     )
+
+
+def _asked_of_a_site(study: Study) -> int:
+    """Return how many trajectories a round asks of one site, a public number; of logged data, units to be expected."""
+    return study.declared_batch * study.noised_sums if study.is_logged else study.training.episodes_per_site
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:

@@ -28,15 +28,16 @@ class LoggedPatients:
         """Read the site's table, `data.path`/`name`.parquet.
 
         person_key: 32 bytes that stay at the site; whoever has them could link records to people.
-        is_rehearsal: noise follows from a seed, so only a table that is marked as made-up is read.
+        is_rehearsal: noise follows from a seed, so only a table that is marked as made-up is taken.
         Raises DataRefused, for this site's own eyes; ConfigError without pyarrow.
         """
         self._study, self._name = study, name
         dataset = study.data.dataset_id
+        key = bytes(32) if is_rehearsal else person_key  # a rehearsal repeats itself, and nobody made up is hidden
 
         def person_of(patient: str) -> int:
             message = lp("person", dataset, patient.encode())
-            return int.from_bytes(hmac.digest(person_key, message, hashlib.sha256)[:8], "little")
+            return int.from_bytes(hmac.digest(key, message, hashlib.sha256)[:8], "little")
 
         path = Path(study.data.path) / f"{name}{SUFFIX}"
         table = read_steps(path, max_steps=study.data.max_steps, person_of=person_of)

@@ -48,7 +48,7 @@ class RunResult:
     max_colluders: int
     rounds_completed: int
     rounds_lost: int
-    episodes: int  # asked of the sites: over all attempts, cohort x episodes_per_site, a public number
+    episodes: int  # asked of the sites: over all attempts, cohort x a site's public number of a round
     survivors_min: int
     protection: str
     noise: str

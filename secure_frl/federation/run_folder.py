@@ -147,6 +147,11 @@ def begin(root: Path, study: Study, options: RunOptions, source: Path | None) ->
             f"expected --state for data set {study.data.dataset_id}, got none: its lifetime budget would be forgotten "
             "with this run. Give the folder that keeps its books, or leave data.dataset_id empty for fresh people."
         )
+    if study.is_logged and not study.data.dataset_id and not options.rehearse:
+        raise InvalidParameter(
+            "logged data are met again by every study, but data.dataset_id is empty, so their budget would be "
+            "forgotten. Name the data set and give --state; made-up tables may be rehearsed with."
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = root.parent / f".{root.name}.{os.getpid()}.draft"
     draft.mkdir()
