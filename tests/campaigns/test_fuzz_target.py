@@ -26,7 +26,7 @@ def test_the_corpus_and_changes_of_it_break_nothing() -> None:
 def test_control_the_target_sees_a_coordinator_that_takes_shares_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     target = Target()
     data = dict(target.corpus())["R3C-coordinator-plaintext"]
-    at = 2 + 3 + 68 + 4  # behind two heads and the share of its own seed: the words of another's
+    at = 2 + 4 + 68 + 4  # behind two heads and the share of its own seed: the words of another's
     changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
     target(changed)
     monkeypatch.setattr(coordinator_stages, "_matching", lambda state, site, shares, alive, lost: alive | lost)
