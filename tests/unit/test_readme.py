@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from secure_frl.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "SECURITY.md", "docs/architecture.md")
+PAGES = ("README.md", "SECURITY.md", "docs/architecture.md", "docs/privacy.md")
 
 
 @pytest.mark.slow
@@ -38,10 +39,11 @@ def test_every_link_leads_to_a_file(page: str) -> None:
     assert missing == []
 
 
-def test_every_test_that_security_names_exists() -> None:
-    named = set(re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "SECURITY.md").read_text()))
+@pytest.mark.parametrize(("page", "at_least"), [("SECURITY.md", 20), ("docs/privacy.md", 60)])
+def test_every_test_that_a_page_names_exists(page: str, at_least: int) -> None:
+    named = set(re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / page).read_text()))
 
-    assert named
+    assert len(named) >= at_least
     absent = [f"{path}::{test}" for path, test in named if f"def {test}(" not in (ROOT / path).read_text()]
     assert absent == []
 
@@ -62,3 +64,36 @@ def test_the_readme_numbers_follow_from_the_plan() -> None:
     assert f"at two: {plan.epsilon_if_one_more_site:.2f}" in text
     assert f"{plan.constants.honest_shares} honest shares" in text
     assert f"{plan.declared_units:,} declared patients" in text
+
+
+def test_the_privacy_pages_numbers_follow_from_the_plan() -> None:
+    # The ceilings of any attack are those of one Gaussian (Dong, Roth and Su 2022): written out here a second time.
+    from scipy.stats import norm
+
+    from secure_frl.privacy import accountant
+    from secure_frl.privacy.planning import make_plan, planned_event
+    from secure_frl.study_file import load_study
+
+    study = load_study(ROOT / "examples" / "icu_sepsis" / "study.toml")
+    plan = make_plan(study)
+    event = planned_event(study, plan.constants)
+    sigma = accountant.effective_sigma(event)
+    mu = 1 / sigma
+    text = " ".join((ROOT / "docs" / "privacy.md").read_text().split())
+
+    assert f"| {norm.cdf(mu / 2):.1%} |".replace("%", " %") in text
+    assert f"| {norm.cdf(norm.ppf(0.01) + mu):.1%} |".replace("%", " %") in text
+    assert f"| {norm.cdf(mu / 2**0.5):.3f} |".replace("0.", ".") in text
+    fewer = [accountant.epsilon_if_fewer_shares(event, shares) for shares in (6, 5, 4, 3, 2, 1)]
+    assert "with 6: {:.2f}; 5: {:.2f}; 4: {:.2f}; 3: {:.2f}; 2: {:.2f}; 1: {:.1f}".format(*fewer) in text
+    assert f"together have {plan.epsilon_household_of_2:.2f}, four have {plan.epsilon_household_of_4:.1f}" in text
+    assert f"at two hospitals: {plan.epsilon_if_one_more_site:.2f}" in text
+    twice = [replace(event, window=window, max_rounds_per_person=2) for window in ("1", "2")]
+    assert f"in two rounds: {accountant.epsilon(twice, event.delta):.2f}" in text
+    assert f"σ = {plan.constants.noise_multiplier:.4f}" in text
+    assert f"σ_eff = {sigma:.4f}" in text
+    assert f"κ = {plan.constants.scale:,.0f} " in text
+    assert f"P = {plan.constants.length:,} " in text
+    others = [accountant.epsilon([event], delta) for delta in (1e-5, 1e-8, 2.5e-11)]
+    assert "ε = {:.2f} (1e-5), {:.2f} (1e-8), {:.2f} (2.5e-11".format(*others) in text
+    assert f"ε is {accountant.epsilon_if_fewer_shares(event, 9):.2f}; that is not claimed" in text
