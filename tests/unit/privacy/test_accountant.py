@@ -250,3 +250,11 @@ def test_the_guard_refuses_bytes_that_are_no_event() -> None:
 def test_a_budget_outside_its_range_is_refused(eps: float, delta: float) -> None:
     with pytest.raises(InvalidParameter):
         Budget(eps, delta)
+
+
+def test_epsilon_of_a_measured_gaussian_is_the_closed_form() -> None:
+    for mu in (0.1, 0.8375, 3.0):
+        assert accountant.gaussian_epsilon(mu, 1e-6) == pytest.approx(gaussian_epsilon(1 / mu, 1e-6), abs=1e-9)
+    assert accountant.gaussian_epsilon(0.0, 1e-6) == 0.0
+    with pytest.raises(InvalidParameter):
+        accountant.gaussian_epsilon(math.inf, 1e-6)
