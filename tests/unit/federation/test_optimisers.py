@@ -11,9 +11,18 @@ import numpy as np
 import pytest
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.federation.optimisers import OptimiserRule, critic_values, descent_sums, initial_state, step
+from secure_frl.federation.optimisers import (
+    OptimiserRule,
+    blocks_in_force,
+    critic_values,
+    descent_sums,
+    initial_state,
+    released_figures,
+    step,
+)
 from secure_frl.learning.environments.icu_sepsis import admissible_actions
 from secure_frl.learning.layout import table_layout
+from secure_frl.privacy.clipping import clip_units
 from secure_frl.secure_sum import SiteId, Sum
 
 TWO_STATES = np.array([[True, True, False], [False, True, False]])  # logits 0 and 1 are free
@@ -151,6 +160,85 @@ def test_a_sum_of_another_length_or_of_nobody_is_refused() -> None:
 def test_rules_that_no_charter_may_hold_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InvalidParameter):
         _rule(**changes)
+
+
+# --- figures that travel with the update ----------------------------------------------------------------------------
+
+FIGURES = table_layout(TWO_STATES, "private", ("clip_quantile", "mean_return"))
+
+
+def _with_figures(**changes: object) -> OptimiserRule:
+    blocks = FIGURES.blocks(0.4, 1.0, 0.25, {"clip_quantile": (0.5, 0.04), "mean_return": (0.5, 0.16)})
+    settings = {"clip_quantile": 0.9, "clip_learning_rate": 0.2, "return_middle": 0.5}
+    return _rule(layout=FIGURES, blocks=blocks, **settings, **changes)
+
+
+def test_the_clip_follows_the_noised_part_of_units_that_are_not_cut() -> None:
+    """16 of 20 declared units whole, 4 cut: (16 - 4) / 2 = 6, so b = .8 and C becomes .4 exp(-.2 (.8 - .9))."""
+    found = step(initial_state(_with_figures()), _sum([0] * 6 + [12 * 0.04**0.5, 0]), _with_figures())
+
+    assert found.clip_norm == pytest.approx(0.4 * np.exp(0.02), rel=1e-12)
+    assert released_figures(found, _sum([0] * 8), _with_figures())["clip_norm"] == found.clip_norm
+
+
+def test_policy_sums_are_multiplied_by_the_clip_in_force_and_not_by_the_charters() -> None:
+    values, rule = [-1.0, 0, 0, 0, 0, 0, 0, 0], _with_figures()
+    first = initial_state(rule)
+
+    fixed = step(first, _sum(values), rule)
+    doubled = step(replace(first, clip_norm=0.8), _sum(values), rule)
+
+    assert doubled.parameters == pytest.approx(2 * fixed.parameters)
+    assert blocks_in_force(rule.blocks, replace(first, clip_norm=0.8))[0].clip_norm == 0.8
+    assert blocks_in_force(rule.blocks, first)[1:] == rule.blocks[1:]
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9])
+def test_without_noise_the_clip_converges_to_the_quantile(quantile: float) -> None:
+    """Lengths e^z, z normal: their .5 and .9 quantiles are 1 and e^1.2816 = 3.602; the clip begins at .4."""
+    lengths = np.exp(np.random.default_rng(0).normal(size=4_000))
+    gradients = np.zeros((4_000, 6))
+    gradients[:, 0] = lengths
+    rule = replace(_with_figures(declared_batch=4_000), clip_quantile=quantile)
+    state = initial_state(rule)
+
+    for _ in range(200):
+        vector, _ = clip_units(gradients.copy(), blocks_in_force(rule.blocks, state), np.zeros(4_000))
+        integers = np.round(vector * 2.0**20).astype(np.int64)
+        state = step(state, Sum(integers, 2.0**20, (SiteId(0),)), rule)
+
+    assert state.clip_norm is not None
+    assert abs(np.mean(lengths <= state.clip_norm) - quantile) < 0.01
+
+
+def test_the_clip_stays_a_normal_number_whatever_the_noise() -> None:
+    rule = _with_figures()
+    up = down = initial_state(rule)
+    for _ in range(400):
+        up, down = step(up, _sum([0] * 6 + [-1e6, 0]), rule), step(down, _sum([0] * 6 + [1e6, 0]), rule)
+
+    assert up.clip_norm == 0.4 * 2.0**20
+    assert down.clip_norm is not None
+    assert 0.4 * 2.0**-20 <= down.clip_norm < 0.4
+
+
+def test_the_released_mean_return_and_its_deviation_by_hand() -> None:
+    """Sum 3 of returns from .5 over 20 units, bound .5, share .16: 3 / .5 * .4 = 2.4 arrives. Two sites, .1 a site."""
+    rule = _with_figures(site_noise=0.1)
+
+    found = released_figures(initial_state(rule), _sum([0] * 7 + [2.4]), rule)
+
+    assert found["released_mean_return"] == pytest.approx(0.5 + 3 / 20)
+    assert found["released_mean_return_deviation"] == pytest.approx(0.1 * 2**0.5 * 0.5 / 0.4 / 20)
+
+
+def test_without_figures_nothing_is_released_and_the_clip_is_the_charters() -> None:
+    rule = _rule()
+    found = step(initial_state(rule), _sum([0.0] * 6), rule)
+
+    assert found.clip_norm is None
+    assert released_figures(found, _sum([0.0] * 6), rule) == {}
+    assert blocks_in_force(rule.blocks, found) == rule.blocks
 
 
 _ROUNDS_OF_ICU_SEPSIS = """

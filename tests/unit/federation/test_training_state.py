@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,19 @@ def test_a_state_survives_its_bytes() -> None:
 
 def test_arrays_are_little_endian_after_the_manifest() -> None:
     assert CONTENT.endswith(struct.pack("<10d", 1.5, -2.0, 0.1, 0.0, -0.0, 1e-300, 0.5, 0.6, 10.0, 0.0))
+
+
+def test_the_clip_in_force_stands_behind_the_arrays_when_there_is_one() -> None:
+    content = replace(STATE, clip_norm=0.375).to_bytes()
+
+    assert TrainingState.from_bytes(content).clip_norm == 0.375
+    assert TrainingState.from_bytes(CONTENT).clip_norm is None
+    assert content.endswith(struct.pack("<2d", 0.0, 0.375))
+    for wrong in (0.0, -1.0, np.inf):
+        with pytest.raises(MalformedMessage):
+            TrainingState.from_bytes(content[:-8] + struct.pack("<d", wrong))
+        with pytest.raises(InvalidParameter, match="clip_norm"):
+            replace(STATE, clip_norm=wrong)
 
 
 @given(st.binary(max_size=300))
