@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import betaincinv, ndtri
-from scipy.stats import binom, norm
+from scipy.special import betaincinv, ndtr, ndtri
+from scipy.stats import binom
 
 from secure_frl.errors import InvalidParameter
 
@@ -23,7 +23,7 @@ CONFIDENCE = 0.999  # one-sided; at 95 % correct code would be accused once in t
 NORMAL_QUANTILE = float(ndtri(CONFIDENCE))
 _ERROR = 1 - CONFIDENCE
 _LARGEST_MU = 1e6  # stands for a mechanism without noise
-_GUESS_STEPS = 64  # numbers of guesses that are compared before an audit
+_GUESS_NUMBERS = 20  # of guesses that are compared before an audit, from 20 to all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +111,7 @@ def one_run_p_value(canaries: int, guesses: int, correct: int, epsilon: float, d
     return min(1.0, tail + 2 * canaries * delta * float((below / steps).max()))
 
 
-def one_run_epsilon(canaries: int, guesses: int, correct: int, delta: float) -> float:
+def one_run_epsilon(canaries: int, guesses: int, correct: int, delta: float, tolerance: float = 1e-6) -> float:
     """Return the greatest epsilon that so many right guesses refute with 99.9 % confidence; 0 if none.
 
     It is a bound for any mechanism, composed and sampled ones included, and far below the truth for a Gaussian.
@@ -125,7 +125,7 @@ def one_run_epsilon(canaries: int, guesses: int, correct: int, delta: float) -> 
     highest = 1.0
     while highest < 64 and excess(highest) < 0:
         highest *= 2
-    return float(brentq(excess, 0.0, highest, xtol=1e-6)) if excess(highest) > 0 else highest
+    return float(brentq(excess, 0.0, highest, xtol=tolerance)) if excess(highest) > 0 else highest
 
 
 def count_guesses(scores: CanaryScores, guesses: int, sampling_rate: float) -> int:
@@ -140,24 +140,27 @@ def count_guesses(scores: CanaryScores, guesses: int, sampling_rate: float) -> i
     return right + int((~scores.included[order[:called_out]]).sum())
 
 
-def best_guesses(canaries: int, mu: float, sampling_rate: float) -> int:
+def best_guesses(canaries: int, mu: float, sampling_rate: float, delta: float) -> int:
     """Return how many guesses give the highest bound when the mechanism is what it claims.
 
     Chosen before any score is seen, from public numbers, so that the bound needs no correction for choosing.
     """
-    distances = np.linspace(0.0, 8.0 / max(mu, 1e-9), _GUESS_STEPS)  # of a called score from its threshold, in shifts
+    distances = np.linspace(0.0, 8.0 / max(mu, 1e-9), 400)  # of a called score from the middle, or from 0, in shifts
     if sampling_rate == 1:
-        right = norm.cdf(mu * (0.5 - distances))
-        wrong = norm.cdf(-mu * (0.5 + distances))
+        right = ndtr(mu * (0.5 - distances))
+        wrong = ndtr(-mu * (0.5 + distances))
     else:
-        absent = norm.sf(mu * distances)
-        right = ((1 - sampling_rate) * absent + sampling_rate * norm.sf(mu * (distances - 1))) / 2
+        absent = ndtr(-mu * distances)
+        right = ((1 - sampling_rate) * absent + sampling_rate * ndtr(-mu * (distances - 1))) / 2
         wrong = absent / 2
-    counts = np.floor(canaries * (right + wrong)).astype(np.int64)
-    hits = np.floor(canaries * right).astype(np.int64)
-    usable = (hits >= 1) & (counts >= 2)
-    least = np.where(usable, betaincinv(np.maximum(hits, 1), np.maximum(counts - hits + 1, 1), _ERROR), 0.0)
-    return max(2, int(counts[int(np.argmax(least))]))
+    counts, hits = canaries * (right + wrong), canaries * right
+    tried = np.geomspace(min(20, canaries), max(counts[0], 1.0), _GUESS_NUMBERS)
+    accuracies = np.interp(-tried, -counts, hits / counts)  # counts fall with the distance
+    bounds = [
+        one_run_epsilon(canaries, int(count), int(count * accuracy), delta, tolerance=1e-2)
+        for count, accuracy in zip(tried, accuracies, strict=True)
+    ]
+    return max(2, int(tried[int(np.argmax(bounds))]))
 
 
 # --- what an audit of m canaries can see -----------------------------------------------------------------------------

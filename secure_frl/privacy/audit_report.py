@@ -90,7 +90,7 @@ def judge(scores: audit.CanaryScores, release: GaussianSumEvent, canary_norm: fl
     full = replace(release, sampling_rate=1.0, sampler="all")
     honest_mu = canary_norm / accountant.effective_sigma(full)
     count = int(scores.values.size)
-    guesses = audit.best_guesses(count, honest_mu, rate)
+    guesses = audit.best_guesses(count, honest_mu, rate, delta)
     right = audit.count_guesses(scores, guesses, rate)
     one_run = audit.one_run_epsilon(count, guesses, right, delta)
 
