@@ -80,6 +80,12 @@ class DataSection(_Section):
     dataset_id: str = Field(
         default="", pattern=r"^[a-z0-9-]{0,63}$", description="small letters, digits and '-'; empty for fresh people"
     )
+    lifetime_epsilon: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="what a new ledger of dataset_id allows over all studies, 0 to 1000; 0 for privacy.target_epsilon",
+    )
     max_steps: int = Field(
         default=48, ge=1, le=1000, description="a number of steps, 1 to 1000; longer trajectories are cut"
     )

@@ -47,6 +47,8 @@ def _data_fits(study: Study) -> Iterator[str]:
         yield f"a folder with source = 'steps', and none with 'environment'; found path = {data.path[:60]!r}"
     if is_logged != bool(data.declared_units):
         yield f"declared_units above 0 with source = 'steps', and 0 with 'environment'; found {data.declared_units}"
+    if data.lifetime_epsilon and not data.dataset_id:
+        yield f"data.dataset_id with a lifetime_epsilon, for it is that data set's; found {data.lifetime_epsilon:g}"
     if is_logged and study.privacy.max_rounds_per_person != 1:
         yield (
             "privacy.max_rounds_per_person = 1 with source = 'steps', where every release is charged to everybody; "

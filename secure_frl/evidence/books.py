@@ -12,11 +12,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from secure_frl.consortium.charter import Charter
-from secure_frl.errors import LedgerCorrupt, SecureFrlError
+from secure_frl.errors import LedgerCorrupt, SecureFrlError, StudyRefused
 from secure_frl.evidence.findings import Notes
 from secure_frl.privacy.events import REHEARSAL, GaussianSumEvent, decode_event
 from secure_frl.records import chain
 from secure_frl.records.ledger_state import LedgerState, replay
+from secure_frl.study_file import parse_study
 
 COORDINATOR = "coordinator"
 # What differs between holders of one release: each has its own people, windows and time of knowing the survivors.
@@ -30,6 +31,7 @@ class Booked:
 
     event: GaussianSumEvent
     status: str
+    survivors: tuple[int, ...] | None  # SiteIds, as this holder was told; None if it never was
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,8 @@ def read_book(directory: Path, holder: str, public_key: bytes, charter: Charter,
                 f"{sorted(strangers)[0][:70]}. Ask {holder} whose people these were."
             )
         booked = tuple(
-            Booked(decode_event(kept.event), kept.status)
-            for _, kept in sorted(state.reservations.items())
+            Booked(decode_event(kept.event), kept.status, kept.survivors)
+            for kept in state.reservations.values()
             if kept.is_spent and kept.charter == charter.session.hex()
         )
     except (SecureFrlError, OSError) as error:
@@ -87,7 +89,7 @@ def read_book(directory: Path, holder: str, public_key: bytes, charter: Charter,
 
 def check_against_charter(book: Book, charter: Charter, notes: Notes) -> None:
     """Each event says what the charter fixes, and there are no more of them than it announces rounds."""
-    expected = _charter_figures(charter)
+    expected = _charter_figures(charter, book, notes)
     training = charter.study.get("training")
     announced = training.get("rounds") if isinstance(training, Mapping) else None
     if type(announced) is int and len(book.booked) > announced:
@@ -137,8 +139,9 @@ def check_agreement(sites: list[Book], coordinator: Book, notes: Notes) -> None:
 def check_survivors(
     sites: Mapping[str, Book], summed: Mapping[tuple[int, int], tuple[str, ...]], coordinator: Book, notes: Notes
 ) -> None:
-    """Who is in a sum has booked and released it; the coordinator has booked every sum.
+    """Who is in a sum has booked and released it, and was told who else is; the coordinator has booked every sum.
 
+    sites: by name, in the order of their SiteIds.
     summed: (round, attempt) -> names of the survivors, for rounds with a sum.
     """
     claimed = {(one.event.round, one.event.attempt) for one in coordinator.booked}
@@ -146,6 +149,13 @@ def check_survivors(
         name: {(one.event.round, one.event.attempt) for one in book.booked if one.status in _LEFT}
         for name, book in sites.items()
     }
+    told = {
+        (name, one.event.round, one.event.attempt): one.survivors
+        for name, book in sites.items()
+        for one in book.booked
+        if one.survivors is not None
+    }
+    names = tuple(sites)
     for key, survivors in summed.items():
         where = f"round {key[0]}, attempt {key[1]}"
         if key not in claimed:
@@ -155,6 +165,12 @@ def check_survivors(
                 notes.find(
                     sites[name].file,
                     f"has no release for {where}, though {name} is in its sum. Ask {name} what it ran.",
+                )
+            heard = told.get((name, *key))
+            if heard is not None and heard != tuple(index for index, one in enumerate(names) if one in survivors):
+                notes.find(
+                    sites[name].file,
+                    f"was told of other survivors in {where} than the coordinator's account names. Ask both.",
                 )
 
 
@@ -180,8 +196,8 @@ def recompute_epsilon(books: list[Book], charter: Charter, delta: float, notes: 
     return greatest if accountant.covers_every_reader(charter.constants) and math.isfinite(greatest) else None
 
 
-def _charter_figures(charter: Charter) -> dict[str, object]:
-    """What every event of this charter must say, from the constants and the study that all signed."""
+def _charter_figures(charter: Charter, book: Book, notes: Notes) -> dict[str, object]:
+    """What every event of this charter must say in this book, from the constants and the study that all signed."""
     it = charter.constants
     figures: dict[str, object] = {
         "mechanism": it.noise,
@@ -194,24 +210,22 @@ def _charter_figures(charter: Charter) -> dict[str, object]:
         "max_colluders": it.max_colluders,
         "min_survivors": it.min_survivors,
     }
-    privacy, data = charter.study.get("privacy"), charter.study.get("training")
-    for section, names in (
-        (
-            privacy,
-            (
-                ("unit", "unit"),
-                ("relation", "relation"),
-                ("delta", "delta"),
-                ("sampling_rate", "sampling_rate"),
-                ("max_rounds_per_person", "max_rounds_per_person"),
-                ("max_sites_per_person", "max_sites_per_person"),
-            ),
-        ),
-        (data, (("declared_batch", "episodes_per_site"),)),
-    ):
-        if isinstance(section, Mapping):
-            figures |= {field: section[key] for field, key in names if key in section}
-    return figures
+    try:
+        study = parse_study(charter.study, source="the charter's study")
+    except StudyRefused as error:
+        notes.find_error("charter.json", error)
+        return figures
+    return figures | {
+        "unit": study.privacy.unit,
+        "relation": study.privacy.relation,
+        "delta": study.privacy.delta,
+        "sampling_rate": study.privacy.sampling_rate,
+        "max_rounds_per_person": study.privacy.max_rounds_per_person,
+        "max_sites_per_person": study.privacy.max_sites_per_person,
+        "declared_batch": study.declared_batch,
+        "noised_sums": study.noised_sums,
+        "composition_group": study.composition_group(book.state.dataset_id),
+    }
 
 
 def _differing(one: GaussianSumEvent, other: GaussianSumEvent) -> list[str]:

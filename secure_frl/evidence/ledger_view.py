@@ -19,18 +19,7 @@ from secure_frl.records.chain import check_extends
 from secure_frl.records.ledger import read_ledger, read_rows
 from secure_frl.records.ledger_state import Reservation
 
-COLUMNS = (  # of the table that `ledger show` prints
-    "row",
-    "reserved (UTC)",
-    "charter",
-    "round.attempt",
-    "outcome",
-    "purpose",
-    "unit",
-    "noise multiplier",
-    "shares",
-    "survivors",
-)
+COLUMNS = ("row", "reserved (UTC)", "study", "round", "outcome", "sigma", "in the sum")  # what fits into 80 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +40,11 @@ class LedgerRow:
         event, kept = self.event, self.kept
         return (
             str(self.sequence),
-            "-" if kept.time is None else f"{datetime.fromtimestamp(kept.time, UTC):%Y-%m-%d %H:%M:%S}",
+            "-" if kept.time is None else f"{datetime.fromtimestamp(kept.time, UTC):%Y-%m-%d %H:%M}",
             event.charter_hash[:8],
             f"{event.round}.{event.attempt}",
             kept.status,
-            event.purpose,
-            event.unit,
-            f"{event.noise_multiplier:.4f} {event.mechanism}",
-            str(event.honest_shares),
+            f"{event.noise_multiplier:.4f}",
             "-" if kept.survivors is None else str(len(kept.survivors)),
         )
 
@@ -103,6 +89,8 @@ class LedgerView:
             ("ledger", f"{self.name}, format {self.format}, opened by {self.code_version}"),
             ("last row", self.head),
             ("data set", self.dataset_id),
+            ("unit", ", ".join(dict.fromkeys(f"{row.event.unit}, {row.event.relation}" for row in self.rows))),
+            ("purposes", ", ".join(dict.fromkeys(row.event.purpose for row in self.rows))),
             *((f"study {charter[:8]}", f"epsilon {spent:.4f} by itself") for charter, spent in self.studies.items()),
             (
                 "lifetime",

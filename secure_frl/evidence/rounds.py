@@ -136,7 +136,7 @@ def check_journal(rounds: Sequence[RoundLine], journal: JournalState, charter: C
 
 
 def check_policies(directory: Path, rounds: Sequence[RoundLine], notes: Notes) -> None:
-    """Each kept policy has the tag that its round left, and the last one is kept."""
+    """Each kept policy has the tag that its round left, and the last one is kept, if any round gave one."""
     after = {line.round: tag_after(line) for line in rounds}
     kept = {
         int(match[1]): path
@@ -146,7 +146,7 @@ def check_policies(directory: Path, rounds: Sequence[RoundLine], notes: Notes) -
     for number, path in kept.items():
         if labelled_hash("model", path.read_bytes()).hex() != after.get(number):
             notes.find(f"policies/{path.name}", f"isn't the policy that round {number} left. Restore it.")
-    last = max(after, default=0)
+    last = max(after, default=0) if any(line.outcome == "summed" for line in rounds) else 0
     if last and not any(after.get(number) == after[last] for number in kept):
         notes.find(f"policies/round-{last:04}.model", "is missing: the last policy must be kept. Restore it.")
 

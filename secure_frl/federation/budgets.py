@@ -16,10 +16,13 @@ from secure_frl.study import Study
 
 
 def lifetime_budget(study: Study) -> Budget:
-    """Return what a new ledger allows for life: its first study's target; no limit for a run without noise on nobody.
+    """Return what a new ledger allows for life; no limit for a run without noise on nobody.
 
-    People of a named data set have a limit whatever the first study on them was: a budget is written once.
+    It is data.lifetime_epsilon, or the target of the first study where that is 0. People of a named data set have a
+    limit whatever the first study on them was: a budget is written once, and no later study changes it.
     """
+    if study.data.dataset_id and study.data.lifetime_epsilon:
+        return Budget(study.data.lifetime_epsilon, study.privacy.delta)
     unlimited = study.privacy.noise == UNSAFE_NONE and not study.data.dataset_id
     return Budget(math.inf if unlimited else study.privacy.target_epsilon, study.privacy.delta)
 
@@ -32,7 +35,8 @@ def study_guard(study: Study, session: bytes) -> Guard:
     declared, and delta was judged by those. A run whose messages no stated epsilon covers (without noise, or noise
     shares without masks) is for people who are new in each run, so never for a named data set.
     """
-    own_budget = Budget(lifetime_budget(study).epsilon, study.privacy.delta)
+    is_limited = study.privacy.noise != UNSAFE_NONE or bool(study.data.dataset_id)
+    own_budget = Budget(study.privacy.target_epsilon if is_limited else math.inf, study.privacy.delta)
     charter_hash, rounds = session.hex(), study.training.rounds
     memory = _Memory()
 

@@ -80,7 +80,7 @@ def test_a_later_study_cannot_raise_the_lifetime_budget(tiny: Tiny, tmp_path: Pa
     simulation.run(tiny({"data.dataset_id": "ward-a"}), tmp_path / "first", shared)
     greedy = tiny({"data.dataset_id": "ward-a", "privacy.target_epsilon": 50.0})
 
-    with pytest.raises(BudgetExhausted, match="at most epsilon 4 .* lifetime budget of data set ward-a .* announces"):
+    with pytest.raises(BudgetExhausted, match=r"at most epsilon 4 .* lifetime budget of data set ward-a .* announces"):
         simulation.run(greedy, tmp_path / "second", shared)
 
 
@@ -142,6 +142,64 @@ def test_noise_shares_without_masks_state_no_epsilon(tiny: Tiny, tmp_path: Path)
     assert shares.plain()["epsilon_spent"] is None
     assert verify(tmp_path / "shares").findings == ()
     assert 3.9 < whole.epsilon_spent <= 4.0
+
+
+def _event(study: Study, charter: bytes) -> bytes:
+    return replace(planned_event(study, make_plan(study).constants), charter_hash=charter.hex()).canonical()
+
+
+def test_each_way_in_which_a_study_does_not_fit_has_its_own_words(tiny: Tiny) -> None:
+    ours, other = bytes(32), bytes([1]) * 32
+    before = (_event(tiny({"privacy.target_epsilon": 2.5}), other),)
+    asks = {epsilon: tiny({"privacy.target_epsilon": epsilon}) for epsilon in (2.0, 3.5, 5.0)}
+    budget = Budget(4.0, 1e-3)
+
+    with pytest.raises(BudgetExhausted, match=r"at most epsilon 4 at .* the lifetime budget .* announces 5"):
+        study_guard(asks[5.0], ours)(budget, (), _event(asks[5.0], ours))
+    with pytest.raises(BudgetExhausted, match=r"studies spent 2\.\d+ of epsilon 4, 1\.\d+ is left .* announces 3\.\d"):
+        study_guard(asks[3.5], ours)(budget, before, _event(asks[3.5], ours))
+    # 2.5 and 2 are not 4.5: two Gaussians compose to one with the squares of their shifts added
+    study_guard(asks[2.0], ours)(budget, before, _event(asks[2.0], ours))
+
+
+def test_a_study_that_would_fit_for_its_first_rounds_only_is_refused_before_them(tiny: Tiny) -> None:
+    """People spent on half a study are spent for nothing."""
+    study = tiny({"privacy.target_epsilon": 3.0, "privacy.max_rounds_per_person": 2})
+    one_round, ours = _event(study, bytes(32)), bytes(32)
+    plan = make_plan(study)
+    assert plan.epsilon_by_round[0] < 2.5 < plan.epsilon_by_round[1]
+
+    with pytest.raises(BudgetExhausted, match="announces"):
+        study_guard(study, ours)(Budget(2.5, 1e-3), (), one_round)
+
+
+def test_the_budget_of_a_data_set_is_not_the_target_of_the_first_study_on_it(tiny: Tiny) -> None:
+    study = tiny({"data.dataset_id": "ward-a", "data.lifetime_epsilon": 6.0, "privacy.target_epsilon": 2.0})
+    event = _event(study, bytes(32))
+
+    assert lifetime_budget(study) == Budget(6.0, 1e-3)
+    study_guard(study, bytes(32))(Budget(6.0, 1e-3), (), event)
+
+
+def test_a_guard_forgets_what_was_cancelled(tiny: Tiny) -> None:
+    """It keeps what it decoded from one release to the next: rows that were given back must not stay in it."""
+    study = tiny({"training.rounds": 3})
+    first, second, third, fourth = (
+        replace(
+            planned_event(study, make_plan(study).constants),
+            charter_hash=bytes(32).hex(),
+            round=number,
+            window=f"window-{number}",
+        ).canonical()
+        for number in (1, 2, 3, 4)
+    )
+    guard = study_guard(study, bytes(32))
+
+    guard(Budget(4.0, 1e-3), (first, second), third)
+    guard(Budget(4.0, 1e-3), (second,), third)  # the first was cancelled: two of three windows are taken
+    guard(Budget(4.0, 1e-3), (), third)
+    with pytest.raises(BudgetExhausted, match="at most 3 releases"):
+        guard(Budget(4.0, 1e-3), (first, second, third), fourth)
 
 
 def test_a_study_spends_no_more_than_its_own_target_where_the_data_set_has_more_left(tiny: Tiny) -> None:

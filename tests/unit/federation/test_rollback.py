@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secure_frl.errors import StaleLedger
+from secure_frl.errors import StaleLedger, WrongLedger
 from secure_frl.federation import run_folder
 from secure_frl.federation.enrolment import Enrolled, enrol, open_site
 from secure_frl.federation.run_folder import RunFolder, RunOptions
@@ -87,3 +87,64 @@ def test_a_study_that_begins_settles_nothing_of_another_one_on_the_same_people(
     assert _statuses(first) == ["released"]
     other.shut_down()
     site.shut_down()
+
+
+def _opened_and_left(folder: RunFolder, enrolled: Enrolled) -> None:
+    """Open the site, let it release once, and end it: its head is handed over."""
+    site = open_site(folder, enrolled, SITE)
+    site.contribute(_round(enrolled))
+    site.release()
+    site.shut_down()
+
+
+def test_ledger_and_register_rolled_back_together_meet_the_head_that_the_coordinator_holds(
+    tiny: Callable[..., Study], tmp_path: Path
+) -> None:
+    """The register alone can't see it: it is as old as the ledger."""
+    study = tiny({"data.dataset_id": "ward-a"})
+    first = run_folder.begin(tmp_path / "first", study, RunOptions(state=tmp_path / "state"), None)
+    enrolled = enrol(first, study, rehearse=False)
+    open_site(first, enrolled, SITE).shut_down()
+    shutil.copytree(first.site(NAME), tmp_path / "older")
+    _opened_and_left(first, enrolled)
+    spent = (first.site(NAME) / "ledger.sqlite").read_bytes()
+    shutil.rmtree(first.site(NAME))
+    shutil.copytree(tmp_path / "older", first.site(NAME))
+    second = run_folder.begin(tmp_path / "second", study, RunOptions(state=tmp_path / "state"), None)
+    enrolled = enrol(second, study, rehearse=False)
+
+    with pytest.raises(StaleLedger, match="the coordinator holds"):
+        open_site(second, enrolled, SITE)
+
+    held = second.held_heads / f"{NAME}.head"
+    held.rename(tmp_path / "away")  # control: nothing else sees it
+    open_site(second, enrolled, SITE).shut_down()
+    assert _statuses(second) == []
+    (tmp_path / "away").rename(held)
+    (second.site(NAME) / "ledger.sqlite").write_bytes(spent)
+    open_site(second, enrolled, SITE).shut_down()  # the newest copy passes
+    assert _statuses(second) == ["unknown"]
+
+
+def test_a_site_whose_whole_folder_is_gone_is_not_begun_anew(tiny: Callable[..., Study], tmp_path: Path) -> None:
+    study = tiny({"data.dataset_id": "ward-a"})
+    first = run_folder.begin(tmp_path / "first", study, RunOptions(state=tmp_path / "state"), None)
+    _opened_and_left(first, enrol(first, study, rehearse=False))
+    shutil.rmtree(first.site(NAME))
+    second = run_folder.begin(tmp_path / "second", study, RunOptions(state=tmp_path / "state"), None)
+    enrolled = enrol(second, study, rehearse=False)  # it gets a new key
+
+    with pytest.raises(StaleLedger, match="forgets what was spent"):
+        open_site(second, enrolled, SITE)
+
+
+def test_a_state_of_another_data_set_is_refused_with_its_own_words(tiny: Callable[..., Study], tmp_path: Path) -> None:
+    shared = RunOptions(state=tmp_path / "state")
+    study = tiny({"data.dataset_id": "ward-a"})
+    first = run_folder.begin(tmp_path / "first", study, shared, None)
+    open_site(first, enrol(first, study, rehearse=False), SITE).shut_down()
+    other = tiny({"data.dataset_id": "ward-b"})
+    second = run_folder.begin(tmp_path / "second", other, shared, None)
+
+    with pytest.raises(WrongLedger, match=r"belongs to .*ward-a"):
+        open_site(second, enrol(second, other, rehearse=False), SITE)
