@@ -23,6 +23,7 @@ def is_violation(won: int) -> bool:
 
 
 @pytest.mark.statistical
+@pytest.mark.threats
 def test_one_look_at_a_sum_with_float_noise_tells_whether_one_person_is_in_it() -> None:
     torch.manual_seed(3)
 
@@ -35,6 +36,7 @@ def test_one_look_at_a_sum_with_float_noise_tells_whether_one_person_is_in_it() 
 
 
 @pytest.mark.statistical
+@pytest.mark.threats
 def test_the_same_look_at_integer_noise_stays_below_the_ceiling() -> None:
     mechanism = EXAMPLE["integer_mechanism"](rehearsal_source(3, "float noise"))
 
