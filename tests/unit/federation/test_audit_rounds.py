@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from secure_frl.errors import UnexpectedState
 from secure_frl.federation.audit_rounds import AuditFederation, AuditParts
+from secure_frl.federation.carriers.in_process import DropSchedule
 from secure_frl.privacy.audit_report import audited_release
 from secure_frl.privacy.canaries import Canaries
 from secure_frl.privacy.planning import planned_event, sum_constants
@@ -83,3 +85,13 @@ def test_rounds_go_on_in_a_new_epoch_when_one_is_full(
     for turn in range(3):
         values = audited.sum(turn, [window(canaries, [turn]), *[canaries.nobody()] * 6], WITHOUT_NOISE)
         assert canaries.scores(turn, values, 10)[turn] == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_sum_of_other_sites_than_expected_is_refused(
+    federation: Callable[..., tuple[AuditFederation, Canaries]],
+) -> None:
+    audited, canaries = federation()
+    audited._drops = DropSchedule(seed=2, sites=10, before_masked=2)  # what is expected; the carrier keeps its own
+
+    with pytest.raises(UnexpectedState, match="in the sum"):
+        audited.sum(0, [canaries.nobody()] * 7, AuditParts())

@@ -75,6 +75,26 @@ def test_other_placements_and_neighbours_reach_their_own_claim(changes: dict[str
     assert report.verdict == HOLDS
 
 
+def test_under_sampling_only_the_one_run_bound_is_stated_and_nothing_is_judged() -> None:
+    sampled = {
+        "data__source": "steps",
+        "data__path": "nowhere",  # an audit reads no data
+        "data__dataset_id": "ward",
+        "data__declared_units": 500,
+        "training__objective": "behaviour_cloning",
+        "training__rounds": 1,
+        "policy__critic": "none",
+        "privacy__sampling_rate": 0.5,
+        "privacy__delta": 1e-5,
+    }
+
+    report = audit_study(shipped(**sampled))
+
+    assert report.epsilon_bound is None
+    assert report.verdict == NOT_JUDGED
+    assert 0 < report.epsilon_bound_one_run < report.claimed_epsilon
+
+
 def test_an_audit_repeats_itself_and_follows_the_seed() -> None:
     first, again, other = (audit_study(shipped(study__seed=seed), canaries=4000) for seed in (5, 5, 6))
 
