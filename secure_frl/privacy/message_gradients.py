@@ -53,6 +53,13 @@ class MessageGradients(GradSampleModule):  # type: ignore[misc]  # Opacus has no
         }
         self.GRAD_SAMPLERS = {**GradSampleModule.GRAD_SAMPLERS, nn.Embedding: self._sample_embedding}
 
+    def __deepcopy__(self, memo: object) -> None:
+        """Refuse: the hooks of a copy keep pointing at the original, which is found out in some later backward pass."""
+        raise InvalidParameter(
+            "expected a plain module as target network, got a deep copy of one with gradient hooks. Build a policy of "
+            "the same form and load the broadcast parameters into it."
+        )
+
     @property
     def needs_fixed_rows(self) -> bool:
         """Return whether a row's gradient may depend, in its last bits, on how many rows are computed together.

@@ -109,7 +109,7 @@ def test_the_released_mean_return_is_the_units_own_within_its_noise(
         assert abs(line["released_mean_return"] - own) < 4 * line["released_mean_return_deviation"] + 1e-3
 
 
-@pytest.mark.parametrize(("kind", "step_size"), [("mlp", 60.0), ("gru", 80.0), ("lstm", 80.0)])
+@pytest.mark.parametrize(("kind", "step_size"), [("mlp", 60.0), ("gru", 80.0)])
 def test_without_noise_a_network_becomes_better_than_chance(
     kind: str, step_size: float, tiny: Callable[..., Study]
 ) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from secure_frl.errors import InvalidParameter
@@ -107,61 +106,7 @@ def test_the_policy_is_left_as_it_was() -> None:
     assert not hasattr(policy.logits.weight, "grad_sample")
 
 
-# --- traps: each is shown to be one, then refused -------------------------------------------------------------------
-
-
-def contribution(policy: nn.Module, passes: int) -> float:
-    """Length of what one trajectory adds under Opacus' own optimiser with clip 1 and no noise."""
-    module = GradSampleModule(policy, loss_reduction="sum")
-    optimizer = DPOptimizer(
-        torch.optim.SGD(module.parameters(), lr=1.0),
-        noise_multiplier=0.0,
-        max_grad_norm=1.0,
-        expected_batch_size=1,
-        loss_reduction="sum",
-    )
-    for _ in range(passes):
-        (1000 * losses(module, states()[:1])).sum().backward()
-    optimizer.pre_step()
-    return float(torch.sqrt(sum((p.summed_grad**2).sum() for p in module.parameters())))  # type: ignore[arg-type]
-
-
-def test_three_backward_passes_would_count_one_person_three_times_and_are_refused() -> None:
-    assert contribution(table(), 1) == pytest.approx(1.0, abs=1e-3)
-    assert contribution(table(), 3) == pytest.approx(3.0, abs=1e-3)
-
-    wrapped = MessageGradients(table(), SEGMENTS)
-    for _ in range(3):
-        losses(wrapped, states()).sum().backward()
-    with pytest.raises(InvalidParameter, match="one backward pass"):
-        wrapped.take(ROWS)
-
-
-def test_flattened_steps_would_each_become_a_unit_and_are_refused() -> None:
-    def flattened(policy: nn.Module) -> torch.Tensor:
-        return (policy(states().reshape(-1)) ** 2).sum()
-
-    dense = GradSampleModule(table(), loss_reduction="sum")
-    flattened(dense).backward()
-    assert dict(dense.named_parameters())["_module.head.weight"].grad_sample.shape[0] == ROWS * STEPS
-
-    wrapped = MessageGradients(table(), SEGMENTS)
-    flattened(wrapped).backward()
-    with pytest.raises(InvalidParameter, match=f"expected gradients of {ROWS} trajectories, got {ROWS * STEPS}"):
-        wrapped.take(ROWS)
-
-
-def test_a_mean_would_scale_a_persons_gradient_with_the_batch_and_is_refused() -> None:
-    def own_part(rows: int) -> torch.Tensor:
-        dense = GradSampleModule(table(), loss_reduction="mean")
-        losses(dense, states()[:rows]).sum().backward()
-        return dict(dense.named_parameters())["_module.logits.weight"].grad_sample[0]
-
-    assert torch.allclose(own_part(6), 3 * own_part(2))
-    assert own_part(2).abs().max() > 0
-
-    with pytest.raises(InvalidParameter, match="loss_reduction='sum'"):
-        MessageGradients(table(), SEGMENTS, loss_reduction="mean")
+# --- what is refused; what that prevents: test_traps.py ---------------------------------------------------------------
 
 
 def test_a_forward_pass_with_gradient_that_no_loss_uses_is_refused() -> None:
