@@ -8,7 +8,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from reference import LABEL, TYPES, H, exchange, lp
+from reference import LABEL, TYPES, H, exchange, kdf64, lp
 
 SHAPES: dict[str, Any] = {  # section 7: "u", "id", a number of bytes, "short", "bytes", [shape] or a tuple
     "E0": ("u", 32, "u", "u"),
@@ -164,6 +164,12 @@ def ascending(ids: list[int], inside: list[int]) -> bool:
 
 def commitments(ctx1: bytes, dealer: int, holder: int, of_key: bytes, of_seed: bytes) -> list[bytes]:
     return [H("share-s", ctx1, dealer, holder, of_key), H("share-b", ctx1, dealer, holder, of_seed)]
+
+
+def word(channel: bytes, ctx2: bytes, i: int, j: int, digest: bytes) -> bytes:
+    """Return i's word to j that it saw the survivors of this hash: section 5."""
+    both = kdf64(channel, ctx2, "confirm", min(i, j), max(i, j), digest)
+    return both[:32] if i < j else both[32:]
 
 
 def is_connected(survivors: list[int], near: Callable[[int, list[int]], list[int]]) -> bool:

@@ -31,6 +31,7 @@ from reading import (
     need,
     opened,
     split_records,
+    word,
 )
 from reference import (
     CODES,
@@ -44,7 +45,6 @@ from reference import (
     header,
     identity,
     kdf,
-    kdf64,
     lp,
     pack,
     permutation,
@@ -358,10 +358,7 @@ class Site:
         return self.sealed("R3b", [records(items)], self.ctx2)
 
     def confirmation(self, i: int, j: int, digest: bytes) -> bytes:
-        """Return i's word to j; one of them is this site."""
-        channel = self.channels[j if i == self.me else i]
-        both = kdf64(channel, self.ctx2, "confirm", min(i, j), max(i, j), digest)
-        return both[:32] if i < j else both[32:]
+        return word(self.channels[j if i == self.me else i], self.ctx2, i, j, digest)
 
     def r3c(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
         digest, confirmed = H("U3", self.ctx2, self.survivors), {self.me}
