@@ -322,9 +322,8 @@ class Site:
             self.state = "Departed"
             return self.sealed("BadShare", [bad], self.ctx2)
         masked = self.masked(keys)
-        self.members = ids
+        self.members, self.state = ids, "InputSent"
         self.record("R2")
-        self.state = "InputSent"
         head = self.head("R2", self.numbers, self.fresh, len(masked))
         return head + masked + gcm(self.link("R2", "up", self.ctx2), b"", head + masked)
 
