@@ -56,6 +56,7 @@ CONSTANTS = SumConstants(
     integer_noise_scale=1024,
 )
 STUDY = {
+    "study": {"schema": 1, "name": "made-up"},
     "sites": {"count": 3, "min_survivors": 3, "max_colluders": 1},
     "training": {"episodes_per_site": BATCH, "rounds": 3},
     "protection": {"method": "masking", "profile": "cross_silo", "epoch_rounds": 64},
@@ -497,6 +498,27 @@ def test_books_that_agree_on_less_noise_than_the_charter_says_are_found(tmp_path
     found = [one.file for one in verify(run).findings if "contradicts the charter" in one.message]
 
     assert set(found) == {f"ledgers/{holder}.jsonl" for holder in (*NAMES, "coordinator")}
+
+
+@pytest.mark.parametrize("name", ["noised_sums", "declared_batch", "unit", "sampling_rate", "composition_group"])
+def test_books_that_agree_on_what_the_charter_does_not_say_are_found(name: str, tmp_path: Path) -> None:
+    def changed(_: str, event: GaussianSumEvent) -> GaussianSumEvent:
+        other: dict[str, object] = {
+            "noised_sums": 2,
+            "declared_batch": event.declared_batch + 1,
+            "unit": "trajectory",
+            "sampling_rate": 0.5,
+            "composition_group": event.dataset_id,
+        }
+        more = {"sampler": "poisson"} if name == "sampling_rate" else {}
+        return replace(event, **{name: other[name]}, **more)
+
+    found = [
+        one for one in verify(build(tmp_path / "run", changed)).findings if "contradicts the charter" in one.message
+    ]
+
+    assert {one.file for one in found} == {f"ledgers/{holder}.jsonl" for holder in (*NAMES, "coordinator")}
+    assert all(f"{name}=" in one.message for one in found)
 
 
 def test_one_site_that_booked_less_noise_than_the_others_is_found(tmp_path: Path) -> None:
