@@ -17,10 +17,22 @@ _PUBLIC = {  # name: (module, attribute)
     "read_ledger": ("secure_frl.evidence.ledger_view", "view_ledger"),
     "resume": ("secure_frl.federation.simulation", "resume"),
     "run": ("secure_frl.federation.simulation", "run"),
+    "solve": ("secure_frl.privacy.solving", "solve"),
     "verify": ("secure_frl.evidence.verify", "verify"),
 }
 
-__all__ = ["Study", "load_policy", "load_study", "plan", "read_capture", "read_ledger", "resume", "run", "verify"]
+__all__ = [
+    "Study",
+    "load_policy",
+    "load_study",
+    "plan",
+    "read_capture",
+    "read_ledger",
+    "resume",
+    "run",
+    "solve",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the public name stands for

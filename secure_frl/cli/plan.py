@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 from rich.table import Table
 
 from secure_frl.cli.options import AsJson, Epsilon, Protection, Seed, SetKey, StudyPath, read_study
 from secure_frl.cli.output import DONE, emit_json, guarded, progress
+from secure_frl.errors import InvalidParameter
+from secure_frl.files import write_durably
+
+if TYPE_CHECKING:
+    from secure_frl.privacy.plan import Plan
+    from secure_frl.study import Study
+
+Solve = Annotated[
+    str, typer.Option(help="Find one figure from the others: epsilon | sigma | rounds | sampling_rate | patients.")
+]
+Sigma = Annotated[
+    float | None, typer.Option(help="The noise multiplier, in place of the one of privacy.target_epsilon.")
+]
+NoiseNorm = Annotated[
+    float | None, typer.Option(help="With --solve patients: how many clips long the noise in a mean may be; 1.")
+]
+CurvePath = Annotated[
+    Path | None, typer.Option("--curve", help="Draw epsilon, and write it to this .svg; - draws only.")
+]
 
 
 def plan_command(
@@ -15,25 +37,57 @@ def plan_command(
     epsilon: Epsilon = None,
     protection: Protection = None,
     set_key: SetKey = None,
+    solve: Solve = "",
+    sigma: Sigma = None,
+    noise_norm: NoiseNorm = None,
+    curve: CurvePath = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what STUDY promises and costs before any data is touched; refuse what no site may sign."""
 
     def command() -> int:
         loaded = read_study(study, epsilon, seed, protection, set_key)
-        from secure_frl.privacy.planning import make_plan
+        if noise_norm is not None and solve != "patients":
+            raise InvalidParameter("expected --solve patients with --noise-norm, got another. Leave --noise-norm out.")
+        from secure_frl.privacy import planning, solving
 
-        plan = make_plan(loaded)
-        plain = plan.plain()
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for name, value, note in plan.explained():
-            table.add_row(name, value, note)
-        progress.print(table)
-        progress.print(f"stated: {plan.statement.sentence()}", markup=False, soft_wrap=True)
-        for warning in (*plan.warnings, *(f"unsafe: {choice}" for choice in loaded.unsafe_choices)):
-            progress.print(f"warning: {warning}", style="yellow", markup=False)
+        if solve:
+            solution = solving.solve(
+                loaded, solve, sigma=sigma, largest_noise=1.0 if noise_norm is None else noise_norm
+            )
+            plan, plain, planned = solution.plan, solution.plain(), solution.study
+            progress.print(solution.sentence(), style="bold", markup=False)
+        else:
+            plan, planned = planning.make_plan(loaded, sigma), loaded
+            plain = plan.plain()
+        _show(plan)
+        if curve is not None:
+            _draw(planned, plan, curve)
         if as_json:
             emit_json(plain)
         return DONE
 
     raise typer.Exit(guarded(command, as_json=as_json))
+
+
+def _show(plan: Plan) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value, note in plan.explained():
+        table.add_row(name, value, note)
+    progress.print(table)
+    progress.print(f"stated: {plan.statement.sentence()}", markup=False, soft_wrap=True)
+    for warning in (*plan.warnings, *(f"unsafe: {choice}" for choice in plan.unsafe)):
+        progress.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _draw(study: Study, plan: Plan, path: Path) -> None:
+    if str(path) != "-" and path.suffix != ".svg":
+        raise InvalidParameter(f"expected a file that ends in .svg, got {path.name!r}. Write --curve plan.svg.")
+    from secure_frl.privacy import curves
+
+    drawn = curves.curve_of(study, plan)
+    shows_braille = progress.encoding.lower().startswith("utf")
+    progress.print(curves.as_text(drawn, braille=shows_braille), markup=False, highlight=False, soft_wrap=True)
+    if str(path) != "-":
+        write_durably(path, curves.as_svg(drawn).encode())
+        progress.print(f"written: {path}", markup=False, soft_wrap=True)

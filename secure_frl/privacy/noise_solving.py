@@ -88,4 +88,4 @@ def _sampled(event_at: Callable[[float], GaussianSumEvent], target: float, round
 
 
 def _rounded_up(sigma: float) -> float:
-    return math.ceil(sigma / _SIGMA_STEP) * _SIGMA_STEP
+    return round(math.ceil(sigma / _SIGMA_STEP) * _SIGMA_STEP, 6)

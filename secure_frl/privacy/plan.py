@@ -56,6 +56,8 @@ class Plan:
             found.append(f"protection = {self.constants.protection}: the coordinator reads every single update")
         if self.constants.profile == "cross_device":
             found.append("profile = cross_device: protects against a coordinator that follows the protocol, no other")
+        if self.epsilon is not None and self.epsilon > self.target_epsilon:
+            found.append(f"epsilon {self.epsilon:.4g} is above the target of {self.target_epsilon:g}: raise the noise")
         length = f"the noise is {self.noise_norm:.3g} clips long for {self.constants.sites} sites"
         if self.statement.unit == SITE:
             found.append(f"unit = site: {length}, where the clip bounds a whole hospital's update")

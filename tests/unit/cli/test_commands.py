@@ -42,6 +42,23 @@ def test_plan_says_sigma_epsilon_by_round_noise_bytes_and_seconds(secure_frl: Ca
     assert plan["honest_shares_assumed"] == 7
 
 
+def test_plan_solves_for_one_figure_and_draws_a_curve(secure_frl: Callable[..., Result], tmp_path: Path) -> None:
+    picture = tmp_path / "plan.svg"
+
+    found = secure_frl("plan", SHIPPED, "--solve", "epsilon", "--sigma", "2", "--curve", picture, "--json")
+    two_unknown = secure_frl("plan", SHIPPED, "--solve", "rounds", "--json")
+    beyond = secure_frl("plan", SHIPPED, "--solve", "rounds", "--sigma", "0.3", "--json")
+
+    solved = _json(found)["solved"]
+    assert found.exit_code == 0
+    assert solved["unknown"] == "epsilon"
+    assert solved["value"] == _json(found)["epsilon"] == _json(found)["statement"]["epsilon"]
+    assert picture.read_text().startswith("<svg")
+    assert "noise multiplier, in clips" in found.stderr
+    assert (two_unknown.exit_code, _json(two_unknown)["error"]) == (2, "InvalidParameter")
+    assert (beyond.exit_code, _json(beyond)["error"]) == (2, "CharterRefused")
+
+
 @pytest.mark.parametrize(
     ("override", "word"),
     [
