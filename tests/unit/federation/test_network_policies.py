@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,23 @@ def test_sites_and_coordinator_reach_the_same_clip_and_nobody_books_another_even
         assert {event.purpose for event in events} == {"policy_update+clip_quantile+mean_return"}
         assert {event.blocks for event in events} == {plan.constants.blocks}
         assert [block.name for block in events[0].blocks] == ["policy", "critic", "clip_quantile", "mean_return"]
+
+
+def test_sites_divide_by_the_clip_in_force(tiny: Callable[..., Study]) -> None:
+    """At a clip so large that nobody is cut, twice the clip is half the message; critic and returns don't follow it."""
+    study = tiny(FIGURES | {"privacy.noise": "unsafe-none"})
+    constants, context = make_plan(study).constants, RoundContext(b"", b"", b"", 1, 1, 0, b"", (SiteId(0),))
+    trainer, first = Trainer(study, constants), initial_state(optimiser_rule(study, constants))
+    window = SimulatedPatients(study, SiteId(0), bytes(32)).collect(trainer.acting(first), context)
+
+    def message(clip_norm: float) -> np.ndarray:
+        state, admitted = replace(first, clip_norm=clip_norm), np.ones(window.count, dtype=np.bool_)
+        return trainer.update(state, window, admitted, rehearsal_source(0), 1).integers
+
+    once, twice, policy = message(100.0), message(200.0), constants.blocks[0].stop
+    assert np.abs(once[:policy]).max() > 50
+    assert np.abs(once[:policy] - 2 * twice[:policy]).max() <= 3  # both are rounded
+    assert np.abs(once[policy:] - twice[policy:]).max() <= 1
 
 
 def test_without_the_figures_a_message_has_no_block_for_them(tiny: Callable[..., Study], finished_run: Path) -> None:

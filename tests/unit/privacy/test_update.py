@@ -187,6 +187,24 @@ def test_a_person_with_more_trajectories_than_a_chunk_holds_is_still_one_unit() 
     assert np.linalg.norm(message(many).vector) == pytest.approx(1.0)
 
 
+def test_a_persons_bits_do_not_depend_on_where_a_batch_is_cut() -> None:
+    """Nine trajectories of one person beside ninety of others, who are silenced: what is left is hers, to the bit."""
+    hers, others = window(9, seed=1, persons=np.full(9, 500, dtype=np.uint64)), window(180, seed=2)
+    others = dataclasses.replace(others, persons=np.arange(180, dtype=np.uint64) // np.uint64(2))
+
+    def beside(company: int) -> NDArray[np.float64]:
+        fields = {}
+        for name in ("observations", "actions", "rewards", "steps", "terminated", "final_observations", "persons"):
+            fields[name] = np.concatenate([getattr(others, name)[:company], getattr(hers, name)])
+        fields["rewards"][:company] = np.nan
+        return message(Trajectories(**fields, allowed=None, log_behaviour=None)).vector
+
+    alone = beside(0)
+    assert alone.any()
+    for company in (2, 120, 122, 124, 126, 180):  # the 128th row is one of hers, or all of them stand behind it
+        assert np.array_equal(beside(company), alone)
+
+
 def test_the_message_is_the_sum_of_each_persons_clipped_message() -> None:
     persons = np.arange(30, dtype=np.uint64) % 11
     mixed = window(30, persons=persons)
