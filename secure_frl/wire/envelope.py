@@ -160,7 +160,7 @@ def seal_frame(
     it and no site's frame costs more than a copy of it.
     """
     head = address.header(message_type, len(plaintext)).encode()
-    return b"".join((head, seal(key, plaintext, head + clear_digest), clear))
+    return b"".join((head, seal(key, plaintext, _associated(head, clear_digest)), clear))
 
 
 def unseal_frame(frame: Buffer, key: bytes, clear_bytes: int = 0, clear_digest: bytes = b"") -> bytes:
@@ -169,8 +169,13 @@ def unseal_frame(frame: Buffer, key: bytes, clear_bytes: int = 0, clear_digest: 
     Raises BadSignature.
     """
     view = memoryview(frame)
-    associated = b"".join((view[:HEADER_BYTES], clear_digest))
+    associated = _associated(bytes(view[:HEADER_BYTES]), clear_digest)
     return unseal(key, view[HEADER_BYTES : len(view) - clear_bytes], associated)
+
+
+def _associated(head: bytes, clear_digest: bytes) -> bytes:
+    """Return what a sealed frame's tag covers beside its body."""
+    return head + clear_digest
 
 
 def mac_frame(address: Address, message_type: int, body: memoryview, key: bytes) -> bytes:

@@ -254,6 +254,20 @@ def test_forged_confirmations_count_for_nothing(federation):
     assert "record R4" not in parties.registers[site].trail
 
 
+def test_confirmations_of_another_set_that_the_coordinator_rewrites_count_for_nothing(federation):
+    parties = federation(5)
+    machine = parties.up_to_survivors()
+    state, items = machine._state, []
+    for site in (1, 2, 3):
+        items += items_of(state, site, parties.sites[site].handle(parties.name_survivors(state, site, [0, 1, 2, 3])))
+    parties.sites[0].handle(parties.name_survivors(state, 0, [0, 1, 2, 3, 4]))
+    told = contexts.survivors_hash(state.ctx2, (0, 1, 2, 3, 4))
+    request = pass_mail(state, 0, [item._replace(survivors_hash=told) for item in items])
+
+    assert parties.refusal(0, request, parties.sites[0].handle(request)) == "TooFewConfirmations"
+    assert "record R4" not in parties.registers[0].trail
+
+
 def test_one_confirmation_repeated_counts_once(federation):
     parties = federation(5)
     machine = parties.up_to_survivors()
