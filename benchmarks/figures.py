@@ -26,12 +26,12 @@ class Figure:
 
 def at_most(name: str, value: float, bar: float, unit: str) -> Figure:
     """Return a figure that holds up to `bar`."""
-    return Figure(name, round(value, 4), unit, f"<= {bar:.4g}", value <= bar)
+    return Figure(name, round(float(value), 4), unit, f"<= {bar:.4g}", bool(value <= bar))  # NumPy's are no JSON
 
 
 def at_least(name: str, value: float, bar: float, unit: str) -> Figure:
     """Return a figure that holds from `bar` on."""
-    return Figure(name, round(value, 4), unit, f">= {bar:.4g}", value >= bar)
+    return Figure(name, round(float(value), 4), unit, f">= {bar:.4g}", bool(value >= bar))
 
 
 def line(figure: Figure) -> str:
