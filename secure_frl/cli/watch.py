@@ -120,6 +120,8 @@ def _show_result(folder: Path, result: RunResult) -> None:
     table.add_row("fewest survivors", f"{plain['survivors_min']}", f"{plain['protection']}, {plain['noise']} noise")
     table.add_row("seconds", f"{plain['seconds']:.1f}", "")
     progress.print(table)
+    if plain["epsilon_spent"] is not None:
+        progress.print(f"stated: {plain['statement']['sentence']}", markup=False, soft_wrap=True)
     if plain["rehearsal"]:
         progress.print("REHEARSAL: noise and keys were seeded; nothing here protects anybody.", style="bold red")
     for choice in plain["unsafe"]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from secure_frl.consortium.charter import Charter
 from secure_frl.errors import LedgerCorrupt, SecureFrlError, StudyRefused
 from secure_frl.evidence.findings import Notes
-from secure_frl.privacy.events import REHEARSAL, GaussianSumEvent, decode_event
+from secure_frl.privacy.events import REHEARSAL, GaussianSumEvent, decode_event, purpose_of
 from secure_frl.records import chain
 from secure_frl.records.ledger_state import LedgerState, replay
 from secure_frl.study_file import parse_study
@@ -209,6 +209,7 @@ def _charter_figures(charter: Charter, book: Book, notes: Notes) -> dict[str, ob
         "honest_shares": it.honest_shares,
         "max_colluders": it.max_colluders,
         "min_survivors": it.min_survivors,
+        "purpose": purpose_of(it.blocks),
     }
     try:
         study = parse_study(charter.study, source="the charter's study")

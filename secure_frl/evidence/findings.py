@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from secure_frl.errors import SecureFrlError
 
@@ -28,6 +29,7 @@ class Verification:
     epsilon_claimed: float | None
     delta: float | None
     rounds: int  # rounds with a sum
+    statement: dict[str, Any] | None  # the recomputed epsilon with all its terms; Any: JSON values
     unfinished: bool
     is_rehearsal: bool
     proved: tuple[str, ...]
@@ -45,6 +47,7 @@ class Verification:
             "not_proved": list(self.not_proved),
             "proved": list(self.proved),
             "rounds": self.rounds,
+            "statement": self.statement,
             "unfinished": self.unfinished,
         }
 
@@ -57,6 +60,7 @@ class Notes:
     proved: list[str] = field(default_factory=list)
     not_proved: list[str] = field(default_factory=list)
     is_rehearsal: bool = False
+    statement: dict[str, Any] | None = None  # Any: JSON values
 
     def find(self, file: str, message: str) -> None:
         """Add a finding."""

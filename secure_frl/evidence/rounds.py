@@ -50,6 +50,7 @@ class Result(msgspec.Struct, frozen=True):
     unit: str
     honest_shares_assumed: int
     survivors_min: int | None = None
+    statement: dict[str, str | int | float | None] | None = None
 
 
 def read_rounds(directory: Path, notes: Notes) -> tuple[RoundLine, ...] | None:

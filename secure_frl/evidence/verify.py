@@ -7,6 +7,7 @@ words what it proved and what no file can prove.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from secure_frl.consortium.charter import Charter, SignedCharter
 from secure_frl.consortium.identity import fingerprint
@@ -18,6 +19,9 @@ from secure_frl.evidence.manifest import NAME, SIGNATURE_NAME, check_manifest, r
 from secure_frl.privacy.events import REHEARSAL, decode_event
 from secure_frl.records.journal import read_journal
 from secure_frl.records.ledger import read_ledger
+
+if TYPE_CHECKING:
+    from secure_frl.privacy.statement import Statement
 
 EPSILON_TOLERANCE = 1e-9  # the same events, accountant and delta: only the last bits may differ
 _NEVER_PROVED = (
@@ -178,22 +182,47 @@ def _check_epsilon(kept: list[books.Book], charter: Charter, result: rounds.Resu
             "Trust the events; ask the coordinator where its figure comes from.",
         )
     elif recomputed is not None:
-        notes.proved.append(_statement(recomputed, charter, result))
+        _check_statement(_statement(kept, charter, recomputed), result, notes)
     return recomputed
 
 
-def _statement(epsilon: float, charter: Charter, result: rounds.Result) -> str:
-    """Return the recomputed claim with all that it rests on: a bare epsilon says nothing."""
-    from secure_frl.privacy.accountant import ACCOUNTANT
+def _statement(kept: list[books.Book], charter: Charter, epsilon: float) -> Statement | None:
+    """Return the recomputed claim with all that it rests on: a bare epsilon says nothing. None when nothing left."""
+    from secure_frl.privacy.accountant import epsilon_if_more_sites
+    from secure_frl.privacy.statement import state
 
-    privacy, constants = charter.study.get("privacy"), charter.constants
-    said = privacy if isinstance(privacy, dict) else {}
-    return (
-        f"epsilon {epsilon:.6g} at delta {result.delta:g} for one {said.get('unit')} ({said.get('relation')}), "
-        f"recomputed from the exported events with {ACCOUNTANT}, is what the run claimed; it rests on "
-        f"{constants.honest_shares} honest shares of noise (colluders: {constants.max_colluders}), at most "
-        f"{said.get('max_rounds_per_person')} round(s) and {said.get('max_sites_per_person')} site(s) a person"
-    )
+    longest = max((book.booked for book in kept), key=len)
+    if not longest:
+        return None
+    event, data = longest[0].event, charter.study.get("data")
+    named = data.get("dataset_id", "") if isinstance(data, dict) else ""
+    more = epsilon_if_more_sites(event, event.max_sites_per_person + 1, len(longest))
+    return state(event, charter.constants, epsilon, more, named)
+
+
+def _check_statement(statement: Statement | None, result: rounds.Result, notes: Notes) -> None:
+    """The summary says of its epsilon what the books say of theirs."""
+    if statement is None:
+        notes.proved.append("no release was booked, so no privacy was spent")
+        return
+    plain = statement.plain()
+    if result.statement is not None:
+        wrong = [name for name, value in plain.items() if not _same(value, result.statement.get(name))]
+        if wrong:
+            notes.find(
+                rounds.RESULT,
+                f"states its epsilon with other terms than the exported events have: {', '.join(wrong)}. Trust the "
+                "events; restore it.",
+            )
+            return
+    notes.proved.append(f"{plain['sentence']}; recomputed from the exported events, it is what the run claimed")
+    notes.statement = plain
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float | int):
+        return abs(one - other) <= EPSILON_TOLERANCE
+    return one == other
 
 
 # --- an unfinished run -----------------------------------------------------------------------------------------------
@@ -284,6 +313,7 @@ def _conclude(
         epsilon_claimed=None if result is None else result.epsilon_spent,
         delta=delta if result is None else result.delta,
         rounds=summed if completed is None else completed,
+        statement=notes.statement,
         unfinished=unfinished,
         is_rehearsal=notes.is_rehearsal,
         proved=tuple(notes.proved),

@@ -22,6 +22,8 @@ from secure_frl.files import write_durably
 from secure_frl.masking.contexts import model_tag
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
+from secure_frl.privacy.planning import planned_event
+from secure_frl.privacy.statement import state as state_epsilon
 from secure_frl.records.chain import decode_export
 from secure_frl.records.journal import Journal, RoundRecord
 from secure_frl.records.ledger import Ledger
@@ -120,11 +122,13 @@ def _summary(
     spent = max(accountant.epsilon(events, study.privacy.delta) for events in exported.values())
     if not accountant.covers_every_reader(constants):
         spent = math.inf
-    events = [event for held in exported.values() for event in held]
+    longest = max(exported.values(), key=len)
     one_more_colludes = one_more_site = math.inf
-    if events and math.isfinite(spent):
-        one_more_colludes = accountant.epsilon_if_fewer_shares(events[0], constants.honest_shares - 1)
-        one_more_site = accountant.epsilon_if_more_sites(events[0], study.privacy.max_sites_per_person + 1)
+    if longest and math.isfinite(spent):
+        releases = len(longest)
+        one_more_colludes = accountant.epsilon_if_fewer_shares(longest[0], constants.honest_shares - 1, releases)
+        one_more_site = accountant.epsilon_if_more_sites(longest[0], study.privacy.max_sites_per_person + 1, releases)
+    release = longest[0] if longest else planned_event(study, constants)
     return RunResult(
         gap_recovered=shown["gap_recovered"],
         mean_return=shown["return"],
@@ -149,6 +153,7 @@ def _summary(
         policy_hash=model_tag(state.to_bytes()).hex(),
         rehearsal=enrolled.rehearse,
         unsafe=study.unsafe_choices,
+        statement=state_epsilon(release, constants, spent, one_more_site, study.data.dataset_id).plain(),
         trust=protection_in_force(constants.protection, constants.profile)["readable_by"],
         seed=study.study.seed,
         seconds=round(time.monotonic() - started, 3),

@@ -56,6 +56,7 @@ class RunResult:
     rehearsal: bool
     unsafe: tuple[str, ...]
     trust: str
+    statement: dict[str, Any]  # the epsilon with all its terms, as `verify` states it; Any: JSON values
     seed: int
     seconds: float
 

@@ -282,8 +282,25 @@ def test_it_states_epsilon_with_all_that_it_rests_on(run: Path) -> None:
 
     (statement,) = (sentence for sentence in said.proved if sentence.startswith("epsilon"))
     assert f"epsilon {said.epsilon_recomputed:.6g} at delta 1e-05" in statement
-    for part in ("add_or_remove_one", "PLD", "2 honest shares", "colluders: 1", "round(s)", "site(s)"):
+    for part in ("add_or_remove_one", "PLD", "2 honest shares", "colluders: 1", "round(s)", "site(s)", "coordinator"):
         assert part in statement
+    assert said.statement is not None
+    assert said.statement["epsilon"] == said.epsilon_recomputed
+    assert said.to_json()["statement"] == said.statement
+
+
+@pytest.mark.parametrize("changes", [{"relation": "replace_one"}, {"epsilon_if_one_more_site": 1.0}, {"trust": "all"}])
+def test_a_summary_that_states_other_terms_is_found(run: Path, changes: dict[str, object]) -> None:
+    statement = verify(run).statement
+    assert statement is not None
+
+    replaced_result(run, statement=statement)
+    assert verify(run).holds
+    replaced_result(run, statement=statement | changes)
+
+    (found,) = verify(run).findings
+    assert found.file == "result.json"
+    assert next(iter(changes)) in found.message
 
 
 def test_a_roster_of_another_consortium_is_found_by_whoever_knows_the_key(run: Path) -> None:
@@ -500,7 +517,9 @@ def test_books_that_agree_on_less_noise_than_the_charter_says_are_found(tmp_path
     assert set(found) == {f"ledgers/{holder}.jsonl" for holder in (*NAMES, "coordinator")}
 
 
-@pytest.mark.parametrize("name", ["noised_sums", "declared_batch", "unit", "sampling_rate", "composition_group"])
+@pytest.mark.parametrize(
+    "name", ["noised_sums", "declared_batch", "unit", "sampling_rate", "composition_group", "purpose"]
+)
 def test_books_that_agree_on_what_the_charter_does_not_say_are_found(name: str, tmp_path: Path) -> None:
     def changed(_: str, event: GaussianSumEvent) -> GaussianSumEvent:
         other: dict[str, object] = {
@@ -508,6 +527,7 @@ def test_books_that_agree_on_what_the_charter_does_not_say_are_found(name: str, 
             "declared_batch": event.declared_batch + 1,
             "unit": "trajectory",
             "sampling_rate": 0.5,
+            "purpose": "policy_update+mean_return",
             "composition_group": event.dataset_id,
         }
         more = {"sampler": "poisson"} if name == "sampling_rate" else {}
