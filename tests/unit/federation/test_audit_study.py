@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.federation.audit_rounds import AuditParts
-from secure_frl.federation.audit_study import audit_study
-from secure_frl.privacy.audit_report import BROKEN, HOLDS, NOT_JUDGED
+from secure_frl.federation.audit_rounds import AuditFederation, AuditParts
+from secure_frl.federation.audit_study import _Deal, audit_study
+from secure_frl.privacy.audit_report import BROKEN, HOLDS, NOT_JUDGED, audited_release
+from secure_frl.privacy.canaries import Canaries
+from secure_frl.privacy.planning import planned_event, sum_constants
+from secure_frl.randomness import rehearsal_source
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
 
@@ -73,6 +78,32 @@ def test_other_placements_and_neighbours_reach_their_own_claim(changes: dict[str
     report = audit_study(shipped(**changes), canaries=6000)
 
     assert report.verdict == HOLDS
+
+
+@pytest.mark.parametrize(("relation", "at_sites"), [("add_or_remove_one", 1), ("replace_one", 1), ("replace_one", 2)])
+def test_without_noise_a_shift_is_the_canarys_coin(relation: str, at_sites: int) -> None:
+    study = shipped(privacy__relation=relation, privacy__max_sites_per_person=at_sites)
+    constants = sum_constants(study)
+    release = audited_release(planned_event(study, constants))
+    made = Canaries(constants.blocks)
+    federation = AuditFederation(study, constants, made, release)
+    deal = _Deal(made, release, federation.shares, rehearsal_source(0, "test"))
+    coin = np.random.default_rng(0).random(500) < 0.5
+    silent = AuditParts(constants_at=lambda rank, own: replace(own, noise="unsafe-none"))
+
+    summed = federation.sum(0, [deal.window(coin, site) for site in range(federation.shares)], silent)
+
+    assert np.abs(deal.shifts(made.scores(0, summed, 500)) - coin).max() < 14 / constants.scale
+
+
+def test_a_canary_at_fewer_sites_than_a_person_may_be_is_expected_to_show_less() -> None:
+    at_seven = audit_study(shipped(privacy__max_sites_per_person=7), canaries=4000)
+    at_eight = audit_study(shipped(privacy__max_sites_per_person=8), canaries=4000)
+
+    # seven honest sites can hold it seven times at most, the claim is about eight
+    assert at_seven.expected_ratio is not None
+    assert at_eight.expected_ratio is not None
+    assert at_eight.expected_ratio < 0.9 * at_seven.expected_ratio
 
 
 def test_under_sampling_only_the_one_run_bound_is_stated_and_nothing_is_judged() -> None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from dp_accounting import get_epsilon_gaussian, get_sigma_gaussian
+from scipy.stats import norm
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.privacy import audit
@@ -56,6 +57,15 @@ def test_lower_bounds_are_above_the_true_mu_once_in_a_thousand(bound: str, mu: f
 
     assert int((found > mu).sum()) < 15
     assert np.median(found) > least * mu
+
+
+def test_the_threshold_bound_is_that_of_exact_binomial_limits() -> None:
+    # Clopper and Pearson 1934 at .0005 a side: n of n above prove TPR >= .0005^(1/n), none of n FPR <= 1 - .0005^(1/n).
+    included = np.arange(60) < 20
+
+    found = audit.threshold_lower_mu(CanaryScores(included.astype(np.float64), included))
+
+    assert found == pytest.approx(norm.ppf(0.0005 ** (1 / 20)) - norm.ppf(1 - 0.0005 ** (1 / 40)), abs=1e-9)
 
 
 @pytest.mark.statistical
