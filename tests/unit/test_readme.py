@@ -84,6 +84,8 @@ def test_the_privacy_pages_numbers_follow_from_the_plan() -> None:
     assert f"| {norm.cdf(mu / 2):.1%} |".replace("%", " %") in text
     assert f"| {norm.cdf(norm.ppf(0.01) + mu):.1%} |".replace("%", " %") in text
     assert f"| {norm.cdf(mu / 2**0.5):.3f} |".replace("0.", ".") in text
+    swap = f"at most {norm.cdf(2 * mu / 2**0.5):.3f}, and {norm.cdf(norm.ppf(0.01) + 2 * mu):.1%} at 1 in 100"
+    assert swap.replace("0.", ".").replace("%", " %") in text
     fewer = [accountant.epsilon_if_fewer_shares(event, shares) for shares in (6, 5, 4, 3, 2, 1)]
     assert "with 6: {:.2f}; 5: {:.2f}; 4: {:.2f}; 3: {:.2f}; 2: {:.2f}; 1: {:.1f}".format(*fewer) in text
     assert f"together have {plan.epsilon_household_of_2:.2f}, four have {plan.epsilon_household_of_4:.1f}" in text
