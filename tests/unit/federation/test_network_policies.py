@@ -17,6 +17,7 @@ from secure_frl.federation.policy_files import load_policy
 from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
+from secure_frl.federation.training_state import TrainingState
 from secure_frl.learning.environments.icu_sepsis import IcuSepsis
 from secure_frl.learning.evaluation import exact_return
 from secure_frl.learning.forms import policy_form
@@ -51,6 +52,14 @@ def test_a_study_of_a_network_runs_and_verifies_and_its_policy_acts_as_it_was_sc
     assert result.epsilon_spent <= 4
     released = load_policy(tmp_path / kind)
     assert (released.kind, released.hidden) == (kind, (6, 5))
+    (model,) = (tmp_path / kind / "policies").glob("*.model")
+    own = policy_form(study).acting(TrainingState.from_bytes(model.read_bytes()).parameters, study.output.sharpen)
+    read = released.acting()
+    own.begin(716)
+    read.begin(716)
+    for _ in range(2):  # the second step is taken with a memory
+        found, expected = (a.act(np.arange(716), np.arange(716), np.full(716, 0.5)) for a in (read, own))
+        assert np.array_equal(found, expected)
     if kind == "mlp":
         assert released.probabilities is not None
         assert result.return_half_width == 0

@@ -217,6 +217,8 @@ def test_the_clip_stays_a_normal_number_whatever_the_noise() -> None:
     for _ in range(400):
         up, down = step(up, _sum([0] * 6 + [-1e6, 0]), rule), step(down, _sum([0] * 6 + [1e6, 0]), rule)
 
+    one = step(initial_state(rule), _sum([0] * 6 + [-1e6, 0]), rule)
+    assert one.clip_norm == pytest.approx(0.4 * np.exp(0.2 * 0.9), rel=1e-12)  # no less than nobody is whole
     assert up.clip_norm == 0.4 * 2.0**20
     assert down.clip_norm is not None
     assert 0.4 * 2.0**-20 <= down.clip_norm < 0.4
