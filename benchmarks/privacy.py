@@ -162,6 +162,13 @@ def child_s(command: Sequence[str]) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
+def books(options: Options) -> Iterator[Figure]:
+    """Measure ledgers, their guard and their verification."""
+    import books
+
+    yield from books.figures(quick=options.quick)
+
+
 def register(options: Options) -> Iterator[Figure]:
     """Measure one window's admission, synced, beside looking up the same people in the same file."""
     generator, ratios = np.random.default_rng(1), []
@@ -202,6 +209,13 @@ def update(options: Options) -> Iterator[Figure]:
     yield from update_cost.figures(options.repetitions(9))
 
 
+def ledgers(options: Options) -> Iterator[Figure]:
+    """Measure the guard, `verify` of a long ledger, and the rows of many simulated sites."""
+    import books
+
+    yield from books.figures(quick=options.quick)
+
+
 PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "sampler": sampler,
     "sampler_over_opendp": sampler_over_opendp,
@@ -210,7 +224,9 @@ PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "discrete_over_ideal": discrete_over_ideal,
     "plan": plan,
     "update": update,
+    "books": books,
     "register": register,
+    "books": ledgers,
 }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from operator import attrgetter
 
 from secure_frl.errors import BudgetExhausted
 from secure_frl.privacy import accountant
@@ -94,6 +95,7 @@ def _check_next(budget: Budget, before: Sequence[_Booked], following: _Booked) -
 
 
 # --- the same events again and again ---------------------------------------------------------------------------------
+_MOST_SHARED = 4096
 # A guard runs before every release, in a simulation at each of a thousand sites: what was decoded and computed for one
 # is kept for the next.
 
@@ -140,13 +142,14 @@ def _booked(data: bytes) -> _Booked:
     return _Booked(data, _shared(decode_event(data)))
 
 
+_but_roots = attrgetter(*(each.name for each in fields(GaussianSumEvent) if not each.name.startswith("register_root")))
+_interned: dict[object, _Shared] = {}
+
+
 def _shared(event: GaussianSumEvent) -> _Shared:
-    return _interned(replace(event, register_root_before="", register_root_after=""))
-
-
-@lru_cache(maxsize=4096)
-def _interned(event: GaussianSumEvent) -> _Shared:
-    return _Shared(event)
+    if len(_interned) >= _MOST_SHARED:  # equal events may then become two: nothing but time is lost
+        _interned.clear()
+    return _interned.setdefault(_but_roots(event), _Shared(event))
 
 
 @lru_cache(maxsize=256)

@@ -158,9 +158,9 @@ class StudySite:
         """Write the spend down, synced: the next bytes that leave are made from data."""
         if self._window is None or self._window.is_released:
             raise LocalProtocolError("expected an open window that is not released yet. Report this; nothing was sent.")
-        self._parts.ledger.release(self._window.receipt, self._window.register_root)
+        released = self._parts.ledger.release(self._window.receipt, self._window.register_root)
         self._window.is_released = True
-        self._parts.register.follow(self._parts.ledger.head)
+        self._parts.register.follow(self._parts.ledger.head, released)
 
     def next_tag(self, total: Sum) -> bytes:
         """Run the optimiser on the published sum."""

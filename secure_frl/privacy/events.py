@@ -37,6 +37,7 @@ MEAN_RETURN = "mean_return"
 AUXILIARY_BLOCKS = (CLIP_QUANTILE, MEAN_RETURN)
 LARGEST_NOISED_SUMS = 100_000
 MAX_EVENT_BYTES = 1 << 16
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _VERSION = re.compile(re.escape(_FORMAT) + r"([1-9][0-9]{0,8})")
 _FIRST_UNITS = (TRAJECTORY, PATIENT)  # what version 1 could say
@@ -99,7 +100,7 @@ class GaussianSumEvent:
         del fields["version"]
         if self.version == 1:
             del fields["noised_sums"]
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        return _encode(fields).encode()
 
 
 def _rules(event: GaussianSumEvent) -> tuple[tuple[str, bool, str], ...]:
@@ -266,11 +267,11 @@ def decode_event(data: bytes) -> GaussianSumEvent:
             "Restore the ledger from its export."
         )
     try:
-        fields = json.loads(data)
+        fields = msgspec.json.decode(data)
         found = fields.pop("format", None) if isinstance(fields, dict) else None
         fields["version"] = _version(found)
         event = msgspec.convert(fields, GaussianSumEvent, strict=True)
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise LedgerCorrupt(
             "expected the canonical bytes of an event, got bytes that do not read as one. "
             "Restore the ledger from its export."

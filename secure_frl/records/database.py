@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secure_frl.errors import LedgerCorrupt, NewerFormat, UnexpectedState
+from secure_frl.errors import LedgerCorrupt, NewerFormat, SecureFrlError, UnexpectedState
 from secure_frl.files import sync_directory
 from secure_frl.records.chain import Row, check_follows, next_row
 from secure_frl.records.group_commit import GroupCommit
@@ -95,33 +95,39 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, naming the file and what to do."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            raise UnexpectedState(
-                f"expected to be alone with {path.name}, another program holds it. "
-                "Wait until it ends, or stop it, before starting again on this folder."
-            ) from None
-        raise LedgerCorrupt(
-            f"expected to read and write {path.name}, SQLite said: {error}. Check disk space and permissions."
-        ) from None
-    except sqlite3.DatabaseError as error:
-        raise LedgerCorrupt(
-            f"expected {path.name} to be whole, SQLite said: {error}. Restore the file from a copy."
-        ) from None
+    except sqlite3.Error as error:
+        raise _ours(error, path) from None
+
+
+def _ours(error: sqlite3.Error, path: Path) -> SecureFrlError:
+    if not isinstance(error, sqlite3.OperationalError):
+        return LedgerCorrupt(f"expected {path.name} to be whole, SQLite said: {error}. Restore the file from a copy.")
+    if "locked" in str(error) or "busy" in str(error):
+        return UnexpectedState(
+            f"expected to be alone with {path.name}, another program holds it. "
+            "Wait until it ends, or stop it, before starting again on this folder."
+        )
+    return LedgerCorrupt(
+        f"expected to read and write {path.name}, SQLite said: {error}. Check disk space and permissions."
+    )
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """Run one immediate transaction: nobody else writes in it, on return it is synced, an error leaves no change."""
-    with translated(path):
+    """Run one immediate transaction: nobody else writes in it, an error leaves no change.
+
+    On return it is synced, or in the kernel's hands where the database waits for its group.
+    """
+    try:
         connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:  # SQLite may have rolled back by itself, for instance on a full disk
-                connection.execute("ROLLBACK")
-            raise
+        yield
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:  # SQLite may have rolled back by itself, for instance on a full disk
+            connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error):
+            raise _ours(error, path) from None
+        raise
 
 
 def close_cleanly(connection: sqlite3.Connection, path: Path) -> None:

@@ -150,12 +150,14 @@ class Ledger:
         self._state.fold(row, fields)
         return self._state.reservations[row.sequence].receipt
 
-    def release(self, receipt: Receipt, register_root: bytes = b"") -> None:
-        """Mark a reservation as spent for ever; synced on return. Only then may bytes made from data leave.
+    def release(self, receipt: Receipt, register_root: bytes = b"") -> Receipt:
+        """Mark a reservation as spent for ever and return this row; synced on return.
+
+        Only then may bytes made from data leave.
 
         register_root: of the participation register after this window was admitted; empty where nobody sees people.
         """
-        self._move(receipt, "released", "reserved", {"register_root_after": register_root.hex()})
+        return self._move(receipt, "released", "reserved", {"register_root_after": register_root.hex()})
 
     def cancel(self, receipt: Receipt, reason: str) -> None:
         """Give a reservation back. Raises UnexpectedState once it was released."""
@@ -247,7 +249,7 @@ class Ledger:
         """Write a row; the caller folds it once it is committed, so memory never runs ahead of the file."""
         return database.append_row(self._connection, self._state.last, kind, canonical_json(payload))
 
-    def _move(self, receipt: Receipt, kind: str, needed: str, more: dict[str, object]) -> None:
+    def _move(self, receipt: Receipt, kind: str, needed: str, more: dict[str, object]) -> Receipt:
         with database.transaction(self._connection, self._path):
             self._catch_up()
             kept = self._state.reservations.get(receipt.sequence)
@@ -264,6 +266,7 @@ class Ledger:
             fields = {"of": receipt.sequence} | more
             row = self._append(kind, fields)
         self._state.fold(row, fields)
+        return self._head()
 
     def _now(self) -> int:
         """Return the time of a row, Unix seconds: never before that of the row before it."""

@@ -11,11 +11,12 @@ format 2 and keeps its rows as they are; `clock` accepts that time moved back.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+
+import msgspec
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt, NewerFormat
 from secure_frl.records.chain import Receipt, Row
@@ -184,8 +185,8 @@ def replay(rows: Sequence[Row], where: str) -> LedgerState:
 def event_charter(event: bytes) -> str:
     """Return the charter that an event names, in hex. Raises InvalidParameter unless the plain keys are there."""
     try:
-        plain = json.loads(event.decode())
-    except (ValueError, RecursionError):
+        plain = msgspec.json.decode(event)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         plain = None
     if (
         not isinstance(plain, dict)

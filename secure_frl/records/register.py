@@ -184,17 +184,19 @@ class Register:
         """Note how far the ledger is; synced. Raises StaleLedger for a head before the one that was noted."""
         self.follow(lambda: receipt)
 
-    def follow(self, head: Callable[[], Receipt]) -> None:
+    def follow(self, head: Callable[[], Receipt], written: Receipt | None = None) -> None:
         """Note the head that `head` returns; synced. Raises StaleLedger for one before the one that was noted.
 
         head: reads the ledger. It is called while nobody else can note a head: two studies on one data set write in
         turn, and a head read before the other's note would look like a rollback.
+        written: a row that was just written; it is noted without reading when it is beyond the one that was noted.
         """
         with database.transaction(self._connection, self._path):
-            receipt = head()
-            found = self._connection.execute(
-                "SELECT sequence, head FROM heads WHERE ledger = ?", (receipt.ledger,)
-            ).fetchone()
+            receipt = written or head()
+            query = "SELECT sequence, head FROM heads WHERE ledger = ?"
+            found = self._connection.execute(query, (receipt.ledger,)).fetchone()
+            if written is not None and found and written.sequence <= found[0]:
+                receipt = head()
             if found and (receipt.sequence, receipt.head) != tuple(found) and receipt.sequence <= found[0]:
                 raise StaleLedger(
                     f"expected a ledger beyond row {found[0]}, got row {receipt.sequence}. "

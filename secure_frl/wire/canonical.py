@@ -11,12 +11,13 @@ import json
 
 from secure_frl.errors import MalformedMessage
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 MAX_BYTES = 64 << 20  # far above any file of a study; a larger one is refused before it is parsed
 
 
 def canonical_json(value: object) -> bytes:
     """Encode dicts with text keys, lists, text, integers, finite reals, booleans and None. Raises ValueError on NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+    return _encode(value).encode("ascii")
 
 
 def parse_canonical(data: bytes, *, what: str, max_bytes: int = MAX_BYTES) -> object:

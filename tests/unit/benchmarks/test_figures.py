@@ -23,6 +23,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("secure_sum.py", "quantiser,thousand_clients", ["quantiser", "thousand_clients"]),
         ("privacy.py", "noise_table,register", ["noise_table_s", "register_over_lookup"]),
+        ("books.py", "guard,simulated_sites", ["guard_ms", "ledger_s_per_round"]),
     ],
 )
 def test_the_last_line_has_every_figure_beside_its_bar(script: str, parts: str, names: list[str]) -> None:
