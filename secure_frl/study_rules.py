@@ -14,10 +14,11 @@ def unit_mistakes(study: Study) -> tuple[str, ...]:
     """Return what nobody may sign about unit, relation and sampling; empty when they hold. Source: privacy.md, 1, 5."""
     privacy, training = study.privacy, study.training
     is_sampled = privacy.sampling_rate != 1
-    # With lambda > 0, or a critic's outcomes, the loss of a step holds the rewards of the steps after it.
-    looks_ahead = training.objective != "behaviour_cloning" and (
-        training.objective != "reinforce" or training.gae_lambda != 0 or study.policy.critic != "none"
-    )
+    # With lambda > 0, or a critic's outcomes, the loss of a step holds the rewards of the steps after it; a policy with
+    # memory holds the steps before.
+    looks_ahead = training.objective != "reinforce" or training.gae_lambda != 0 or study.policy.critic != "none"
+    has_memory = study.policy.kind in ("gru", "lstm")
+    looks_beyond = has_memory or (looks_ahead and training.objective != "behaviour_cloning")
     per_person = (privacy.max_rounds_per_person, privacy.max_sites_per_person)
     rules = (
         (
@@ -26,9 +27,9 @@ def unit_mistakes(study: Study) -> tuple[str, ...]:
         ),
         (not is_sampled or privacy.relation != "replace_one", f"relation = {privacy.relation}: {REPLACE_ONE_SAMPLED}"),
         (
-            privacy.unit != "unsafe-transition" or not looks_ahead,
+            privacy.unit != "unsafe-transition" or not looks_beyond,
             f"unit = {privacy.unit}: only with an objective whose loss of a step needs no other step, which is "
-            "behaviour_cloning, or reinforce with gae_lambda = 0 and critic = none",
+            "behaviour_cloning, or reinforce with gae_lambda = 0 and critic = none, of a policy without memory",
         ),
         (
             privacy.unit != "site" or per_person == (1, 1),

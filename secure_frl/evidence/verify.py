@@ -62,6 +62,8 @@ def _verify_folder(directory: Path, notes: Notes, allow_rehearsal: bool, consort
         )
     if charter.constants.noise.startswith("unsafe"):
         notes.not_proved.append(f"any differential privacy: with {charter.constants.noise} no noise was added")
+    if _said(charter, "privacy", "unit").startswith("unsafe"):
+        notes.not_proved.append("any protection of a patient: the unit is one step, and steps of one person are many")
     if not ended:
         return _verify_unfinished(directory, roster, charter, notes, allow_rehearsal)
     _check_manifest(directory, charter, notes)
@@ -194,10 +196,16 @@ def _statement(kept: list[books.Book], charter: Charter, epsilon: float) -> Stat
     longest = max((book.booked for book in kept), key=len)
     if not longest:
         return None
-    event, data = longest[0].event, charter.study.get("data")
-    named = data.get("dataset_id", "") if isinstance(data, dict) else ""
+    event = longest[0].event
     more = epsilon_if_more_sites(event, event.max_sites_per_person + 1, len(longest))
-    return state(event, charter.constants, epsilon, more, named)
+    return state(event, charter.constants, epsilon, more, _said(charter, "data", "dataset_id"))
+
+
+def _said(charter: Charter, section: str, key: str) -> str:
+    """Return a word of the signed study, "" without one."""
+    table = charter.study.get(section)
+    word = table.get(key, "") if isinstance(table, dict) else ""
+    return word if isinstance(word, str) else ""
 
 
 def _check_statement(statement: Statement | None, result: rounds.Result, notes: Notes) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from secure_frl.privacy.accountant import ACCOUNTANT
 from secure_frl.privacy.events import DISTRIBUTED, FRESH, GaussianSumEvent
+from secure_frl.privacy.unit import SITE
 from secure_frl.secure_sum import SumConstants
 
 _FRESH_WINDOWS = "fresh windows"
@@ -59,12 +60,12 @@ class Statement:
             if self.noise == DISTRIBUTED
             else "each site adds all of it"
         )
-        more = "none can be stated" if self.epsilon_if_one_more_site is None else f"{self.epsilon_if_one_more_site:.4g}"
+        more = "not stated" if self.epsilon_if_one_more_site is None else f"{self.epsilon_if_one_more_site:.4g}"
+        at_sites = f"assumed, never checked: at most {self.max_sites_per_person} site(s) a person; at one more {more}; "
         return (
             f"epsilon {self.epsilon:.6g} at delta {self.delta:g} for one {self.unit} ({self.relation}) of "
-            f"{self.data_set or 'the people of this study'}; {self.composition}, {counted}, {drawn}{sums}; assumed and "
-            f"never checked: at most {self.max_sites_per_person} site(s) a person, at one more it is {more}; "
-            f"{self.noise} noise, {shares}; {self.trust}; {self.accountant}"
+            f"{self.data_set or 'the people of this study'}; {self.composition}, {counted}, {drawn}{sums}; "
+            f"{'' if self.unit == SITE else at_sites}{self.noise} noise, {shares}; {self.trust}; {self.accountant}"
         )
 
 

@@ -397,3 +397,26 @@ def test_the_policy_is_left_as_it_was() -> None:
     assert not policy.training
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
     assert not any(hasattr(parameter, "grad_sample") for parameter in policy.parameters())
+
+
+def test_a_whole_site_moves_the_message_by_one_clip_however_many_people_it_has() -> None:
+    as_site, as_people = message(aligned(300), "site"), message(aligned(300))
+
+    assert np.linalg.norm(as_site.vector) == pytest.approx(1.0, abs=1e-9)
+    assert np.linalg.norm(as_people.vector) == pytest.approx(300, rel=1e-9)  # the control
+    # Inside the unit an unusable trajectory is left out alone, and does not take the whole hospital along.
+    most = np.arange(300) > 0
+    assert np.linalg.norm(message(aligned(300), "site", most).vector) == pytest.approx(1.0, abs=1e-9)
+    assert not message(aligned(3), "site", np.zeros(3, dtype=np.bool_)).vector.any()
+
+
+def test_under_unsafe_transition_each_step_is_clipped_by_itself() -> None:
+    stay = window(4, longest=5)
+    steps = int(stay.steps.sum())
+    stay.observations[:], stay.actions[:], stay.rewards[:] = 3, 2, np.where(stay.steps, 1000, 0)
+
+    by_step, by_stay = message(stay, "unsafe-transition"), message(stay, "trajectory")
+
+    assert np.linalg.norm(by_step.vector) == pytest.approx(steps, rel=1e-9)
+    assert np.linalg.norm(by_stay.vector) == pytest.approx(4, rel=1e-9)
+    assert by_step.unit == "unsafe-transition"
