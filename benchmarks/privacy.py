@@ -162,13 +162,6 @@ def child_s(command: Sequence[str]) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def books(options: Options) -> Iterator[Figure]:
-    """Measure ledgers, their guard and their verification."""
-    import books
-
-    yield from books.figures(quick=options.quick)
-
-
 def register(options: Options) -> Iterator[Figure]:
     """Measure one window's admission, synced, beside looking up the same people in the same file."""
     generator, ratios = np.random.default_rng(1), []
@@ -224,7 +217,6 @@ PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "discrete_over_ideal": discrete_over_ideal,
     "plan": plan,
     "update": update,
-    "books": books,
     "register": register,
     "books": ledgers,
 }
