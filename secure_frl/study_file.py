@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from secure_frl.errors import InvalidParameter, StudyRefused
-from secure_frl.study import Study, sum_mistakes
-from secure_frl.study_rules import unit_mistakes
+from secure_frl.study import Study
+from secure_frl.study_rules import sum_mistakes, unit_mistakes
 
 MAX_STUDY_BYTES = 1 << 20
 

@@ -1,7 +1,8 @@
-"""Which units, relations and sampling a study may combine: read by the checks of a file and by the plan."""
+"""What nobody may sign, over several keys of a study: read by the checks of a file and by the plan."""
 
 from __future__ import annotations
 
+from secure_frl.degrees import fraction_of
 from secure_frl.study import Study
 
 REPLACE_ONE_SAMPLED = (
@@ -35,5 +36,56 @@ def unit_mistakes(study: Study) -> tuple[str, ...]:
             privacy.unit != "site" or per_person == (1, 1),
             f"max_rounds_per_person, max_sites_per_person = {per_person}: 1 for unit = site, whose rounds all count",
         ),
+    )
+    return tuple(message for holds, message in rules if not holds)
+
+
+def sum_mistakes(study: Study) -> tuple[str, ...]:
+    """Return what makes the constants of a study's sum unsafe to sign; empty when they hold."""
+    sites = study.sites
+    if study.is_sparse:
+        return sparse_mistakes(study)
+    return survival_mistakes(sites.count, study.threshold, sites.max_colluders, sites.min_survivors)
+
+
+def sparse_mistakes(study: Study) -> tuple[str, ...]:
+    """Return what makes a cross_device study unsafe to sign. Source: secure_aggregation.md, sections 2 and 7."""
+    sites, graph, n = study.sites, study.protection, study.sites.count
+    if not 101 <= n <= 10_000:
+        return (f"sites = {n}: 101 to 10000 for cross_device; up to 100 sites use cross_silo",)
+    (degree, threshold), c, least = study.sparse_graph, sites.max_colluders, sites.min_survivors
+    corrupt = fraction_of(n, graph.corrupt_fraction)
+    answering = n - fraction_of(n, graph.dropout_fraction)
+    rules = (
+        (degree > 0, "corrupt_fraction, dropout_fraction and privacy_exponent that some graph carries, found none"),
+        (graph.threshold == 0, f"threshold = {graph.threshold}: 0, for the graph's rules give {threshold}"),
+        (c == corrupt, f"max_colluders = {c}: {corrupt}, as corrupt_fraction of {n} sites"),
+        (
+            max(3, threshold, answering) <= least <= n,
+            f"min_survivors = {least}: {max(3, threshold, answering)} to {n}, for dropout_fraction may be silent",
+        ),
+        (least - c >= 2, f"min_survivors - max_colluders = {least - c}: at least 2 honest shares"),
+    )
+    return tuple(message for holds, message in rules if not holds)
+
+
+def survival_mistakes(sites: int, threshold: int, max_colluders: int, min_survivors: int) -> tuple[str, ...]:
+    """Return what makes a sum's constants unsafe to sign; empty when they hold.
+
+    Source: secure_aggregation.md, sections 2 and 6 ("why two sums never open").
+    """
+    n, t, c = sites, threshold, max_colluders
+    rules = (
+        (3 <= n <= 100, f"sites = {n}: 3 to 100 for cross_silo"),
+        (c >= 1, f"max_colluders = {c}: at least 1, for a site always knows its own share of the noise"),
+        (t > c, f"threshold = {t}: above max_colluders = {c}, or they rebuild any secret themselves"),
+        (
+            2 * t > n + c,
+            f"threshold = {t}: above (sites + max_colluders) / 2 = {(n + c) / 2:g}, or two sums open",
+        ),
+        (t <= n, f"threshold = {t}: at most sites = {n}"),
+        (min_survivors <= n, f"min_survivors = {min_survivors}: at most sites = {n}"),
+        (min_survivors >= max(3, t), f"min_survivors = {min_survivors}: at least max(3, threshold = {t})"),
+        (min_survivors - c >= 2, f"min_survivors - max_colluders = {min_survivors - c}: at least 2 honest shares"),
     )
     return tuple(message for holds, message in rules if not holds)

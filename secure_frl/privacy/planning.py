@@ -21,8 +21,8 @@ from secure_frl.privacy.plan import Plan
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.privacy.statement import state
 from secure_frl.secure_sum import Block, SumConstants
-from secure_frl.study import Study, sum_mistakes
-from secure_frl.study_rules import unit_mistakes
+from secure_frl.study import Study
+from secure_frl.study_rules import sum_mistakes, unit_mistakes
 from secure_frl.wire.messages import vector_bytes
 
 LOCAL_NOISE_SCALE = 4096  # S under local noise: one site's deviation is the whole noise, so its grid is finer

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from secure_frl.errors import StudyRefused
-from secure_frl.study import Study, default_threshold, survival_mistakes
+from secure_frl.study import Study, default_threshold
 from secure_frl.study_file import load_study, parse_study
+from secure_frl.study_rules import survival_mistakes
 
 SHIPPED = Path(__file__).parents[2] / "examples" / "icu_sepsis" / "study.toml"
 LEAST = {"study": {"schema": 1, "name": "least"}}
