@@ -187,3 +187,52 @@ def test_networks_and_figures_that_travel_with_the_update_must_fit(
     (line,) = _mistakes({**LEAST, section: values})
 
     assert words in line
+
+
+# --- logged data and local steps -------------------------------------------------------------------------------------
+
+LOGGED = {
+    **LEAST,
+    "data": {"source": "steps", "path": "steps", "dataset_id": "ward-a", "declared_units": 1000},
+    "policy": {"critic": "none"},
+    "training": {"objective": "behaviour_cloning"},
+    "privacy": {"sampling_rate": 0.1},
+}
+
+
+def test_logged_data_are_declared_once_and_sampled() -> None:
+    study = parse_study(LOGGED)
+    several = {"training.local_steps": 3, "training.aggregation": "fedavg", "privacy.noise": "local"}
+
+    assert (study.declared_units, study.declared_batch, study.noised_sums) == (10_000, 100, 1)
+    assert study.composition_group("ward-a") == "ward-a"
+    assert parse_study(LOGGED, several).noised_sums == 3
+    assert parse_study(LEAST).composition_group("ward-a") == "fresh"
+
+
+@pytest.mark.parametrize(
+    ("base", "overrides", "word"),
+    [
+        (LOGGED, {"data.path": ""}, "a folder with source"),
+        (LOGGED, {"data.declared_units": 0}, "declared_units above 0"),
+        (LOGGED, {"training.objective": "reinforce"}, "whose episodes the policy itself collected"),
+        (LOGGED, {"policy.critic": "private"}, "policy.critic = 'none'"),
+        (LOGGED, {"privacy.max_rounds_per_person": 2}, "every release is charged to everybody"),
+        (LOGGED, {"privacy.relation": "replace_one"}, "replace_one holds at sampling_rate = 1 only"),
+        (LOGGED, {"privacy.delta": 1e-3}, "below 1 / 10000 declared units"),
+        (LOGGED, {"training.local_steps": 2, "privacy.noise": "local"}, "aggregation = 'fedavg'"),
+        (LOGGED, {"training.local_steps": 2, "training.aggregation": "fedavg"}, "a person's influence has no bound"),
+        (LEAST, {"data.path": "steps"}, "and none with 'environment'"),
+        (LEAST, {"data.declared_units": 5}, "and 0 with 'environment'"),
+        (LEAST, {"training.objective": "behaviour_cloning"}, "'behaviour_cloning' with data.source = 'steps'"),
+        (LEAST, {"training.epochs": 2, "training.aggregation": "fedavg", "privacy.noise": "local"}, "the ratio of ppo"),
+        (LEAST, {"training.local_steps": 2, "training.objective": "ppo"}, "local_steps = 1 on fresh episodes"),
+        (LEAST, {"training.epochs": 2, "training.objective": "ppo"}, "privacy.noise = 'local'"),
+        (LEAST, {"privacy.sampling_rate": 0.5}, "1 for fresh episodes"),
+    ],
+)
+def test_data_objective_and_steps_that_do_not_fit_are_refused(
+    base: dict[str, object], overrides: dict[str, object], word: str
+) -> None:
+    with pytest.raises(StudyRefused, match=word):
+        parse_study(base, overrides)
