@@ -10,7 +10,7 @@ import math
 
 from secure_frl.encoding import ring
 from secure_frl.encoding.quantise import LARGEST_BOUND
-from secure_frl.errors import BitBudget, CharterRefused
+from secure_frl.errors import BitBudget, CharterRefused, InvalidParameter
 from secure_frl.learning.forms import policy_form
 from secure_frl.learning.layout import Layout
 from secure_frl.privacy import accountant
@@ -125,7 +125,15 @@ def sum_constants(study: Study) -> SumConstants:
 
 
 def constants_at(study: Study, sigma: float) -> SumConstants:
-    """Return every number of the study's secure sum at noise multiplier sigma; 0 = no noise, whatever the target."""
+    """Return every number of the study's secure sum at noise multiplier sigma; 0 = no noise, whatever the target.
+
+    Raises InvalidParameter for a multiplier that the study's noise cannot have; else as `sum_constants`.
+    """
+    if not (math.isfinite(sigma) and (sigma == 0 if study.privacy.noise == UNSAFE_NONE else sigma > 0)):
+        raise InvalidParameter(
+            f"expected a noise multiplier for privacy.noise = {study.privacy.noise}, above 0 or none, got {sigma:g}. "
+            "Correct --sigma, or set privacy.noise."
+        )
     _check(study)
     return _constants(study, *_shape(study), sigma)
 

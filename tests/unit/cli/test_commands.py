@@ -60,6 +60,22 @@ def test_plan_solves_for_one_figure_and_draws_a_curve(secure_frl: Callable[..., 
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ("--sigma", "-1"),
+        ("--sigma", "1", "--set", "privacy.noise=unsafe-none"),
+        ("--noise-norm", "2"),
+        ("--curve", "plan.png"),
+        ("--solve", "clip_norm"),
+    ],
+)
+def test_plan_refuses_options_that_do_not_go_together(secure_frl: Callable[..., Result], options: tuple[str]) -> None:
+    refused = secure_frl("plan", TINY, *options, "--json")
+
+    assert (refused.exit_code, _json(refused)["error"]) == (2, "InvalidParameter")
+
+
+@pytest.mark.parametrize(
     ("override", "word"),
     [
         ("privacy.delta=1e-5", "200100 declared units"),
