@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,6 +18,8 @@ from secure_frl.records.journal import read_journal
 from secure_frl.records.ledger import read_ledger
 from secure_frl.secure_sum import RoundContext
 from secure_frl.study import Study
+from secure_frl.wire.envelope import read_header
+from secure_frl.wire.messages import MessageType
 from secure_frl.wire.records import DealtShares, pack_records, unpack_records
 
 Tiny = Callable[..., Study]
@@ -128,3 +131,34 @@ def test_no_attempt_is_made_beyond_the_announced_windows(
     rounds = read_journal(tmp_path / "run" / "journal.sqlite").rounds
     assert [(one.round, one.attempt, one.outcome) for one in rounds] == [(1, 0, "lost")]
     assert events(tmp_path / "run", "coordinator") == [(1, 0)]
+
+
+@pytest.mark.slow
+def test_what_left_counted_at_the_carrier_equals_what_is_booked_over_dropouts_and_second_attempts(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A masked input that reached the carrier is a release, whatever became of its round."""
+    cheat(monkeypatch, 0, {1, 2})
+    left: list[tuple[int, int, int]] = []  # site, round, attempt
+    exchange = simulation.InProcessCarrier.exchange
+
+    def counted(self: Any, requests: Any, deadline_s: float) -> Any:
+        for site, reply in exchange(self, requests, deadline_s):
+            header = read_header(reply)
+            if header.type == MessageType.R2:
+                left.append((int(site), header.round, header.attempt))
+            yield site, reply
+
+    monkeypatch.setattr(simulation.InProcessCarrier, "exchange", counted)
+    dropping = {"sites.simulate_drop": {"before_masked": 1, "after_masked": 1}, "training.rounds": 6}
+
+    with contextlib.suppress(StudyStopped):  # how it ends is not the point
+        simulation.run(tiny(FIVE | dropping | {"sites.count": 6}), tmp_path / "run")
+
+    outcomes = {(one.attempt, one.outcome) for one in read_journal(tmp_path / "run" / "journal.sqlite").rounds}
+    assert outcomes >= {(0, "lost"), (1, "lost")} or outcomes >= {(0, "lost"), (1, "summed")}
+    assert len(set(left)) == len(left)
+    for site in range(6):
+        released = [(number, attempt) for who, number, attempt in left if who == site]
+        assert events(tmp_path / "run", f"site-{site + 1:02d}") == released
+    assert len({(number, attempt) for _, number, attempt in left}) >= 3
