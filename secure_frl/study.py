@@ -15,6 +15,8 @@ from secure_frl.degrees import fraction_of, neighbours_and_threshold
 
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# No person's gradient is that small; squares of far smaller ones vanish, and with them the norm that is clipped.
+Clip = Annotated[float, Field(ge=1e-9, allow_inf_nan=False)]
 SiteCount = Annotated[int, Field(ge=3, le=10_000)]
 
 
@@ -169,8 +171,8 @@ class PrivacySection(_Section):
     noise: Literal["distributed", "local", "unsafe-none"] = Field(
         default="distributed", description="'distributed' or 'local'; 'unsafe-none' for reference runs only"
     )
-    clip_norm: Positive = Field(default=0.4, description="the L2 bound of one unit's policy block, above 0")
-    critic_clip_norm: Positive = Field(default=0.7, description="the L2 bound of one unit's critic block, above 0")
+    clip_norm: Clip = Field(default=0.4, description="the L2 bound of one unit's policy block, from 1e-9")
+    critic_clip_norm: Clip = Field(default=0.7, description="the L2 bound of one unit's critic block, from 1e-9")
     critic_noise_share: Share = Field(default=0.15, description="the critic's part of the budget, between 0 and 1")
     clip_quantile: float = Field(
         default=0.0, ge=0, lt=1, description="0: clip_norm stays; above 0, below 1: the part of units it shall not cut"

@@ -98,6 +98,19 @@ def initial_state(rule: OptimiserRule) -> TrainingState:
     )
 
 
+def has_form_of(state: TrainingState, rule: OptimiserRule) -> bool:
+    """Return whether steps of this rule can give a state of this form: its sizes, and a clip only where it adapts.
+
+    A clip from elsewhere could be so small that squares of gradients vanish beside it, and nobody would be clipped.
+    """
+    first, clip = initial_state(rule), state.clip_norm
+    if state.parameters.shape != first.parameters.shape or state.critic.shape != first.critic.shape:
+        return False
+    if first.clip_norm is None or clip is None:
+        return clip is first.clip_norm
+    return first.clip_norm / CLIP_SPAN <= clip <= first.clip_norm * CLIP_SPAN
+
+
 def blocks_in_force(blocks: tuple[Block, ...], state: TrainingState) -> tuple[Block, ...]:
     """Return the charter's blocks with the clip that the state says, by which sites divide in the next round.
 

@@ -19,7 +19,7 @@ from secure_frl.consortium.identity import Identity
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import LocalProtocolError, ModelDoesNotFollow, ModelMissing
 from secure_frl.federation.logs import close_log
-from secure_frl.federation.optimisers import initial_state, step
+from secure_frl.federation.optimisers import has_form_of, initial_state, step
 from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
@@ -113,6 +113,11 @@ class StudySite:
             raise ModelDoesNotFollow(
                 f"expected the policy after step {self._state.round} as this site computed it, got another one. "
                 "Compare versions with the coordinator; nothing was answered."
+            )
+        if not has_form_of(offered, self._rule):
+            raise ModelDoesNotFollow(
+                "expected a policy of the charter's sizes, with a clip that its steps can reach, got another. "
+                "Refuse its sender; nothing was answered."
             )
         tag = model_tag(model)
         if tag == announced_tag:  # else the round is refused, and nothing of it stays

@@ -19,6 +19,8 @@ from secure_frl.learning.layout import AUXILIARY, CLIP_QUANTILE, MEAN_RETURN, Se
 from secure_frl.privacy.sensitivity import SENSITIVITY_MARGIN
 from secure_frl.secure_sum import Block
 
+SMALLEST_CLIP = 1e-100  # squares of values far below it are 0: a gradient longer than its clip would have no norm
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClippedSum:
@@ -99,9 +101,11 @@ def check_blocks(blocks: Sequence[Block], segments: Sequence[Segment]) -> int:
         raise InvalidParameter(
             f"expected blocks {stretches} as the layout has them, got {named}. Build both from one study."
         )
-    if abs(sum(block.noise_share for block in blocks) - 1) > 1e-9 or any(not block.clip_norm > 0 for block in blocks):
+    is_whole = abs(sum(block.noise_share for block in blocks) - 1) <= 1e-9
+    if not is_whole or any(not block.clip_norm >= SMALLEST_CLIP for block in blocks):
         raise InvalidParameter(
-            "expected noise shares that add to 1 and clip norms > 0, got others. Build the blocks from the study."
+            f"expected noise shares that add to 1 and clip norms of at least {SMALLEST_CLIP:g}, got others. "
+            "Build the blocks from the study."
         )
     return start
 

@@ -38,6 +38,17 @@ def test_a_policy_under_another_tag_than_announced_is_not_kept(site: Any) -> Non
     assert site._state is held
 
 
+@pytest.mark.parametrize("clip", [1e-200, 0.4])
+def test_a_clip_from_elsewhere_is_refused(site: Any, clip: float) -> None:
+    held = site._state
+    ahead = replace(held, round=held.round + 1, clip_norm=clip).to_bytes()
+
+    with pytest.raises(ModelDoesNotFollow, match="a clip that its steps can reach"):
+        site.policy_tag(model_tag(ahead), ahead)
+
+    assert site._state is held
+
+
 def test_a_policy_of_missed_steps_is_taken_and_one_in_place_of_the_own_is_not(site: Any) -> None:
     held = site._state
     other = replace(held, parameters=held.parameters + 1.0).to_bytes()

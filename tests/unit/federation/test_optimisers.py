@@ -16,6 +16,7 @@ from secure_frl.federation.optimisers import (
     blocks_in_force,
     critic_values,
     descent_sums,
+    has_form_of,
     initial_state,
     released_figures,
     step,
@@ -209,6 +210,20 @@ def test_without_noise_the_clip_converges_to_the_quantile(quantile: float) -> No
 
     assert state.clip_norm is not None
     assert abs(np.mean(lengths <= state.clip_norm) - quantile) < 0.01
+
+
+@pytest.mark.parametrize("changes", [{"clip_norm": 1e-200}, {"clip_norm": 1e200}, {"clip_norm": None}, {"sizes": 3}])
+def test_only_what_steps_can_reach_has_the_form_of_a_rule(changes: dict[str, float | None]) -> None:
+    rule = _with_figures()
+    first = initial_state(rule)
+    sizes = changes.pop("sizes", None)
+    other = replace(first, **changes)  # type: ignore[arg-type]
+    if sizes is not None:
+        other = replace(first, critic=np.zeros(3), visits=np.zeros(3))
+
+    assert has_form_of(first, rule)
+    assert has_form_of(step(first, _sum([0] * 8), rule), rule)
+    assert not has_form_of(other, rule)
 
 
 def test_the_clip_stays_a_normal_number_whatever_the_noise() -> None:

@@ -144,6 +144,7 @@ def test_blocks_that_are_the_segments_stretches_pass() -> None:
         (Block("critic", 0, 2, 0.4, 0.85), Block("policy", 2, 4, 1.0, 0.15)),
         (Block("policy", 0, 2, 0.4, 0.85), Block("critic", 2, 4, 1.0, 0.85)),  # shares of 1.7: sensitivity 1.3
         (Block("policy", 0, 2, 0.0, 0.85), Block("critic", 2, 4, 1.0, 0.15)),
+        (Block("policy", 0, 2, 1e-200, 0.85), Block("critic", 2, 4, 1.0, 0.15)),  # 1e-170 has no square: 1e30 clips
         (*FOUR[:3], Block("mean_return", 5, 7, 0.5, 0.06)),
         (*FOUR[:3], Block("visit_count", 5, 6, 0.5, 0.06)),
     ],
