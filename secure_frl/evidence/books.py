@@ -216,6 +216,8 @@ def _charter_figures(charter: Charter, book: Book, notes: Notes) -> dict[str, ob
     except StudyRefused as error:
         notes.find_error("charter.json", error)
         return figures
+    if study.data.dataset_id:  # under another name the books would have a lifetime budget of their own
+        figures["dataset_id"] = study.data.dataset_id
     return figures | {
         "unit": study.privacy.unit,
         "relation": study.privacy.relation,

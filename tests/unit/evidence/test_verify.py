@@ -260,6 +260,19 @@ def test_events_of_other_people_than_the_ledgers_are_named(tmp_path: Path) -> No
     assert "ledgers/site-2.jsonl" in named(verify(build(tmp_path / "run", of_another_ward)))
 
 
+def test_books_under_another_name_than_the_charters_data_set_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STUDY, "data", {"dataset_id": "simulated"})
+    assert verify(build(tmp_path / "one")).holds
+    monkeypatch.setitem(STUDY, "data", {"dataset_id": "ward-a"})  # whose budget all these books leave alone
+
+    found = verify(build(tmp_path / "other")).findings
+
+    assert {one.file for one in found} == {f"ledgers/{holder}.jsonl" for holder in (*NAMES, "coordinator")}
+    assert all("dataset_id='simulated' instead of 'ward-a'" in one.message for one in found)
+
+
 def test_verifying_changes_nothing_in_the_folder(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
