@@ -74,7 +74,7 @@ def _check_announced(lifetime: Budget, before: Sequence[_Booked], first: Gaussia
             "Nothing was sampled or sent: lower privacy.target_epsilon to the smallest budget of all sites."
         )
     others = _of(before)
-    if not others or not _is_one_kind((*others, announced[0])):  # the latter is refused with its own words
+    if not others or not _is_one_kind((*others, announced[0])):  # another kind is refused with its own words
         return
     together = _spent(others + announced, lifetime.delta)
     if together > lifetime.epsilon:
@@ -90,7 +90,7 @@ def _check_announced(lifetime: Budget, before: Sequence[_Booked], first: Gaussia
 def _check_next(budget: Budget, before: Sequence[_Booked], following: _Booked) -> None:
     """Raise BudgetExhausted if one more release spends too much; the accountant has the last word and says why."""
     after = (*_of(before), following.shared)
-    if not _is_one_kind(after) or _spent(after, budget.delta) > budget.epsilon:
+    if not _spent(after, budget.delta) <= budget.epsilon:  # not a number where no epsilon covers all of them
         accountant.guard(accountant.Budget(budget.epsilon, budget.delta), [one.data for one in before], following.data)
 
 
@@ -154,7 +154,8 @@ def _shared(event: GaussianSumEvent) -> _Shared:
 
 @lru_cache(maxsize=256)
 def _spent(events: tuple[_Shared, ...], delta: float) -> float:
-    return accountant.epsilon([one.event for one in events], delta)
+    """Return the epsilon of these events; not a number when no epsilon covers all of them."""
+    return accountant.epsilon([one.event for one in events], delta) if _is_one_kind(events) else math.nan
 
 
 def _of(booked: Sequence[_Booked]) -> tuple[_Shared, ...]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter
 from secure_frl.privacy.charging import AS_BOOKED, Release, WhatIf, charge, dominating, merge
@@ -198,6 +199,7 @@ def _check_together(events: Sequence[GaussianSumEvent], delta: float) -> None:
         )
 
 
+@lru_cache(maxsize=256)  # fresh windows cost the same round after round, at each of a simulation's sites
 def _stated_epsilon(releases: tuple[Release, ...], delta: float) -> float:
     """Return epsilon with delta lowered by the rounding bound's failures and by (1 + e^eps) times the draws' error."""
     mechanisms = merge(releases)
