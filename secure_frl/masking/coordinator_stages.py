@@ -34,7 +34,7 @@ from secure_frl.masking.coordinator_memory import (
 )
 from secure_frl.masking.keys import KeyPair, check_distinct, points
 from secure_frl.masking.neighbourhoods import PairTable
-from secure_frl.masking.secret_sharing import is_share
+from secure_frl.masking.secret_sharing import check_shares
 from secure_frl.masking.site_shares import (
     key_share_start,
     seed_share_commitment,
@@ -209,8 +209,7 @@ def take_shares(state: AskingShares, site: SiteId, header: Header, frame: bytes)
     shares = np.zeros((len(near), SHARE_BYTES), np.uint8)
     shares[alive], shares[lost] = seeds[owners != site, ID_BYTES:], keys[:, ID_BYTES:]
     own = seeds[owners == site, ID_BYTES:].tobytes()
-    if not is_share(shares.tobytes() + own).all():
-        raise MalformedMessage(f"expected share words of at most 65536, got a larger one of site {site}. Leave it out.")
+    check_shares(shares.tobytes() + own)
     good = _matching(state, site, shares, alive, lost)
     state.shares.put(site, shares[good], good)
     bad = near[(alive | lost) & ~good].tolist()

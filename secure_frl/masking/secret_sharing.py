@@ -48,31 +48,24 @@ def combine(shares: Mapping[SiteId, bytes]) -> bytes:
 
     Raises MalformedMessage if a rebuilt word is 65536, which no 32-byte secret has.
     """
-    holders = sorted(shares)
-    return rebuild(holders, np.frombuffer(b"".join([shares[site] for site in holders]), "<u4").reshape(-1, WORDS))
-
-
-def rebuild(holders: Sequence[SiteId], shares: NDArray[np.uint32]) -> bytes:
-    """Return what these shares rebuild, uint32 [holders, 16]. Raises MalformedMessage as `combine` does."""
-    weights = _weights(tuple(share_point(site) for site in holders))
-    words = np.mod(weights @ shares.astype(np.float64), PRIME)
+    weights = _weights(tuple(map(share_point, shares)))
+    values = np.frombuffer(b"".join(shares.values()), "<u4").reshape(-1, WORDS).astype(np.float64)
+    words = np.mod(weights @ values, PRIME)
     if np.any(words == PRIME - 1):
         raise MalformedMessage("expected words below 65536 in a rebuilt secret, got 65536. Its dealer cheated.")
     return words.astype("<u2").tobytes()
 
 
-def is_share(data: bytes | NDArray[np.uint8]) -> NDArray[np.bool_]:
+def is_share(data: bytes) -> NDArray[np.bool_]:
     """Return for each share in `data`, 64 bytes each, whether all its words are at most 65536, bool [shares]."""
     found: NDArray[np.bool_] = np.frombuffer(data, "<u4").reshape(-1, WORDS).max(axis=1, initial=0) < PRIME
     return found
 
 
-def check_share(data: bytes) -> None:
-    """Raise MalformedMessage for a share of a wrong size or with a word above 65536."""
-    if len(data) != SHARE_BYTES:
-        raise MalformedMessage(f"expected a share of {SHARE_BYTES} bytes, got {len(data)}. Drop it.")
-    if not is_share(data).all():
-        raise MalformedMessage("expected share words of at most 65536, got a larger one. Drop it.")
+def check_shares(data: bytes) -> None:
+    """Raise MalformedMessage unless `data` holds whole shares with words of at most 65536."""
+    if len(data) % SHARE_BYTES or not is_share(data).all():
+        raise MalformedMessage(f"expected shares of {SHARE_BYTES} bytes, words up to 65536, got others. Drop them.")
 
 
 def _uniform(count: int, random: RandomSource) -> NDArray[np.float64]:

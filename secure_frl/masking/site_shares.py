@@ -109,6 +109,7 @@ def open_dealt(
             opened[site] = of_key, of_seed
         else:
             bad.append(site)
-    fits = is_share(b"".join([of_key + of_seed for of_key, of_seed in opened.values()])).tolist()
-    bad += [site for at, site in enumerate(opened) if not (fits[2 * at] and fits[2 * at + 1])]
-    return opened, sorted(bad)
+    dealers = tuple(opened)
+    in_range = is_share(b"".join([of_key + of_seed for of_key, of_seed in opened.values()]))
+    bad += [dealers[at // 2] for at in np.flatnonzero(~in_range).tolist()]
+    return opened, sorted(set(bad))

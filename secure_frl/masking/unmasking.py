@@ -21,7 +21,7 @@ from secure_frl.masking.coordinator_memory import AskingShares
 from secure_frl.masking.graph import as_sites
 from secure_frl.masking.keys import KeyPair, pair_key, self_key
 from secure_frl.masking.prg import mask_adder
-from secure_frl.masking.secret_sharing import WORDS, rebuild
+from secure_frl.masking.secret_sharing import SHARE_BYTES, combine
 from secure_frl.masking.site_shares import seed_commitment
 from secure_frl.secure_sum import SiteId, Words
 
@@ -96,19 +96,17 @@ def _cores() -> int:
 
 def _rebuild(state: AskingShares, site: SiteId, threshold: int) -> bytes:
     """Rebuild the secret of one site that its holders were asked for, from those of the lowest ids."""
-    holders = state.shares.makers(site)
-    shares = np.frombuffer(state.shares.of(site), "<u4").reshape(-1, WORDS)
-    own = state.own_shares.get(site)
-    if own is not None:
-        at = int(np.searchsorted(holders, site))
-        holders, shares = np.insert(holders, at, site), np.insert(shares, at, np.frombuffer(own, "<u4"), axis=0)
-    if len(holders) < threshold:
+    holders, data = as_sites(tuple(state.shares.makers(site).tolist())), state.shares.of(site)
+    shares = {holder: data[SHARE_BYTES * at : SHARE_BYTES * (at + 1)] for at, holder in enumerate(holders)}
+    if site in state.own_shares:
+        shares[site] = state.own_shares[site]
+    if len(shares) < threshold:
         raise TooFewShares(
-            f"expected {threshold} shares of a secret of site {site}, got {len(holders)}. "
+            f"expected {threshold} shares of a secret of site {site}, got {len(shares)}. "
             "This round gives nothing; go on with the next one."
         )
     try:
-        return rebuild(as_sites(tuple(holders[:threshold].tolist())), shares[:threshold])
+        return combine({holder: shares[holder] for holder in sorted(shares)[:threshold]})
     except MalformedMessage:
         raise _cheated(site) from None
 

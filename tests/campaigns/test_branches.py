@@ -31,6 +31,7 @@ MODULES = (
     "masking.correspondence",
     "masking.graph",
     "masking.keys",
+    "masking.neighbourhoods",
     "masking.refusals",
     "masking.secret_sharing",
     "masking.site_attempt",

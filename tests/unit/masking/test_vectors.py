@@ -391,7 +391,7 @@ def test_no_site_signs_bad_constants(case):
 def test_bad_shares_are_malformed(case):
     def read() -> None:
         if "share" in case:
-            secret_sharing.check_share(h(case["share"]))
+            secret_sharing.check_shares(h(case["share"]))
         else:
             shares = {SiteId(int(i)): h(share) for i, share in case["rebuild"].items()}
             secret_sharing.combine(shares)
