@@ -194,7 +194,11 @@ class _Columns:
         if empty.size:
             self.refuse(empty, name, "a value in every row")
         encoded = found.dictionary_encode()
-        return encoded.indices.to_numpy().astype(np.int64), [str(value) for value in encoded.dictionary.to_pylist()]
+        try:
+            names = [str(value) for value in encoded.dictionary.to_pylist()]
+        except UnicodeDecodeError:  # its message would show a byte of the table
+            raise DataRefused(f"{self._name}, column {name}: expected UTF-8, found other bytes. Convert it.") from None
+        return encoded.indices.to_numpy().astype(np.int64), names
 
     def _whole(self, name: str, kind: str) -> NDArray[Any]:
         values, has_value = self._column(name, kind)
@@ -302,7 +306,14 @@ class _Columns:
     def _allowed(self, is_step: NDArray[np.bool_], spread: Any) -> NDArray[np.bool_] | None:
         if "allowed" not in self._table.column_names:
             return None
-        lists = self._table.column("allowed").to_pylist()
+        column, kinds = self._table.column("allowed"), _pyarrow()[0].types
+        if not (
+            kinds.is_list(column.type) or kinds.is_large_list(column.type) or kinds.is_fixed_size_list(column.type)
+        ):
+            raise DataRefused(
+                f"{self._name}, column allowed: expected lists of booleans, found {str(column.type)[:40]}. Convert it."
+            )
+        lists = column.to_pylist()
         width = next((len(row) for row in lists if row), 0)
         wrong = [
             row

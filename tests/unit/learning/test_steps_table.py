@@ -104,6 +104,12 @@ def _double_a_row(columns: Columns) -> None:
         values.insert(1, values[0])
 
 
+def _no_utf8() -> Any:  # Any: pyarrow has no types
+    import pyarrow
+
+    return pyarrow.Array.from_buffers(pyarrow.string(), 7, pyarrow.array([b"\xff"] * 7).buffers())
+
+
 def _without_the_last_observation(columns: Columns) -> None:
     for values in columns.values():
         del values[-1]
@@ -170,6 +176,8 @@ def test_a_stay_that_is_too_long_is_refused_and_not_cut(tmp_path: Path) -> None:
         (lambda columns: columns.update(feature_age=[1.0] * 7), "either state or feature_"),
         (lambda columns: columns.update(action=["x"] * 7), "expected integers, found string"),
         (lambda columns: columns.update(patient_id=[0.5] * 7), "expected text or integers, found double"),
+        (lambda columns: columns.update(allowed=[1] * 7), "expected lists of booleans, found int64"),
+        (lambda columns: columns.update(patient_id=_no_utf8()), "patient_id: expected UTF-8, found other bytes"),
         (lambda columns: [values.clear() for values in columns.values()], "expected"),
     ],
 )
