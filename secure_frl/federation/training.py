@@ -27,8 +27,9 @@ from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.policies import build_policy
 from secure_frl.learning.trajectories import Trajectories, check_before_joining, check_records, usable_units
 from secure_frl.privacy.module_check import check_losses
+from secure_frl.privacy.rows import single_steps
 from secure_frl.privacy.sampling import poisson_sample
-from secure_frl.privacy.unit import units_of
+from secure_frl.privacy.unit import UNSAFE_TRANSITION, units_of
 from secure_frl.privacy.update import Losses, PrivateUpdate, private_update
 from secure_frl.secure_sum import RandomSource, SumConstants
 from secure_frl.study import Study
@@ -82,6 +83,8 @@ class Trainer:
         receipt: row of the site's ledger that reserved this release.
         """
         study, parameters = self._study, state.parameters
+        if study.privacy.unit == UNSAFE_TRANSITION:  # before anything is judged: a bad step shall not take others along
+            admitted, trajectories = np.repeat(admitted, trajectories.lengths), single_steps(trajectories)
         blocks = blocks_in_force(self._constants.blocks, state)
         constants = replace(constants_of_one_sum(self._constants, study.noised_sums), blocks=blocks)
         rule = replace(self._rule, blocks=blocks)
