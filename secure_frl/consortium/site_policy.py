@@ -23,6 +23,8 @@ class SitePolicy:
     protections: frozenset[str] = frozenset({"masking"})
     noises: frozenset[str] = frozenset({"distributed", "local"})
     profiles: frozenset[str] = frozenset({"cross_silo"})  # cross_device trusts the coordinator to follow the protocol
+    units: frozenset[str] = frozenset({"patient", "site"})  # a trajectory is less than a person
+    max_lifetime_epsilon: float = 0.0  # that a study may write into a new ledger of its data set; 0: max_epsilon
     smallest_cohort: int = 3  # least min_survivors
     allow_unsafe: bool = False  # protections, noises and units with `unsafe` in their name
 
@@ -37,6 +39,7 @@ class SitePolicy:
         """Raise PolicyForbids naming every limit that the charter passes."""
         privacy = charter.study.get("privacy")
         table = privacy if isinstance(privacy, Mapping) else {}
+        lifetime, limit_for_life = _lifetime_epsilon(charter), self.max_lifetime_epsilon or self.max_epsilon
         constants = charter.constants
         unsafe = [
             name
@@ -50,6 +53,11 @@ class SitePolicy:
                 (f"protection {constants.protection}", constants.protection in self.protections),
                 (f"noise {constants.noise}", constants.noise in self.noises),
                 (f"profile {constants.profile}", constants.profile in self.profiles),
+                (f"unit {table.get('unit')}", table.get("unit") in self.units),
+                (
+                    f"lifetime_epsilon {lifetime} above {limit_for_life}",
+                    lifetime == 0 or _at_most(lifetime, limit_for_life),
+                ),
                 (f"min_survivors {constants.min_survivors}", constants.min_survivors >= self.smallest_cohort),
                 *(
                     (f"{key} {table.get(key)} above {limit}", _at_most(table.get(key), limit))
@@ -76,11 +84,19 @@ def policy_of_simulated_site(charter: Charter) -> SitePolicy:
         protections=frozenset({constants.protection}),
         noises=frozenset({constants.noise}),
         profiles=frozenset({constants.profile}),
+        units=frozenset({str(table.get("unit"))}),
+        max_lifetime_epsilon=float(str(_lifetime_epsilon(charter))),
         smallest_cohort=constants.min_survivors,
         allow_unsafe=any(
             name.startswith("unsafe") for name in (constants.protection, constants.noise, str(table.get("unit")))
         ),
     )
+
+
+def _lifetime_epsilon(charter: Charter) -> object:
+    """Return what a new ledger of the study's data set would allow for life; 0 where the study does not say."""
+    data = charter.study.get("data")
+    return data.get("lifetime_epsilon", 0.0) if isinstance(data, Mapping) else 0.0
 
 
 def _at_most(value: object, limit: float) -> bool:

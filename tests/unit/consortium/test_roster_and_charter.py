@@ -334,6 +334,7 @@ def test_a_simulated_sites_limits_allow_its_own_study() -> None:
         ({"protections": frozenset({"ckks"})}, "protection masking"),
         ({"noises": frozenset({"local"})}, "noise distributed"),
         ({"smallest_cohort": 9}, "min_survivors 8"),
+        ({"units": frozenset({"site"})}, "unit patient"),
     ],
 )
 def test_a_charter_outside_a_limit_is_forbidden_by_name(limits: dict[str, object], named: str) -> None:
@@ -341,6 +342,27 @@ def test_a_charter_outside_a_limit_is_forbidden_by_name(limits: dict[str, object
 
     with pytest.raises(PolicyForbids, match=named):
         policy.check(charter_of())
+
+
+def test_a_study_does_not_choose_what_a_site_spends_in_all_its_life() -> None:
+    study = STUDY | {"data": {"dataset_id": "ward-a", "lifetime_epsilon": 1000.0}}
+    charter = make_charter(study, roster_of(), TEN, COORDINATOR.public_key)
+    policy = SitePolicy(max_epsilon=4.0, max_delta=1e-6)
+
+    with pytest.raises(PolicyForbids, match=r"lifetime_epsilon 1000\.0 above 4\.0"):
+        policy.check(charter)
+    replace(policy, max_lifetime_epsilon=1000.0).check(charter)
+    policy_of_simulated_site(charter).check(charter)
+
+
+def test_a_trajectory_is_no_person_unless_the_site_says_so() -> None:
+    study = STUDY | {"privacy": STUDY["privacy"] | {"unit": "trajectory"}}
+    charter = make_charter(study, roster_of(), TEN, COORDINATOR.public_key)
+    policy = SitePolicy(max_epsilon=4.0, max_delta=1e-6)
+
+    with pytest.raises(PolicyForbids, match="unit trajectory"):
+        policy.check(charter)
+    replace(policy, units=frozenset({"trajectory"})).check(charter)
 
 
 def test_nothing_unsafe_passes_unless_the_site_says_so() -> None:
