@@ -53,7 +53,7 @@ def test_studies_on_one_data_set_share_its_budget_and_one_that_does_not_fit_send
     assert (journal.rounds, journal.last_epoch) == ([], 0)  # not one frame was sent
     shown = last_line(secure_frl("ledger", "show", tmp_path / "state/sites/site-01/ledger.sqlite", "--json"))
     assert shown["epsilon_budget"] == 4.0
-    assert [round(spent, 1) for spent in shown["studies"].values()] == [2.5, 1.0]
+    assert sorted(round(spent, 1) for spent in shown["studies"].values()) == [1.0, 2.5]
     assert max(shown["studies"].values()) < shown["epsilon_spent"] < 4.0
     assert len({event["charter_hash"] for event in shown["events"]}) == 2  # the refused study booked nothing
 
