@@ -112,10 +112,13 @@ def _releases_fit(study: Study) -> Iterator[str]:
         yield f"['policy'] or ['policy', 'mean_return']; found {names}"
 
 
+_LEAST_RETURN_RANGE = 2e-9  # half of it is a clip; squares of much smaller ones vanish
+
+
 def _returns_fit(study: Study) -> Iterator[str]:
     lowest, highest = study.output.return_range
-    if lowest >= highest:
-        yield f"a lowest below a highest return; found {lowest:g} and {highest:g}"
+    if not highest - lowest >= _LEAST_RETURN_RANGE:
+        yield f"a highest return above the lowest by {_LEAST_RETURN_RANGE:g} or more; found {lowest:g} and {highest:g}"
 
 
 def _shares_fit(study: Study) -> Iterator[str]:

@@ -99,12 +99,15 @@ def initial_state(rule: OptimiserRule) -> TrainingState:
 
 
 def has_form_of(state: TrainingState, rule: OptimiserRule) -> bool:
-    """Return whether steps of this rule can give a state of this form: its sizes, and a clip only where it adapts.
+    """Return whether steps of this rule can give a state of this form: sizes, critic, and a clip only where it adapts.
 
     A clip from elsewhere could be so small that squares of gradients vanish beside it, and nobody would be clipped.
     """
     first, clip = initial_state(rule), state.clip_norm
     if state.parameters.shape != first.parameters.shape or state.critic.shape != first.critic.shape:
+        return False
+    lowest, highest = min(CRITIC_RANGE[0], rule.critic_start), max(CRITIC_RANGE[1], rule.critic_start)
+    if not ((lowest <= state.critic) & (state.critic <= highest)).all():
         return False
     if first.clip_norm is None or clip is None:
         return clip is first.clip_norm

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,11 @@ class StudySite:
             raise ModelDoesNotFollow(
                 "expected a policy of the charter's sizes, with a clip that its steps can reach, got another. "
                 "Refuse its sender; nothing was answered."
+            )
+        if offered.round == self._state.round + 1 and offered.predecessor != sha256(self._state.to_bytes()).digest():
+            raise ModelDoesNotFollow(
+                f"expected the policy that follows the one of step {self._state.round} here, got another one's. "
+                "Compare versions with the coordinator; nothing was answered."
             )
         tag = model_tag(model)
         if tag == announced_tag:  # else the round is refused, and nothing of it stays

@@ -11,6 +11,7 @@ from secure_frl.privacy.statement import Statement
 from secure_frl.privacy.unit import SITE, UNSAFE_TRANSITION
 from secure_frl.secure_sum import SumConstants
 
+_LARGE_DELTA = 1e-4  # few units allow a large delta, but nobody should be promised so little
 _WORDS = {DISTRIBUTED: "each site adds a share", LOCAL: "each site adds all of it", UNSAFE_NONE: "none is added"}
 
 
@@ -58,6 +59,11 @@ class Plan:
             found.append("profile = cross_device: protects against a coordinator that follows the protocol, no other")
         if self.epsilon is not None and self.epsilon > self.target_epsilon:
             found.append(f"epsilon {self.epsilon:.4g} is above the target of {self.target_epsilon:g}: raise the noise")
+        if self.statement.delta > _LARGE_DELTA:
+            found.append(
+                f"delta = {self.statement.delta:g}: with up to that probability a person gets less than epsilon says, "
+                "or nothing; most guidance keeps it at 1e-5 or below"
+            )
         length = f"the noise is {self.noise_norm:.3g} clips long for {self.constants.sites} sites"
         if self.statement.unit == SITE:
             found.append(f"unit = site: {length}, where the clip bounds a whole hospital's update")

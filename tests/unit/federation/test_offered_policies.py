@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,14 @@ def test_a_policy_of_missed_steps_is_taken_and_one_in_place_of_the_own_is_not(si
     assert site.policy_tag(model_tag(later), later) == model_tag(later)
 
     assert site._state.to_bytes() == later
+
+
+def test_the_policy_of_one_missed_step_follows_the_one_held(site: Any) -> None:
+    held = site._state
+    stranger = replace(held, round=held.round + 1, predecessor=b"\x01" * 32).to_bytes()
+    with pytest.raises(ModelDoesNotFollow, match="that follows the one of step"):
+        site.policy_tag(model_tag(stranger), stranger)
+    assert site._state is held
+
+    following = replace(held, round=held.round + 1, predecessor=sha256(held.to_bytes()).digest()).to_bytes()
+    assert site.policy_tag(model_tag(following), following) == model_tag(following)

@@ -212,14 +212,19 @@ def test_without_noise_the_clip_converges_to_the_quantile(quantile: float) -> No
     assert abs(np.mean(lengths <= state.clip_norm) - quantile) < 0.01
 
 
-@pytest.mark.parametrize("changes", [{"clip_norm": 1e-200}, {"clip_norm": 1e200}, {"clip_norm": None}, {"sizes": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"clip_norm": 1e-200}, {"clip_norm": 1e200}, {"clip_norm": None}, {"sizes": 3}, {"value": 1e300}, {"value": -0.1}],
+)
 def test_only_what_steps_can_reach_has_the_form_of_a_rule(changes: dict[str, float | None]) -> None:
     rule = _with_figures()
     first = initial_state(rule)
-    sizes = changes.pop("sizes", None)
+    sizes, value = changes.pop("sizes", None), changes.pop("value", None)
     other = replace(first, **changes)  # type: ignore[arg-type]
     if sizes is not None:
         other = replace(first, critic=np.zeros(3), visits=np.zeros(3))
+    if value is not None:
+        other = replace(first, critic=np.full_like(first.critic, value))
 
     assert has_form_of(first, rule)
     assert has_form_of(step(first, _sum([0] * 8), rule), rule)

@@ -95,6 +95,8 @@ def test_a_plan_that_hides_nothing_has_no_warning_and_a_bad_one_says_why() -> No
     assert "no patient is" in of_unit("unsafe-transition").warnings[0]
     assert "0.005 clips long for 10 sites" in of_unit("site").warnings[0]
     assert PLAN.warnings == ()
+    few = dataclasses.replace(PLAN, statement=dataclasses.replace(PLAN.statement, delta=0.05))
+    assert "delta = 0.05" in few.warnings[0]
     assert "drowns" in dataclasses.replace(PLAN, noise_norm=1.5).warnings[0]
     device = dataclasses.replace(PLAN.constants, profile="cross_device")
     assert "follows the protocol" in dataclasses.replace(PLAN, constants=device).warnings[0]
