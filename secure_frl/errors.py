@@ -122,6 +122,14 @@ class MalformedMessage(PeerError):
     """Bytes that are not a message of the expected type, size or form."""
 
 
+class EnvelopeRefused(MalformedMessage):
+    """A ciphertext that has not the outer form of an honest one; no decoder has seen it."""
+
+
+class CiphertextRefused(PeerError):
+    """A ciphertext that the guarded worker refused, or that ended or overran it."""
+
+
 class UnexpectedMessage(PeerError):
     """A well-formed message that this stage has no place for."""
 
@@ -219,6 +227,10 @@ class NonceWithheld(RoundAborted):
 
 class TooFewShares(RoundAborted):
     """Fewer than `threshold` shares of a secret came back."""
+
+
+class WorkerDied(SecureFrlError):
+    """The guarded worker ended, or was ended at its deadline; whoever waited for it goes on without it."""
 
 
 class StudyStopped(SecureFrlError):
