@@ -133,6 +133,18 @@ def test_a_coordinators_worker_has_no_key_to_decrypt_with(bodies, small, coordin
     assert len(site_worker.ask(Op.DECRYPT, chunk)) == 8 * 2048
 
 
+def test_the_worker_itself_refuses_what_ends_the_library() -> None:
+    """Behind the envelope a second line: a size and no ciphertext loads, and would end the process when it is added."""
+    with Worker(ROOMY) as worker:
+        worker.ask(Op.CLEAR)
+        before = worker.process_id
+        with pytest.raises(CiphertextRefused):
+            worker.ask(Op.STAGE, bytes.fromhex("0a028010"))
+        assert worker.ask(Op.COMMIT) == b""
+
+        assert worker.process_id == before
+
+
 def test_a_request_that_is_no_request_ends_the_worker_only() -> None:
     with Worker(ROOMY) as worker:
         for op, payload in ((Op.ENCRYPT, b"x"), (Op.SAVE, b"\xff\xff\xff\xff"), (Op.STAGE, bytes(1 << 19))):
