@@ -23,6 +23,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("secure_sum.py", "quantiser,thousand_clients", ["quantiser", "thousand_clients"]),
         ("privacy.py", "noise_table,register", ["noise_table_s", "register_over_lookup"]),
+        ("encrypted_sum.py", "against_nvflare", ["encrypt_speedup", "encrypt_speedup.public_key", "bytes_ratio"]),
         ("books.py", "guard,simulated_sites", ["guard_ms", "ledger_s_per_round"]),
     ],
 )
