@@ -85,8 +85,9 @@ class Lattice:
         return b""
 
     def _encrypt(self, data: bytes) -> bytes:
-        integers = np.frombuffer(data, "<i8")
-        chunk: bytes = tenseal.ckks_vector(self._context, integers * 2.0**-GRID_BITS).serialize()
+        slots = (np.frombuffer(data, "<i8") * 2.0**-GRID_BITS).tolist()
+        # tenseal.ckks_vector does the same after two more copies into Python lists, a sixth of the whole time
+        chunk: bytes = tenseal._ts_cpp.CKKSVector(self._context.data, slots).serialize()
         return chunk
 
     def _load(self, data: bytes) -> tenseal.CKKSVector:

@@ -30,9 +30,13 @@ _PROGRAM = (
 )
 _ROOT = str(Path(secure_frl.__file__).parents[1])
 _INHERITED = ("LD_LIBRARY_PATH",)  # where an interpreter may have to look for its own library
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",  # TenSEAL's pool has a thread of its own: a second arena would keep a second sum's memory
+}
 _DECODED_BYTES = 2 * 8 * POLY_DEGREE  # of one ciphertext: two polynomials of 64-bit words
-_BASE_BYTES = 384 << 20  # interpreter, libraries and SEAL's tables take about 250 MiB of address space
+_BASE_BYTES = 256 << 20  # interpreter, libraries and SEAL's tables take about 125 MiB of address space
 _VECTORS = 4  # the sum, a contribution, and as much again for what an allocator keeps
 
 
@@ -108,7 +112,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             cwd="/",
-            env=_ONE_THREAD | {name: os.environ[name] for name in _INHERITED if name in os.environ},
+            env=_ENVIRONMENT | {name: os.environ[name] for name in _INHERITED if name in os.environ},
             process_group=0,  # a keyboard's interrupt is the caller's to handle
         )
         for stream in (self._process.stdin, self._process.stdout):

@@ -229,6 +229,38 @@ def test_ciphertexts_over_which_workers_die_put_their_site_out(small, bodies, si
     assert open_sum(total.body, small, 2, site_worker).tolist() == expected
 
 
+class TakenOver(Worker):
+    """A worker that answers chosen requests for the sum with something else, as one that a contribution took over."""
+
+    lies: tuple[int, ...] = ()
+    saved = 0
+
+    def ask(self, op: Op, payload: bytes | memoryview = b"") -> bytes:
+        reply = super().ask(op, payload)
+        self.saved += op == Op.SAVE
+        return reply[:-1] if op == Op.SAVE and self.saved in self.lies else reply
+
+
+@pytest.mark.parametrize(("lies", "contributors"), [((3,), (0, 1, 2)), ((3, 5), (0, 2))])
+def test_a_worker_that_answers_with_no_ciphertexts_is_not_asked_again(
+    lies: tuple[int, ...], contributors: tuple[int, ...], small, bodies, site_worker, vector
+) -> None:
+    with TakenOver(ROOMY) as worker:
+        worker.lies, total = lies, EncryptedSum(small, KEY_ID, worker)
+        total.add(0, KEY_ID, bodies[0])
+        before = worker.process_id
+        try:
+            total.add(1, KEY_ID, bodies[1])
+        except CiphertextRefused:
+            assert contributors == (0, 2)
+        total.add(2, KEY_ID, bodies[2])
+        assert worker.process_id != before
+
+    assert total.contributors == contributors
+    expected = modular_sum([vector(small, seed) for seed in contributors], 30)
+    assert open_sum(total.body, small, len(contributors), site_worker).tolist() == expected
+
+
 def test_sums_that_share_a_worker_in_turns_do_not_mix(small, bodies, site_worker, coordinator_worker, vector) -> None:
     one, two = (EncryptedSum(small, KEY_ID, coordinator_worker) for _ in range(2))
     one.add(0, KEY_ID, bodies[0])

@@ -116,7 +116,7 @@ def test_more_ciphertexts_than_the_address_space_holds_end_nothing_but_the_worke
             worker.ask(Op.STAGE, chunk)
             taken += 1
 
-    with Worker(Limits(address_bytes=264 << 20, cpu_s=1)) as worker:
+    with Worker(Limits(address_bytes=192 << 20, cpu_s=1)) as worker:
         with pytest.raises((CiphertextRefused, WorkerDied)):
             fill(worker)
         assert 0 < taken < 5000
