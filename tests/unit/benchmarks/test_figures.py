@@ -21,7 +21,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("script", "parts", "names"),
     [
-        ("secure_sum.py", "quantiser,thousand_clients", ["quantiser", "thousand_clients"]),
+        ("secure_sum.py", "quantiser,thousand_clients", ["quantiser", "quantiser_over_float32", "thousand_clients"]),
         ("privacy.py", "noise_table,register", ["noise_table_s", "register_over_lookup"]),
         ("encrypted_sum.py", "against_nvflare", ["encrypt_speedup", "encrypt_speedup.public_key", "bytes_ratio"]),
         ("books.py", "guard,simulated_sites", ["guard_ms", "ledger_s_per_round"]),
