@@ -73,7 +73,6 @@ class Lattice:
         except Exception:  # whatever a decoder of foreign bytes raises, MemoryError included
             if op not in FOREIGN:
                 raise
-            self._staged = []
             return REFUSED
 
     def _take_key(self, data: bytes) -> bytes:

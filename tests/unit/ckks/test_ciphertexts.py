@@ -36,11 +36,11 @@ def test_a_vector_is_not_found_in_what_is_sent(small, site_worker, vector) -> No
 
 
 def test_everything_else_is_refused_with_the_same_words(small, bodies, site_worker, key) -> None:
-    def scaled_by_hand(factor: float) -> bytes:
-        """Return body 0 with each slot multiplied, by a coordinator with a context of its own."""
+    def shifted(steps: float) -> bytes:
+        """Return body 0 with something added to every value, as a coordinator can; the marks stay what they were."""
         context = tenseal.context_from(key.context)
         vectors = [tenseal.ckks_vector_from(context, bytes(chunk)) for chunk in unpack_chunks(bodies[0], small)]
-        return pack_chunks([(vector + [factor] * 2048).serialize() for vector in vectors])
+        return pack_chunks([vector.add([0.0, 0.0, *[steps / 2**20] * 2046]).serialize() for vector in vectors])
 
     one, two = (bytes(chunk) for chunk in unpack_chunks(bodies[0], small))
     other = bytes(unpack_chunks(bodies[1], small)[1])
@@ -49,7 +49,7 @@ def test_everything_else_is_refused_with_the_same_words(small, bodies, site_work
         "chunks swapped": (pack_chunks([two, one]), 1),
         "a chunk twice": (pack_chunks([one, one]), 1),
         "one site's vector as the sum of two": (bodies[0], 2),
-        "half a step added": (scaled_by_hand(0.5 / 2**20), 1),
+        "a third of a step added": (shifted(1 / 3), 1),
         "no ciphertext inside": (pack_chunks([one[:40] + bytes(len(one) - 49) + one[-9:], two]), 1),
     }
     for name, (body, contributors) in cases.items():

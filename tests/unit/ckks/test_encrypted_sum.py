@@ -39,11 +39,11 @@ def modular_sum(vectors: list[np.ndarray], bits: int) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["lowest", "highest", "uniform"])
-@pytest.mark.parametrize(("sites", "modulus_bits"), [(3, 31), (10, 32), (16, 29), (64, 27), (100, 26), (100, 64)])
+@pytest.mark.parametrize(("sites", "modulus_bits"), [(3, 31), (10, 64), (16, 29), (100, 26), (100, 32)])
 def test_the_sum_is_exact_at_both_ends_of_the_range_and_between(
     sites: int, modulus_bits: int, how: str, site_worker, coordinator_worker, vector
 ) -> None:
-    """Every limb but a last one at its greatest width; 16 and 64 sites meet the bound with equality."""
+    """Every limb but a last one at its greatest width; 16 sites meet the bound with equality."""
     plan = plan_chunks(sites=sites, length=200, modulus_bits=modulus_bits)
     vectors = [vector(plan, seed if how == "uniform" else how) for seed in range(sites)]
     total = EncryptedSum(plan, KEY_ID, coordinator_worker)
@@ -177,11 +177,13 @@ def test_a_crafted_ciphertext_puts_its_site_out_and_nobody_else(
     bad = crafted(name, honest[1], tmp_path)
     total = EncryptedSum(small, KEY_ID, coordinator_worker)
     total.add(0, KEY_ID, bodies[0])
+    before = coordinator_worker.process_id
 
     with pytest.raises((CiphertextRefused, EnvelopeRefused)):
         total.add(1, KEY_ID, pack_chunks([honest[0], bad]))
     total.add(2, KEY_ID, bodies[2])
 
+    assert coordinator_worker.process_id == before
     assert total.contributors == (0, 2)
     expected = modular_sum([vector(small, 0), vector(small, 2)], 30)
     assert open_sum(total.body, small, 2, site_worker).tolist() == expected
@@ -259,6 +261,31 @@ def test_a_worker_that_answers_with_no_ciphertexts_is_not_asked_again(
     assert total.contributors == contributors
     expected = modular_sum([vector(small, seed) for seed in contributors], 30)
     assert open_sum(total.body, small, len(contributors), site_worker).tolist() == expected
+
+
+class Interrupted(Worker):
+    """A worker whose caller is interrupted once, while it fetches the new sum."""
+
+    is_armed = False
+
+    def ask(self, op: Op, payload: bytes | memoryview = b"") -> bytes:
+        if op == Op.SAVE and self.is_armed:
+            self.is_armed = False
+            raise KeyboardInterrupt
+        return super().ask(op, payload)
+
+
+def test_an_addition_that_was_interrupted_leaves_no_trace(small, bodies, site_worker, vector) -> None:
+    with Interrupted(ROOMY) as worker:
+        total = EncryptedSum(small, KEY_ID, worker)
+        total.add(0, KEY_ID, bodies[0])
+        worker.is_armed = True
+        with pytest.raises(KeyboardInterrupt):
+            total.add(1, KEY_ID, bodies[1])
+        total.add(2, KEY_ID, bodies[2])
+
+    expected = modular_sum([vector(small, 0), vector(small, 2)], 30)
+    assert open_sum(total.body, small, 2, site_worker).tolist() == expected
 
 
 def test_sums_that_share_a_worker_in_turns_do_not_mix(small, bodies, site_worker, coordinator_worker, vector) -> None:

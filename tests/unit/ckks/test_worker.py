@@ -55,8 +55,10 @@ def test_a_worker_inherits_no_environment_file_socket_or_library(
         files = sorted(os.readlink(link) for link in of_process(worker, "fd").iterdir())
         environment = of_process(worker, "environ").read_bytes()
         libraries = of_process(worker, "maps").read_text()
+        command = of_process(worker, "cmdline").read_bytes().split(b"\0")
 
     assert [name for name in files if not name.startswith("pipe:") and name != "/dev/null"] == []
+    assert b"-I" in command  # neither a user's packages nor the folder it stands in
     assert b"canary" not in environment
     assert b"PYTHON" not in environment
     assert "tenseal" in libraries
