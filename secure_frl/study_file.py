@@ -258,7 +258,8 @@ def _explain(path: str, location: tuple[str, ...], found: Mapping[str, Any]) -> 
     if found["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
-        cure = f"write {near[0]} instead" if near else "take it out"
+        homes = [f"{section}.{location[-1]}" for section in _known_keys(()) if location[-1] in _known_keys((section,))]
+        cure = f"write {' or '.join(homes or near[:1])} instead" if near or homes else "take it out"
         expected = f"one of the keys {', '.join(sorted(known))}"
         return f"{path}: expected {expected}; found the unknown key {location[-1]!r}. To mend it: {cure}."
     message = str(found["msg"]).removeprefix("Input should be ")

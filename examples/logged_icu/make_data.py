@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    if chosen.out.exists():
+        parser.error(f"{chosen.out} exists: take it away, or choose another --out")
     chosen.out.mkdir(parents=True)
     policy = behaviour_policy(chosen.behaviour)
     for number in range(1, chosen.sites + 1):

@@ -49,6 +49,8 @@ def plan_command(
         loaded = read_study(study, epsilon, seed, protection, set_key)
         if noise_norm is not None and solve != "patients":
             raise InvalidParameter("expected --solve patients with --noise-norm, got another. Leave --noise-norm out.")
+        if curve is not None:
+            _check_picture(curve)
         from secure_frl.privacy import planning, solving
 
         if solve:
@@ -80,9 +82,17 @@ def _show(plan: Plan) -> None:
         progress.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
-def _draw(study: Study, plan: Plan, path: Path) -> None:
-    if str(path) != "-" and path.suffix != ".svg":
+def _check_picture(path: Path) -> None:
+    """Refuse a picture that cannot be written before anything is computed."""
+    if str(path) == "-":
+        return
+    if path.suffix != ".svg":
         raise InvalidParameter(f"expected a file that ends in .svg, got {path.name!r}. Write --curve plan.svg.")
+    if not path.parent.is_dir():
+        raise InvalidParameter(f"expected a folder for {path}, {path.parent} is none. Make it, or choose another.")
+
+
+def _draw(study: Study, plan: Plan, path: Path) -> None:
     from secure_frl.privacy import curves
 
     drawn = curves.curve_of(study, plan)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secure_frl.cli.options import AsJson
 from secure_frl.cli.output import CLAIM_FAILS, DONE, emit_json, guarded, progress
 from secure_frl.errors import ConfigError, InvalidParameter
+
+if TYPE_CHECKING:
+    from secure_frl.evidence.findings import Verification
 
 _OF_A_RUN = ("run.json", "roster.toml", "charter.json", "manifest.json", "result.json")
 
@@ -40,11 +43,20 @@ def verify_command(
             progress.print(f"proved: {sentence}", style="green", markup=False, soft_wrap=True)
         for sentence in outcome.not_proved:
             progress.print(f"not proved: {sentence}", style="yellow", markup=False, soft_wrap=True)
+        progress.print(_verdict(outcome), style="bold", markup=False, soft_wrap=True)
         if as_json:
             emit_json(outcome.to_json())
         return DONE if outcome.holds else CLAIM_FAILS
 
     raise typer.Exit(guarded(command, as_json=as_json))
+
+
+def _verdict(outcome: Verification) -> str:
+    if not outcome.holds:
+        return "verdict: does not hold, see the top"
+    if outcome.unfinished:
+        return "verdict: unfinished, nothing is claimed yet"
+    return "verdict: holds, as far as files can show"
 
 
 def _check_path(path: Path) -> None:

@@ -109,11 +109,13 @@ def _show_result(folder: Path, result: RunResult) -> None:
             f"{plain['epsilon_spent']:.4f}",
             f"per {plain['unit']} at delta {plain['delta']:g}, {plain['relation']}, {plain['accountant']}",
         )
-        table.add_row(
-            "if one more colludes",
-            f"{plain['epsilon_if_one_more_colludes']:.4f}",
-            f"the claim assumes {plain['honest_shares_assumed']} honest shares of noise in each sum",
-        )
+        worse = plain["epsilon_if_one_more_colludes"]  # None where nothing was released, or no number bounds it
+        if plain["epsilon_spent"]:
+            table.add_row(
+                "if one more colludes",
+                "not stated" if worse is None else f"{worse:.4f}",
+                f"the claim assumes {plain['honest_shares_assumed']} honest shares of noise in each sum",
+            )
     table.add_row(
         "rounds", f"{plain['rounds_completed']}", f"{plain['rounds_lost']} lost, {plain['episodes']} episodes"
     )

@@ -165,10 +165,13 @@ class HeadAnswer:
 def check_heads(path: Path, heads: Sequence[Path]) -> tuple[HeadAnswer, ...]:
     """Compare a ledger with heads that its holder signed at any time before: it must contain each of those rows.
 
-    Raises LedgerCorrupt for a ledger whose own chain breaks, ConfigError without one; what is wrong with a head, or
-    with the ledger against it, is in that head's answer.
+    Raises LedgerCorrupt for a ledger whose own chain breaks, ConfigError where a file is missing: a mistyped path is
+    no answer. What is wrong with a head, or with the ledger against it, is in that head's answer.
     """
     _check_is_file(path)
+    missing = [str(file) for file in heads if not file.is_file()]
+    if missing:
+        raise ConfigError(f"expected signed heads (.head), found no file at {', '.join(missing)}. Check the path.")
     rows = read_rows(path)
     answers = []
     for file in heads:

@@ -160,7 +160,7 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId, group: GroupC
             raise
         raise DataRefused(
             f"expected records that may join, but those of {name} may not. Read why in that site's own log, "
-            f"{home.name}/site.log, and correct its steps table; nothing was sent."
+            f"{home / 'site.log'}, and correct its steps table; nothing was sent."
         ) from None
 
 

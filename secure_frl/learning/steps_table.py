@@ -331,7 +331,10 @@ def _load(path: Path) -> Any:  # Any: pyarrow has no types
     try:
         table = parquet.ParquetFile(path).read()
     except (OSError, ValueError, arrow.ArrowException) as error:
-        raise DataRefused(f"{path.name}: expected a Parquet file, cannot read one. Check data.path.") from error
+        raise DataRefused(
+            f"{path.name}: expected a Parquet file, cannot read one. Check data.path: a relative one "
+            "starts at the folder in which the command runs."
+        ) from error
     found = (table.schema.metadata or {}).get(_FORMAT_KEY, FORMAT.encode())
     if found != FORMAT.encode():
         raise DataRefused(

@@ -132,7 +132,7 @@ def as_svg(curve: Curve) -> str:
         f'<text x="{(_LEFT + end) / 2:.0f}" y="{_HEIGHT - 16}" text-anchor="middle">{escape(curve.x_label)}</text>',
         f'<polyline points="{line}" fill="none" stroke="#1f5fa8" stroke-width="2.5" stroke-linejoin="round"/>',
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" fill="#c2410c" stroke="#fff" stroke-width="1.5"/>',
-        f'<text x="{end}" y="43" text-anchor="end" font-weight="600"><tspan fill="#c2410c">● </tspan>this plan: '
+        f'<text x="{end}" y="43" text-anchor="end" font-weight="600" fill="#c2410c">this plan: '
         f"{curve.here[1]:.4g} at {curve.here[0]:.4g}</text>",
         "</svg>",
     ]

@@ -178,7 +178,8 @@ def check_extends(rows: Sequence[Row], head: SignedHead, where: str) -> int:
     if found.ledger != signed.ledger:
         raise StaleLedger(
             f"expected {where} to be the ledger {signed.ledger[:16]} whose head its holder signed, got "
-            f"{found.ledger[:16]}. Restore the newest copy: a new ledger forgets what was spent."
+            f"{found.ledger[:16]}. Compare it with a head of its own. If this is one, restore the newest copy: a new "
+            "ledger forgets what was spent."
         )
     if found.sequence < signed.sequence or rows[signed.sequence].hash != signed.head:
         raise StaleLedger(

@@ -73,6 +73,16 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
     assert "write clip_norm instead" in line
 
 
+@pytest.mark.parametrize(
+    ("raw", "cure"),
+    [({"rounds": 3}, "training.rounds"), ({"privacy": {"rounds": 3}}, "training.rounds"), ({"zzz": 1}, None)],
+)
+def test_a_key_in_the_wrong_section_is_refused_with_its_own(raw: dict[str, object], cure: str | None) -> None:
+    (line,) = _mistakes({**LEAST, **raw})
+
+    assert line.endswith(f"To mend it: write {cure} instead." if cure else "To mend it: take it out.")
+
+
 def test_a_mistake_in_one_key_does_not_hide_one_between_others() -> None:
     lines = _mistakes({**LEAST, "privacy": {"delta": 1e-5}, "data": {"max_steps": 0}})
 

@@ -66,6 +66,7 @@ def test_plan_solves_for_one_figure_and_draws_a_curve(secure_frl: Callable[..., 
         ("--sigma", "1", "--set", "privacy.noise=unsafe-none"),
         ("--noise-norm", "2"),
         ("--curve", "plan.png"),
+        ("--curve", "no/such/folder/plan.svg"),
         ("--solve", "clip_norm"),
     ],
 )
@@ -73,6 +74,7 @@ def test_plan_refuses_options_that_do_not_go_together(secure_frl: Callable[..., 
     refused = secure_frl("plan", TINY, *options, "--json")
 
     assert (refused.exit_code, _json(refused)["error"]) == (2, "InvalidParameter")
+    assert "stated:" not in refused.stderr  # before anything is computed
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,22 @@ def test_a_study_that_others_have_blocked_for_good_is_ended_with_what_it_has(
 
 
 @pytest.mark.slow
+def test_a_study_refused_before_its_first_round_is_ended_with_nothing_spent(
+    tiny: Callable[..., Study], tmp_path: Path
+) -> None:
+    ward = {"data.dataset_id": "ward-a", "data.lifetime_epsilon": 4.0, "privacy.target_epsilon": 3.9}
+    shared = RunOptions(state=tmp_path / "state")
+    simulation.run(tiny(ward), tmp_path / "first", shared)
+    refused = secure_frl("run", TINY, *WARD, "--state", tmp_path / "state", "--out", tmp_path / "second")
+
+    ended = secure_frl("resume", tmp_path / "second", "--end", "--json")
+
+    assert (refused.exit_code, ended.exit_code) == (3, 0)
+    assert (last_line(ended)["epsilon_spent"], last_line(ended)["epsilon_if_one_more_colludes"]) == (0.0, None)
+    assert verify(tmp_path / "second").findings == ()
+
+
+@pytest.mark.slow
 def test_a_study_ended_before_any_sum_claims_no_policy_and_verifies(tmp_path: Path) -> None:
     drop = 'sites.simulate_drop={"before_masked": 0, "after_masked": 1}'
     stopped = secure_frl("run", TINY, "--out", tmp_path / "run", "--set", drop, "--set", "training.rounds=4", "--json")
@@ -207,7 +223,14 @@ def test_check_says_which_heads_a_ledger_contains(ledger: Path, tmp_path: Path) 
     assert "has 1 more" in last_line(now)["heads"][0]["message"]
     assert [one["holds"] for one in last_line(rolled_back)["heads"]] == [True, False]
     assert "an older one forgets what was spent" in last_line(rolled_back)["heads"][1]["message"]
-    assert "a new ledger forgets" in last_line(another)["heads"][0]["message"]
+    assert "ledger forgets what was spent" in last_line(another)["heads"][0]["message"]
+
+
+def test_check_takes_a_mistyped_head_for_bad_input_and_not_for_a_rollback(ledger: Path, tmp_path: Path) -> None:
+    result = secure_frl("ledger", "check", ledger, FORMATS / "ledger_v2.head", tmp_path / "mistyped.head", "--json")
+
+    assert (result.exit_code, last_line(result)["error"]) == (2, "ConfigError")
+    assert str(tmp_path / "mistyped.head") in last_line(result)["message"]
 
 
 def test_check_refuses_a_head_that_was_changed(ledger: Path, tmp_path: Path) -> None:

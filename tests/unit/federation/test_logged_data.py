@@ -328,6 +328,7 @@ def test_records_that_may_not_join_are_refused_and_why_stays_at_the_site(
 
     assert why not in str(refused.value)
     assert "those of site-02 may not" in str(refused.value)
+    assert str(tmp_path / "state/sites/site-02/site.log") in str(refused.value)
     assert why in (tmp_path / "state/sites/site-02/site.log").read_text()
     assert refused.value.__cause__ is None
     assert refused.value.__suppress_context__  # a traceback would show it all
