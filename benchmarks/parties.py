@@ -35,7 +35,7 @@ BOUND = 1 << 20  # B of a site: 27 bits of a word are in use at n = 64
 def silo_constants(n: int, length: int) -> SumConstants:
     """Return the constants of a complete graph: t = floor(2n/3) + 1 and the greatest c it allows.
 
-    Source: secure_aggregation.md, section 2.
+    Source: docs/protocol.md, section 3.
     """
     threshold = 2 * n // 3 + 1
     colluders = min(2 * threshold - n - 1, threshold - 2)
@@ -45,7 +45,7 @@ def silo_constants(n: int, length: int) -> SumConstants:
 def circulant_constants(n: int, length: int) -> SumConstants:
     """Return the constants of a sparse graph: one site in ten corrupt, one in ten lost, privacy failure 2^-40.
 
-    Source: secure_aggregation.md, section 7: k = 48 and t = 27 at n = 1,000.
+    Source: docs/protocol.md, section 10: k = 48 and t = 27 at n = 1,000.
     """
     corrupt, lost = fraction_of(n, 0.1), fraction_of(n, 0.1)
     found = neighbours_and_threshold(n, corrupt, lost, 40)

@@ -3,7 +3,7 @@
 The rules for n sites of which C are corrupt and F fall silent, whichever they are: no site has t corrupt neighbours and
 the honest survivors stay connected, each but with probability 2^-(s+1) over the graph; no site has fewer than t
 neighbours that answer, but with probability 2^-20. X, the corrupt neighbours of one site, is hypergeometric.
-Source: secure_aggregation.md, section 7; Bell et al. 2020, section 3.
+Source: docs/protocol.md, section 10; Bell et al. 2020, section 3.
 """
 
 from __future__ import annotations

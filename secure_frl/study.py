@@ -354,5 +354,5 @@ class Study(_Section):
 
 
 def default_threshold(sites: int, max_colluders: int) -> int:
-    """Return the least t with 2t > n + c. Source: secure_aggregation.md, section 2."""
+    """Return the least t with 2t > n + c. Source: docs/protocol.md, section 3."""
     return (sites + max_colluders) // 2 + 1

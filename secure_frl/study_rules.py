@@ -12,7 +12,7 @@ REPLACE_ONE_SAMPLED = (
 
 
 def unit_mistakes(study: Study) -> tuple[str, ...]:
-    """Return what nobody may sign about unit, relation and sampling; empty when they hold. Source: privacy.md, 1, 5."""
+    """Return what nobody may sign about unit, relation and sampling; empty when they hold. Source: docs/privacy.md."""
     privacy, training = study.privacy, study.training
     is_sampled = privacy.sampling_rate != 1
     # With lambda > 0, or a critic's outcomes, the loss of a step holds the rewards of the steps after it; a policy with
@@ -49,7 +49,7 @@ def sum_mistakes(study: Study) -> tuple[str, ...]:
 
 
 def sparse_mistakes(study: Study) -> tuple[str, ...]:
-    """Return what makes a cross_device study unsafe to sign. Source: secure_aggregation.md, sections 2 and 7."""
+    """Return what makes a cross_device study unsafe to sign. Source: docs/protocol.md, sections 3 and 10."""
     sites, graph, n = study.sites, study.protection, study.sites.count
     if not 101 <= n <= 10_000:
         return (f"sites = {n}: 101 to 10000 for cross_device; up to 100 sites use cross_silo",)
@@ -72,7 +72,7 @@ def sparse_mistakes(study: Study) -> tuple[str, ...]:
 def survival_mistakes(sites: int, threshold: int, max_colluders: int, min_survivors: int) -> tuple[str, ...]:
     """Return what makes a sum's constants unsafe to sign; empty when they hold.
 
-    Source: secure_aggregation.md, sections 2 and 6 ("why two sums never open").
+    Source: docs/protocol.md, sections 3 and 13 ("why two sums never open").
     """
     n, t, c = sites, threshold, max_colluders
     rules = (
@@ -85,7 +85,10 @@ def survival_mistakes(sites: int, threshold: int, max_colluders: int, min_surviv
         ),
         (t <= n, f"threshold = {t}: at most sites = {n}"),
         (min_survivors <= n, f"min_survivors = {min_survivors}: at most sites = {n}"),
-        (min_survivors >= max(3, t), f"min_survivors = {min_survivors}: at least max(3, threshold = {t})"),
+        (
+            min_survivors >= max(3, t),
+            f"min_survivors = {min_survivors}: at least {max(3, t)}, the larger of 3 and threshold = {t}",
+        ),
         (min_survivors - c >= 2, f"min_survivors - max_colluders = {min_survivors - c}: at least 2 honest shares"),
     )
     return tuple(message for holds, message in rules if not holds)

@@ -2,7 +2,7 @@
 
 Each site signs it; nothing in it can be chosen by the coordinator alone, and no constant is ever read from a message.
 Its hash is the session, so a second run is a second charter. Constants that colluders could beat are refused here
-(secure_aggregation.md, section 2): 2t > n + c, t > c >= 1, min_survivors >= max(3, t), h = min_survivors - c >= 2.
+(docs/protocol.md, section 3): 2t > n + c, t > c >= 1, min_survivors >= max(3, t), h = min_survivors - c >= 2.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The numbers of a secure sum in a charter: strict reading, and the rules that no charter may break.
 
-Source of the rules: secure_aggregation.md, section 2 (the two-sums argument of section 6 needs 2t > n + c).
+Source of the rules: docs/protocol.md, section 3 (the two-sums argument of section 13 needs 2t > n + c).
 """
 
 from __future__ import annotations

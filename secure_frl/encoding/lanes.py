@@ -1,7 +1,7 @@
 """The four words around a vector: `[count = 1][zero]` P values `[weight][zero]`.
 
 They catch accidents: a wrong mask, a lost or doubled contribution, a shifted vector. A corrupt site passes them.
-Source: secure_aggregation.md, section 4.
+Source: docs/protocol.md, section 8.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Words are uint32 up to w = 32 and uint64 up to w = 64, which doubles every upload; arithmetic runs modulo the word and
 is reduced to w bits here. A sum that needs more than 64 bits is refused.
-Source of the width rule: secure_aggregation.md, section 4 (bit budget).
+Source of the width rule: docs/protocol.md, sections 3 and 8.
 """
 
 from __future__ import annotations

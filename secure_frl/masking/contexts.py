@@ -2,7 +2,7 @@
 
 Every derived key has one of these as salt, so a disagreement about who takes part, on what model and under which
 constants makes keys differ instead of opening anything. Nothing here is secret.
-Source: secure_aggregation.md, section 3, "Contexts", and section 5, "transcript hash".
+Source: docs/protocol.md, section 4.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def check_constants(constants: SumConstants) -> None:
     2t > n + c: two survivor sets of one round cannot both gather t confirmations. t > c: colluders rebuild nothing.
     h >= 2: a site's noise is never the only noise that an attacker lacks. In cross_device the graph takes the place of
     the first two: no site has t corrupt neighbours and the honest stay connected, but with probability 2^-20.
-    Raises CharterRefused or BitBudget. Source: secure_aggregation.md, sections 2 and 4.
+    Raises CharterRefused or BitBudget. Source: docs/protocol.md, section 3.
     """
     n, t, c = constants.sites, constants.threshold, constants.max_colluders
     least, h, w = constants.min_survivors, constants.honest_shares, constants.modulus_bits

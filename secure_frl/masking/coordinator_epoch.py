@@ -5,7 +5,7 @@ removed and the epoch starts again under the next number, for to go on without t
 
 Speaks as the coordinator. It takes part in one channel with each site and can read none between sites. Its channel
 keys live in memory only: after a restart it opens a new epoch.
-Source: secure_aggregation.md, section 5, "Epoch".
+Source: docs/protocol.md, section 11.
 """
 
 from __future__ import annotations

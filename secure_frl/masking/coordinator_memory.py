@@ -2,7 +2,7 @@
 
 It never holds two inputs: replies are added into one accumulator as they come. What it could do with more is bounded
 by the sites, not by this file; this file is what an honest one needs.
-Source: secure_aggregation.md, section 5.
+Source: docs/protocol.md, sections 11 and 12.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The coordinator's requests of each stage, one frame a site, made as they are taken.
 
 Making a frame twice gives the same bytes, so a request that got lost is sent again without sealing anything new.
-Source: secure_aggregation.md, section 5.
+Source: docs/protocol.md, sections 11 and 12.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Speaks as the coordinator. Every handler raises a PeerError about its one site before it has changed anything;
 HolderCheated alone keeps that site's good shares. Every close_ function returns the next state or raises RoundAborted.
-Source: secure_aggregation.md, section 5.
+Source: docs/protocol.md, section 12.
 """
 
 from __future__ import annotations

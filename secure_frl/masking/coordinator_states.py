@@ -3,7 +3,7 @@
 Speaks as the coordinator: bytes in, bytes out; no clock, socket or file. A deadline is whoever calls close_stage().
 `excluded` names each site that is out with its error, a refusal under its code, so that a driver can tell an exhausted
 budget from a broken peer.
-Source: secure_aggregation.md, sections 5 and 6.
+Source: docs/protocol.md, sections 11 to 13.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The bounds of R1' and R3a are stated over neighbourhoods and checked at both ends, so the coordinator cannot skip them.
 The circle's order comes from a seed that holds the epoch's hash, hence every site's nonce, which was committed to
 before any was shown. All counts over the cohort are taken at once: a site's work does not grow by n for a neighbour.
-Source: secure_aggregation.md, sections 5 and 7; Bell et al. 2020.
+Source: docs/protocol.md, section 10; Bell et al. 2020.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A secret is a field with repr=False in a class without comparison; it is dropped with the state that holds it. Each
 AEAD or MAC key made here seals one message in its life, because the sender's fresh bytes, the stage and the context
 are inside it. Channel keys ratchet forward round by round: a site seized in round r opens no earlier round.
-Source: secure_aggregation.md, section 3, "Keys".
+Source: docs/protocol.md, section 5.
 """
 
 from __future__ import annotations

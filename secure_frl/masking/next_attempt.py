@@ -3,7 +3,7 @@
 Speaks as the coordinator, which cannot tell a cheating dealer from a lying complainer: a site that blames more than
 `max_colluders` others lies or is broken, because at most that many cheat; otherwise its dealers stay out. Nobody
 discloses a key to prove anything. Sites that fell silent are asked again only beside enough sites that answered.
-Source: secure_aggregation.md, section 6, "Complaints".
+Source: docs/protocol.md, section 13.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ uses wider instructions than its CTR code on many processors: under twelve zero 
 counters of CTR from zero, but for the first two blocks. Its tag is never asked for. Which masks a sum has is the
 charter's word (`protection` is inside the config hash): no message switches them off.
 Source: NIST SP 800-38A, section 6.5, and SP 800-38D, section 7.1 (J0 = IV || 0^31 1, encryption from inc32(J0));
-secure_aggregation.md, section 4, "Mask".
+docs/protocol.md, section 8.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Any t - 1 shares are uniform whatever the secret, because all t - 1 coefficients are uniform over all of Z_65537. They
 come by rejection of 17-bit words: `% 65537` would favour small ones, and a bias here is a bias in every mask.
 Values stay below t * 2^32 < 2^53, so the float64 product is exact.
-Source: Shamir 1979; secure_aggregation.md, section 4, "Secret sharing".
+Source: Shamir 1979; docs/protocol.md, section 9.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Speaks as a site. What protects it when the coordinator lies: every constant comes from its own charter; the register's
 row is synced before each answer leaves; it confirms one survivor set a round, ever, and gives shares only when
 `threshold` sites have confirmed the same set, never both kinds for one peer.
-Source: secure_aggregation.md, sections 5 and 6.
+Source: docs/protocol.md, sections 12 and 13.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 In cross_device every site commits to a nonce with its key and shows it only when it has the whole list, so that nobody
 chooses the epoch's hash, from which the graphs come; the list of E2 must open every commitment of E1.
 Speaks as a site. Channel secrets live in memory only, so a site that restarts waits for the next epoch.
-Source: secure_aggregation.md, section 5, "Epoch".
+Source: docs/protocol.md, section 11.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One dataclass a state. Leaving a state drops its secrets with it: the key pair and seed of an attempt live only in
 SharesSent, the shares received only in InputSent and SetConfirmed. Secret fields never reach a repr.
-Source: secure_aggregation.md, sections 3 ("lives until") and 6.
+Source: docs/protocol.md, sections 5 ("lives until") and 13.
 """
 
 from __future__ import annotations

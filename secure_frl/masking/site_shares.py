@@ -2,7 +2,7 @@
 
 A share pair travels under a key that holds the dealer's fresh public key and seed commitment, with its commitments as
 associated data: the coordinator relays it and can neither read, change nor move it.
-Source: secure_aggregation.md, section 4, "Secret sharing", and section 5, R1 and R1'.
+Source: docs/protocol.md, section 9, and section 12, R1 and R1'.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Speaks as a site. No clock, socket, file or random source in here: all are passe
 state, signature or tag, then decoding, in this order, before a handler sees it; one that fails leaves the state as it
 was, so that noise on the wire ends nothing. What an authenticated message gets wrong ends the attempt and drops its
 secrets. Every refusal leaves as a signed code of one size; its text stays in the site's log.
-Source: secure_aggregation.md, sections 3, 5 and 6.
+Source: docs/protocol.md, sections 5 and 11 to 13.
 """
 
 from __future__ import annotations

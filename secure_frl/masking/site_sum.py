@@ -2,7 +2,7 @@
 
 Speaks as a site. The coordinator states sum and next policy; a site takes neither that contradicts the survivors it
 confirmed, the transcript, the lanes, the charter's bound, or its own optimiser's step.
-Source: secure_aggregation.md, section 5, R5, and section 13, "Steering".
+Source: docs/protocol.md, section 12, R5.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Speaks as the coordinator. For a survivor it rebuilds the seed, for a lost site the mask key, never both: with both it
 could open that site's input. It has no code that asks for both, and no site would give them.
-Source: secure_aggregation.md, section 4, "Sum", and section 5, R4.
+Source: docs/protocol.md, section 8, and section 12, R4.
 """
 
 from __future__ import annotations

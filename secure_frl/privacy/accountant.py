@@ -53,7 +53,7 @@ def epsilon(events: Sequence[GaussianSumEvent], delta: float) -> float:
     0 for no event; infinity when one of them carries no noise, or when delta does not cover the sampler's and
     the rounding bound's own failures: then no epsilon may be stated.
     Raises InvalidParameter for events of two data sets, units or relations.
-    Source: accountant, grid and losses of delta: privacy.md, sections 4 to 6.
+    Source: accountant, grid and losses of delta: docs/privacy.md, section 3.
     """
     _check_together(events, delta)
     if not events:

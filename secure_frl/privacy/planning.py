@@ -29,7 +29,7 @@ LOCAL_NOISE_SCALE = 4096  # S under local noise: one site's deviation is the who
 PLAIN_FRACTION_BITS = 16  # f: without noise the scale is 2^f
 _ROUNDS_IN_FULL = 16  # of more rounds, epsilon is given after some
 
-# Bytes and seconds of a round, for the estimate only. Source: secure_aggregation.md, section 10, measured there.
+# Bytes and seconds of a round, for the estimate only.
 _PEER_BYTES = 330  # a neighbour's keys, commitments and encrypted shares, each way
 _FRAME_BYTES = 1024  # headers, signatures, lists of a round
 _EPISODE_S = 35e-6  # roll out and clip one trajectory of ICU-Sepsis, one core, two values a step
@@ -169,7 +169,7 @@ def planned_event(study: Study, constants: SumConstants) -> GaussianSumEvent:
 
 
 def _check(study: Study) -> None:
-    """Refuse what no site may sign. Source: secure_aggregation.md, sections 2 and 6; privacy.md, sections 1 and 4."""
+    """Refuse what no site may sign. Source: docs/protocol.md, sections 3 and 13; docs/privacy.md."""
     privacy, training, sites = study.privacy, study.training, study.sites
     mistakes = [*sum_mistakes(study), *unit_mistakes(study)]
     units = study.declared_units

@@ -3,7 +3,7 @@
 The only place where bytes from elsewhere are cut apart. Nothing here decides what a message means; it says whether the
 bytes are a frame of the stated type between the stated parties, and whether key or signature fit the bytes received
 (never a re-encoding of them). Every AEAD key seals one message in its life, so the nonce is twelve zero bytes.
-Source: secure_aggregation.md, section 3, "Frames".
+Source: docs/protocol.md, section 6.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Length-prefixed encoding of fields, with the labelled hash of protocol v1 over it.
 
-Encoding (secure_aggregation.md, section 3): each field is preceded by its 4-byte big-endian length. An integer is 8
+Encoding (docs/protocol.md, section 2): each field is preceded by its 4-byte big-endian length. An integer is 8
 bytes big-endian, text is ASCII, a list or tuple is one field that holds the encoding of its elements, a real is its
 8-byte big-endian IEEE form. Two different field lists never encode to the same bytes.
 """

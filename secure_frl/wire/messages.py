@@ -3,7 +3,7 @@
 Bodies are MessagePack arrays with their fields in the order of the design's tables; unknown fields, leftovers and
 wrong types are refused, and nothing but MalformedMessage leaves a decoder. Sizes are checked before anything is
 decoded, so no message makes its reader hold more than its type allows for this charter.
-Source: secure_aggregation.md, sections 3 and 5.
+Source: docs/protocol.md, sections 6 and 7.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 They are byte strings inside bodies, or behind a frame, so that neither end makes an object of each entry: at 10,000
 sites a coordinator holds half a million of each kind. An id is 4 bytes big-endian. A reader compares the ids with the
 list that it expects, so a record out of place is refused whatever is in it.
-Source: secure_aggregation.md, section 5, R1 to R4.
+Source: docs/protocol.md, section 12, R1 to R4.
 """
 
 from __future__ import annotations
