@@ -7,10 +7,7 @@ Source: secure_aggregation.md, section 11.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-from numpy.typing import NDArray
 
 from secure_frl.ckks.chunks import ChunkPlan, from_slots, sum_refused, to_slots
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
@@ -26,7 +23,7 @@ def encrypt(words: Words, plan: ChunkPlan, worker: Worker) -> bytes:
     words: the ring vector with lanes, masked or not. worker: holds the epoch's key.
     Two encryptions of one vector differ. Raises InvalidParameter for words of another ring, WorkerDied.
     """
-    return pack_chunks([worker.ask(Op.ENCRYPT, slots.astype("<i8").tobytes()) for slots in to_slots(words, plan)])
+    return pack_chunks(worker.ask_each(Op.ENCRYPT, (slots.astype("<i8").tobytes() for slots in to_slots(words, plan))))
 
 
 def open_sum(body: bytes | memoryview, plan: ChunkPlan, contributors: int, worker: Worker) -> Words:
@@ -37,11 +34,7 @@ def open_sum(body: bytes | memoryview, plan: ChunkPlan, contributors: int, worke
     ciphertexts learns that it failed and not why.
     """
     try:
-        return from_slots(_decrypted(unpack_chunks(body, plan), worker), plan, contributors)
+        rows = worker.ask_each(Op.DECRYPT, unpack_chunks(body, plan))
+        return from_slots((np.frombuffer(row, "<i8").astype(np.int64) for row in rows), plan, contributors)
     except (EnvelopeRefused, CiphertextRefused, WorkerDied, DecryptionFailed):
         raise sum_refused() from None
-
-
-def _decrypted(chunks: list[memoryview], worker: Worker) -> Iterator[NDArray[np.int64]]:
-    for chunk in chunks:
-        yield np.frombuffer(worker.ask(Op.DECRYPT, chunk), "<i8").astype(np.int64)

@@ -82,20 +82,19 @@ class EncryptedSum:
 
     def _added(self, chunks: list[memoryview]) -> list[bytes]:
         """Return the chunks of the sum with this contribution. Raises CiphertextRefused, WorkerDied."""
-        ask = self._worker.ask
-        ask(Op.DROP)
-        for chunk in chunks:
-            ask(Op.STAGE, chunk)
-        self._worker.holds = None  # until the new sum is here, the worker's is not the one that is held
-        ask(Op.COMMIT)
-        summed = [ask(Op.SAVE, number.to_bytes(4, "big")) for number in range(len(chunks))]
+        worker = self._worker
+        worker.ask(Op.DROP)
+        worker.ask_each(Op.STAGE, chunks)
+        worker.holds = None  # until the new sum is here, the worker's is not the one that is held
+        worker.ask(Op.COMMIT)
+        summed = worker.ask_each(Op.SAVE, [number.to_bytes(4, "big") for number in range(len(chunks))])
         try:
             for found in summed:
                 check_chunk(found)
         except EnvelopeRefused:  # a worker that a contribution took over may answer anything
-            self._worker.close()
+            worker.close()
             raise WorkerDied("expected a sum in the form of a contribution, got another. Start again.") from None
-        self._worker.holds = self
+        worker.holds = self
         return summed
 
     def _restore(self) -> None:
@@ -104,8 +103,7 @@ class EncryptedSum:
             return
         try:
             self._worker.ask(Op.CLEAR)
-            for chunk in self._chunks:
-                self._worker.ask(Op.STAGE, chunk)
+            self._worker.ask_each(Op.STAGE, self._chunks)
             if self._chunks:
                 self._worker.ask(Op.COMMIT)
         except (WorkerDied, CiphertextRefused):

@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,15 +83,19 @@ class Worker:
         return None if self._process is None else self._process.pid
 
     def ask(self, op: Op, payload: bytes | memoryview = b"") -> bytes:
-        """Return the answer to one request.
+        """Return the answer to one request. Raises as `ask_each`."""
+        return self.ask_each(op, (payload,))[0]
 
-        Raises CiphertextRefused when the worker could not decode the payload, which leaves it as it was before;
-        WorkerDied when it ended or passed a limit, which takes what it held along; KeyRefused for a key of other
-        parameters.
+    def ask_each(self, op: Op, payloads: Iterable[bytes | memoryview]) -> list[bytes]:
+        """Return the answers to requests of one kind, in order; the next is under way while one is answered.
+
+        Raises CiphertextRefused when the worker could not decode a payload, after all were asked: what it holds of the
+        sum is as before. WorkerDied when it ended or passed a limit, which takes what it held along. KeyRefused for a
+        key of other parameters.
         """
         if self._process is None:
             self._start()
-        return self._exchange(op, payload)
+        return self._exchange(op, payloads)
 
     def close(self) -> None:
         """End the process; a second call does nothing."""
@@ -119,63 +124,93 @@ class Worker:
             os.set_blocking(_number(stream), False)
         if self._secret_context is not None:
             try:
-                self._exchange(Op.TAKE_KEY, self._secret_context)
+                self._exchange(Op.TAKE_KEY, (self._secret_context,))
             except CiphertextRefused:
                 self.close()
                 raise KeyRefused(
                     "expected a CKKS key of the fixed parameters, got another. Ask the steward for a new package."
                 ) from None
 
-    def _exchange(self, op: Op, payload: bytes | memoryview) -> bytes:
-        process, deadline = self._process, time.monotonic() + self._limits.wall_s
+    def _exchange(self, op: Op, payloads: Iterable[bytes | memoryview]) -> list[bytes]:
+        process = self._process
         if process is None:
             raise WorkerDied("expected a running worker, got none. Ask again.")
-        request = b"".join(((1 + len(payload)).to_bytes(LENGTH_BYTES, "big"), bytes((op,)), payload))
+        line, asked = _Line(_number(process.stdin), _number(process.stdout), self._limits.wall_s), 0
         try:
-            _send(_number(process.stdin), request, deadline)
-            size = int.from_bytes(_receive(_number(process.stdout), LENGTH_BYTES, deadline), "big")
-            if not 1 <= size <= MAX_FRAME_BYTES:
-                raise OSError
-            reply = _receive(_number(process.stdout), size, deadline)
+            for asked, payload in enumerate(payloads, start=1):
+                line.send(b"".join(((1 + len(payload)).to_bytes(LENGTH_BYTES, "big"), bytes((op,)), payload)))
+                line.receive(asked - 1)
+            line.receive(asked)
         except OSError:
             self.close()
             raise WorkerDied(
                 f"expected an answer to {op.name} within {self._limits.wall_s:g} s, the worker ended or was ended. "
                 "Go on without what it was given."
             ) from None
-        if reply[:1] == REFUSED:
+        except BaseException:  # an interrupt: the answer under way must not be taken for that of the next request
+            self.close()
+            raise
+        if any(reply[:1] == REFUSED for reply in line.replies):
             raise CiphertextRefused(
                 f"expected bytes that {op.name} can decode, got others. Leave their sender out of this round."
             )
-        return reply[1:]
+        return [reply[1:] for reply in line.replies]
+
+
+class _Line:
+    """Both directions of one exchange; it reads whenever there is something, so that neither end waits for the other.
+
+    Raises OSError for an end, for what is no reply, and for a reply that takes longer than wall_s.
+    """
+
+    def __init__(self, to_worker: int, from_worker: int, wall_s: float) -> None:
+        self._to, self._from, self._wall_s = to_worker, from_worker, wall_s
+        self._arrived = bytearray()
+        self._deadline = time.monotonic() + wall_s
+        self.replies: list[bytes] = []
+        self._reading, self._both = select.poll(), select.poll()
+        for polled in (self._reading, self._both):
+            polled.register(from_worker, select.POLLIN)
+        self._both.register(to_worker, select.POLLOUT)
+
+    def send(self, request: bytes) -> None:
+        """Write one request."""
+        left = memoryview(request)
+        while left:
+            if self._to in self._ready(self._both):
+                left = left[os.write(self._to, left) :]
+
+    def receive(self, count: int) -> None:
+        """Read until there are `count` replies."""
+        while len(self.replies) < count:
+            self._ready(self._reading)
+
+    def _ready(self, polled: select.poll) -> list[int]:
+        """Wait, take what has arrived, and return the descriptors that are ready."""
+        found = [number for number, _ in polled.poll(max(0.0, self._deadline - time.monotonic()) * 1000)]
+        if not found:
+            raise TimeoutError
+        if self._from in found:
+            part = os.read(self._from, MAX_FRAME_BYTES)
+            if not part:
+                raise BrokenPipeError
+            self._arrived += part
+            self._cut()
+        return found
+
+    def _cut(self) -> None:
+        """Move whole replies out of what has arrived."""
+        while len(self._arrived) >= LENGTH_BYTES:
+            end = LENGTH_BYTES + int.from_bytes(self._arrived[:LENGTH_BYTES], "big")
+            if not LENGTH_BYTES < end <= LENGTH_BYTES + MAX_FRAME_BYTES:
+                raise BrokenPipeError
+            if len(self._arrived) < end:
+                return
+            self.replies.append(bytes(self._arrived[LENGTH_BYTES:end]))
+            del self._arrived[:end]
+            self._deadline = time.monotonic() + self._wall_s
 
 
 def _number(stream: object) -> int:
     descriptor: int = stream.fileno()  # type: ignore[attr-defined]  # both are pipes, whatever Popen's types say
     return descriptor
-
-
-def _send(descriptor: int, data: bytes, deadline: float) -> None:
-    left = memoryview(data)
-    while left:
-        _wait(descriptor, select.POLLOUT, deadline)
-        left = left[os.write(descriptor, left) :]
-
-
-def _receive(descriptor: int, count: int, deadline: float) -> bytes:
-    parts = bytearray()
-    while len(parts) < count:
-        _wait(descriptor, select.POLLIN, deadline)
-        part = os.read(descriptor, count - len(parts))
-        if not part:
-            raise BrokenPipeError
-        parts += part
-    return bytes(parts)
-
-
-def _wait(descriptor: int, event: int, deadline: float) -> None:
-    """Return when `descriptor` can move bytes. Raises TimeoutError at the deadline."""
-    waiting = select.poll()
-    waiting.register(descriptor, event)
-    if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise TimeoutError

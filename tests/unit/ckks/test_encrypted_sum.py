@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -197,12 +198,16 @@ class Fragile(Worker):
         self.fatal: list[tuple[Op, int]] = []
         self.seen: dict[Op, int] = {}
 
-    def ask(self, op: Op, payload: bytes | memoryview = b"") -> bytes:
-        number = self.seen.get(op, 0)
-        self.seen[op] = number + 1
-        if (op, number) in self.fatal and self.process_id is not None:
-            os.kill(self.process_id, signal.SIGKILL)
-        return super().ask(op, payload)
+    def ask_each(self, op: Op, payloads: Iterable[bytes | memoryview]) -> list[bytes]:
+        def fatal() -> Iterator[bytes | memoryview]:
+            for payload in payloads:
+                number = self.seen.get(op, 0)
+                self.seen[op] = number + 1
+                if (op, number) in self.fatal and self.process_id is not None:
+                    os.kill(self.process_id, signal.SIGKILL)
+                yield payload
+
+        return super().ask_each(op, fatal())
 
 
 @pytest.mark.parametrize("at", [(Op.DROP, 1), (Op.STAGE, 2), (Op.STAGE, 3), (Op.COMMIT, 1), (Op.SAVE, 2), (Op.SAVE, 3)])
@@ -237,13 +242,13 @@ class TakenOver(Worker):
     lies: tuple[int, ...] = ()
     saved = 0
 
-    def ask(self, op: Op, payload: bytes | memoryview = b"") -> bytes:
-        reply = super().ask(op, payload)
+    def ask_each(self, op: Op, payloads: Iterable[bytes | memoryview]) -> list[bytes]:
+        replies = super().ask_each(op, payloads)
         self.saved += op == Op.SAVE
-        return reply[:-1] if op == Op.SAVE and self.saved in self.lies else reply
+        return [reply[:-1] for reply in replies] if op == Op.SAVE and self.saved in self.lies else replies
 
 
-@pytest.mark.parametrize(("lies", "contributors"), [((3,), (0, 1, 2)), ((3, 5), (0, 2))])
+@pytest.mark.parametrize(("lies", "contributors"), [((2,), (0, 1, 2)), ((2, 3), (0, 2))])
 def test_a_worker_that_answers_with_no_ciphertexts_is_not_asked_again(
     lies: tuple[int, ...], contributors: tuple[int, ...], small, bodies, site_worker, vector
 ) -> None:
@@ -264,22 +269,26 @@ def test_a_worker_that_answers_with_no_ciphertexts_is_not_asked_again(
 
 
 class Interrupted(Worker):
-    """A worker whose caller is interrupted once, while it fetches the new sum."""
+    """A worker whose caller is interrupted once, while an answer is under way."""
 
-    is_armed = False
+    at: Op | None = None
 
-    def ask(self, op: Op, payload: bytes | memoryview = b"") -> bytes:
-        if op == Op.SAVE and self.is_armed:
-            self.is_armed = False
-            raise KeyboardInterrupt
-        return super().ask(op, payload)
+    def ask_each(self, op: Op, payloads: Iterable[bytes | memoryview]) -> list[bytes]:
+        def interrupted() -> Iterator[bytes | memoryview]:
+            yield from payloads
+            if op == self.at:
+                self.at = None
+                raise KeyboardInterrupt
+
+        return super().ask_each(op, interrupted())
 
 
-def test_an_addition_that_was_interrupted_leaves_no_trace(small, bodies, site_worker, vector) -> None:
+@pytest.mark.parametrize("at", [Op.DROP, Op.STAGE, Op.COMMIT, Op.SAVE])
+def test_an_addition_that_was_interrupted_leaves_no_trace(at: Op, small, bodies, site_worker, vector) -> None:
     with Interrupted(ROOMY) as worker:
         total = EncryptedSum(small, KEY_ID, worker)
         total.add(0, KEY_ID, bodies[0])
-        worker.is_armed = True
+        worker.at = at
         with pytest.raises(KeyboardInterrupt):
             total.add(1, KEY_ID, bodies[1])
         total.add(2, KEY_ID, bodies[2])
