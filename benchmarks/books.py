@@ -29,6 +29,7 @@ from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.files import allow_open_files
 from secure_frl.privacy.accountant import epsilon
 from secure_frl.privacy.events import GaussianSumEvent, sum_event
+from secure_frl.records.chain import Receipt
 from secure_frl.records.group_commit import GroupCommit
 from secure_frl.records.ledger import Guard, Ledger
 from secure_frl.records.ledger_state import Budget
@@ -136,8 +137,7 @@ def verify(options: Options) -> Iterator[Figure]:
     """Measure `secure-frl verify` of the export of such a ledger, as a user starts it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
-        group = GroupCommit(Path(folder))
-        with _ledger(path, "site-01", Budget(90.0, DELTA), lambda *_: None, group) as ledger:
+        with _ledger(path, "site-01", Budget(90.0, DELTA), lambda *_: None, None) as ledger:
             for event in long_history(options.rounds):
                 _one_round(ledger, event)
             ledger.export(path.with_suffix(".jsonl"), path.with_suffix(".head"))
@@ -154,14 +154,15 @@ def simulated_sites(options: Options) -> Iterator[Figure]:
     allow_open_files(8 * options.sites)
     study, session = study_with(100), charter(0)
     with tempfile.TemporaryDirectory() as folder:
-        group, ledgers, registers = GroupCommit(Path(folder)), [], []
+        group, ledgers, registers = GroupCommit.open(Path(folder)), [], []
         for number in range(options.sites):
-            registers.append(Register.open(Path(folder) / f"register-{number}.sqlite", group=group))
+            home = Path(folder) / f"site-{number}"
+            registers.append(Register.open(home / "register.sqlite", group=group))
             limits, asked = lifetime_budget(study), study_guard(study, session)
-            ledgers.append(_ledger(Path(folder) / f"{number}.sqlite", f"site-{number}", limits, asked, group))
+            ledgers.append(_ledger(home / "ledger.sqlite", home.name, limits, asked, group))
+        group.sync()
         rounds = [_round(ledgers, registers, group, number) for number in range(1, options.repetitions + 2)][1:]
-        for book in (*ledgers, *registers):
-            book.close_cleanly()
+        group.close_cleanly()
     for name, spent in (("rows", [rows for rows, _ in rounds]), ("syncs", [syncs for _, syncs in rounds])):
         show(f"simulated_sites: {statistics.median(spent):.3f} s of {name} a round of {options.sites} sites")
     yield at_most("ledger_s_per_round", statistics.median(map(sum, rounds)), 0.5, "s")
@@ -175,7 +176,7 @@ def _round(
     events = [replace(event, register_root_before=site.to_bytes(32, "big").hex()) for site in range(len(ledgers))]
     data = [one.canonical() for one in events]
     rows_s = syncs_s = 0.0
-    receipts = []
+    receipts: list[Receipt] = []
 
     def reserve() -> None:
         receipts.extend(ledger.reserve(one) for ledger, one in zip(ledgers, data, strict=True))
@@ -198,7 +199,7 @@ def _round(
     return rows_s, syncs_s
 
 
-def _ledger(path: Path, holder: str, budget: Budget, asked: Guard, group: GroupCommit) -> Ledger:
+def _ledger(path: Path, holder: str, budget: Budget, asked: Guard, group: GroupCommit | None) -> Ledger:
     return Ledger.open(
         path,
         holder=holder,

@@ -11,7 +11,7 @@ from secure_frl.consortium.keystore import read_key
 from secure_frl.errors import BudgetExhausted, ConfigError
 from secure_frl.files import write_durably
 from secure_frl.records.chain import encode_export, receipt_of, sign_head
-from secure_frl.records.ledger import Ledger, read_ledger, read_rows
+from secure_frl.records.ledger import Ledger, has_ledger, read_ledger, read_rows
 from secure_frl.records.ledger_state import Budget, replay
 
 
@@ -76,7 +76,7 @@ def accept_clock(path: Path) -> tuple[int | None, int]:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    if not has_ledger(path):
         raise ConfigError(f"expected a holder's ledger.sqlite at {path}, found no file. Check the path.")
     return path
 

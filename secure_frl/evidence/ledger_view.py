@@ -16,7 +16,7 @@ from secure_frl.evidence.books import read_head
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.records.chain import check_extends
-from secure_frl.records.ledger import read_ledger, read_rows
+from secure_frl.records.ledger import has_ledger, read_ledger, read_rows
 from secure_frl.records.ledger_state import Reservation
 
 COLUMNS = ("row", "reserved (UTC)", "study", "round", "outcome", "sigma", "in the sum")  # what fits into 80 characters
@@ -187,7 +187,7 @@ def check_heads(path: Path, heads: Sequence[Path]) -> tuple[HeadAnswer, ...]:
 
 
 def _check_is_file(path: Path) -> None:
-    if not path.is_file():
+    if not has_ledger(path):
         raise ConfigError(f"expected a ledger at {path}, found no file. Pass ledger.sqlite or an exported .jsonl.")
 
 

@@ -18,7 +18,7 @@ from secure_frl.evidence.findings import Notes, Verification
 from secure_frl.evidence.manifest import NAME, SIGNATURE_NAME, check_manifest, read_manifest
 from secure_frl.privacy.events import REHEARSAL, decode_event
 from secure_frl.records.journal import read_journal
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import has_ledger, read_ledger
 
 if TYPE_CHECKING:
     from secure_frl.privacy.statement import Statement
@@ -244,9 +244,9 @@ def _verify_unfinished(
     homes = [f"state/sites/{name}/ledger.sqlite" for name in roster.names] + ["state/coordinator/ledger.sqlite"]
     for file in (rounds.JOURNAL, *homes):
         path = directory / file
-        if not path.is_file():
-            continue
         try:
+            if not has_ledger(path):  # or the journal
+                continue
             if file == rounds.JOURNAL:
                 state = read_journal(path)
                 completed = sum(one.outcome == "summed" for one in state.rounds)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from operator import attrgetter
 
 from secure_frl.errors import BudgetExhausted
 from secure_frl.privacy import accountant
@@ -102,7 +102,7 @@ _MOST_SHARED = 4096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shared:
-    """One event for all ledgers in this process that booked the same but for their own registers' roots."""
+    """One event, without its register's roots, for all ledgers in this process that booked the same."""
 
     event: GaussianSumEvent
 
@@ -137,19 +137,27 @@ class _Memory:
         return self._booked
 
 
-@lru_cache(maxsize=4096)
 def _booked(data: bytes) -> _Booked:
-    return _Booked(data, _shared(decode_event(data)))
+    return _Booked(data, _without_roots(_ROOTS.sub(rb"\1", data)))
 
 
-_but_roots = attrgetter(*(each.name for each in fields(GaussianSumEvent) if not each.name.startswith("register_root")))
-_interned: dict[object, _Shared] = {}
+# A root is any hex, so an event is valid with it where it is valid without. Inside a text the quotation marks would be
+# escaped, so what is found is the field.
+_ROOTS = re.compile(rb'("register_root_(?:after|before)":")(?:[0-9a-f]{2})+(?=")')
+
+
+@lru_cache(maxsize=_MOST_SHARED)
+def _without_roots(data: bytes) -> _Shared:
+    return _shared(decode_event(data))
+
+
+_interned: dict[GaussianSumEvent, _Shared] = {}
 
 
 def _shared(event: GaussianSumEvent) -> _Shared:
     if len(_interned) >= _MOST_SHARED:  # equal events may then become two: nothing but time is lost
         _interned.clear()
-    return _interned.setdefault(_but_roots(event), _Shared(event))
+    return _interned.setdefault(event, _Shared(event))
 
 
 @lru_cache(maxsize=256)

@@ -36,7 +36,7 @@ from secure_frl.secure_sum import RandomSource, SiteId, SumConstants, SumTerms
 from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 
-_FILES_PER_SITE = 8  # two databases of three files each, a log, one to spare
+_FILES_PER_SITE = 8  # two databases of three files each unless they share one, a log, one to spare
 _KEY_YEARS = 1  # a simulated key's life; nothing outlives its run by intent
 
 
@@ -107,7 +107,7 @@ def coordinator_identity(folder: RunFolder) -> Identity:
 def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId, group: GroupCommit | None = None) -> StudySite:
     """Open one simulated site from its own folder: its key, ledger, register, generator and patients.
 
-    group: whose sync its rows wait for; None syncs each by itself, as a real site does.
+    group: whose file and sync its books share unless they have files; None syncs each row, as a real site does.
     Raises StaleLedger for a ledger without the head that its register noted, or that the coordinator holds. Raises
     DataRefused for data that may not join. Of records it says no more than that: why is in the site's own log,
     for whoever runs the site may read it and nobody else.

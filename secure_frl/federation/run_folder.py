@@ -80,9 +80,14 @@ class RunFolder:
         """Return the manifest, which is written last."""
         return self.root / "manifest.json"
 
+    @property
+    def sites(self) -> Path:
+        """Return the folder of the simulated sites' folders, and of the books that many of them share."""
+        return self.state / "sites"
+
     def site(self, name: str) -> Path:
         """Return a simulated site's own folder."""
-        return self.state / "sites" / name
+        return self.sites / name
 
     @property
     def coordinator(self) -> Path:

@@ -26,7 +26,7 @@ from secure_frl.federation.policy_files import write_policy
 from secure_frl.federation.results import RoundReport, RunResult
 from secure_frl.federation.run_folder import RunFolder, RunOptions
 from secure_frl.federation.study_parts import code_version, optimiser_rule
-from secure_frl.records.group_commit import GroupCommit
+from secure_frl.records.group_commit import FILE, GroupCommit
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
 from secure_frl.secure_sum import Site, SiteId
@@ -34,7 +34,7 @@ from secure_frl.study import Study
 from secure_frl.wire.capture import CaptureWriter
 
 COORDINATOR = "coordinator"  # the holder of its ledger
-_SYNC_TOGETHER_FROM = 64  # sites; below it one sync of everything costs more than theirs
+_SHARE_BOOKS_FROM = 64  # sites; fewer keep files of their own, as real ones do
 
 
 class Watcher(Protocol):
@@ -109,7 +109,9 @@ def _carry_on(
         # First of all: it is held by one program, and opening a site settles what it takes for interrupted.
         journal = Journal.open(folder.journal, charter_hash=enrolled.terms.session, code_version=code_version())
         stack.callback(journal.close_cleanly)
-        group = GroupCommit(folder.state) if len(enrolled.roster.names) >= _SYNC_TOGETHER_FROM else None
+        group = _shared_books(folder, enrolled)
+        if group is not None:
+            stack.callback(group.close_cleanly)
         sites = open_sites(folder, enrolled, group)
         for site in sites.values():
             stack.callback(site.shut_down)
@@ -136,6 +138,15 @@ def _carry_on(
         rehearsal=options.rehearse,
     )
     return result
+
+
+def _shared_books(folder: RunFolder, enrolled: Enrolled) -> GroupCommit | None:
+    """Return the file that the sites' books share: where there is one, or where there are many sites.
+
+    A state that studies share keeps the books it began with: a site with files of its own goes on with them.
+    """
+    is_shared = (folder.sites / FILE).exists() or len(enrolled.roster.names) >= _SHARE_BOOKS_FROM
+    return GroupCommit.open(folder.sites) if is_shared else None
 
 
 def _coordinator(

@@ -207,9 +207,9 @@ class StudySite:
         self._is_shut = True
         self.close("unknown")
         parts = self._parts
+        parts.register.follow(parts.ledger.head)
         if export:
             parts.ledger.export(parts.exports / f"{parts.name}.jsonl", parts.exports / f"{parts.name}.head")
-        parts.register.follow(parts.ledger.head)
         write_durably(parts.held_heads / f"{parts.name}.head", parts.ledger.signed_head().encode())
         parts.register.close_cleanly()
         parts.ledger.close_cleanly()

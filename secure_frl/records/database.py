@@ -1,9 +1,9 @@
 """How this room opens SQLite: durable, versioned, private to its owner, closed without a trace of a log.
 
-While running: WAL with synchronous=FULL, so a committed transaction is on disk when COMMIT returns. Simulated sites of
-one process may instead be synced together (`GroupCommit`). At a clean end the log is folded in and the journal mode set
-to DELETE, so one file holds everything and can be hashed whole. The format's version stands in `user_version`; a
-version from the future is refused whole. Chained records keep their rows here.
+While running: WAL with synchronous=FULL, so a committed transaction is on disk when COMMIT returns. At a clean end the
+log is folded in and the journal mode set to DELETE, so one file holds everything and can be hashed whole. The format's
+version stands in `user_version`; a version from the future is refused whole. What a record does with its file is in
+`book`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,8 @@ from pathlib import Path
 
 from secure_frl.errors import LedgerCorrupt, NewerFormat, SecureFrlError, UnexpectedState
 from secure_frl.files import sync_directory
-from secure_frl.records.chain import Row, check_follows, next_row
-from secure_frl.records.group_commit import GroupCommit
 
 BUSY_TIMEOUT_S = 20.0  # longer than any transaction here by three orders of magnitude
-ROWS_TABLE = """CREATE TABLE rows (
-  sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, payload BLOB NOT NULL, previous BLOB NOT NULL, hash BLOB NOT NULL
-) STRICT"""
 
 
 def open_database(
@@ -32,14 +27,12 @@ def open_database(
     *,
     newest: int = 1,
     exclusive: bool = False,
-    group: GroupCommit | None = None,
 ) -> sqlite3.Connection:
     """Open or create a database; transactions are explicit.
 
     application: a constant per kind of record; a file of another kind is refused.
     newest: the format of a new file; older ones are opened as they are, for the caller to read or to migrate.
     exclusive: hold the file until it is closed. The operating system frees it when a process is killed.
-    group: a commit is on disk only when the group is synced. For simulated sites only; None syncs each commit.
     Raises LedgerCorrupt for a damaged file or another kind, NewerFormat, UnexpectedState if somebody holds it.
     """
     created = not path.exists()
@@ -52,7 +45,7 @@ def open_database(
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             _check_format(connection, path, application, newest)  # before a write: a foreign file stays as it is
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(f"PRAGMA synchronous={'FULL' if group is None else 'NORMAL'}")
+            connection.execute("PRAGMA synchronous=FULL")
             connection.execute("BEGIN IMMEDIATE")  # in exclusive mode the lock is kept from here on
             if not _check_format(connection, path, application, newest):
                 for statement in schema:
@@ -61,7 +54,7 @@ def open_database(
                 set_format(connection, newest)
             connection.execute("COMMIT")
             _check_pages(connection, path)
-        if created and group is None:
+        if created:
             sync_directory(path.parent)
     except BaseException:
         connection.close()
@@ -74,8 +67,11 @@ def set_format(connection: sqlite3.Connection, version: int) -> None:
     connection.execute(f"PRAGMA user_version={version}")
 
 
-def open_read_only(path: Path, application: int, newest: int = 1) -> sqlite3.Connection:
-    """Open an existing database without writing to it. Raises LedgerCorrupt, UnexpectedState."""
+def open_read_only(path: Path, application: int, newest: int = 1, *, check_pages: bool = True) -> sqlite3.Connection:
+    """Open an existing database without writing to it. Raises LedgerCorrupt, UnexpectedState.
+
+    check_pages: False where many readers open one large file, each for few rows that it checks by itself.
+    """
     if not path.is_file():
         raise LedgerCorrupt(f"expected a file {path.name}, found none. Restore the file from a copy.")
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0, isolation_level=None)
@@ -83,7 +79,8 @@ def open_read_only(path: Path, application: int, newest: int = 1) -> sqlite3.Con
         with translated(path):
             if not _check_format(connection, path, application, newest):
                 raise LedgerCorrupt(f"{path.name} is empty, expected rows. Restore the file from a copy.")
-            _check_pages(connection, path)
+            if check_pages:
+                _check_pages(connection, path)
     except BaseException:
         connection.close()
         raise
@@ -96,10 +93,11 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _ours(error, path) from None
+        raise translation(error, path) from None
 
 
-def _ours(error: sqlite3.Error, path: Path) -> SecureFrlError:
+def translation(error: sqlite3.Error, path: Path) -> SecureFrlError:
+    """Return what an error of SQLite is called here."""
     if not isinstance(error, sqlite3.OperationalError):
         return LedgerCorrupt(f"expected {path.name} to be whole, SQLite said: {error}. Restore the file from a copy.")
     if "locked" in str(error) or "busy" in str(error):
@@ -110,24 +108,6 @@ def _ours(error: sqlite3.Error, path: Path) -> SecureFrlError:
     return LedgerCorrupt(
         f"expected to read and write {path.name}, SQLite said: {error}. Check disk space and permissions."
     )
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """Run one immediate transaction: nobody else writes in it, an error leaves no change.
-
-    On return it is synced, or in the kernel's hands where the database waits for its group.
-    """
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("COMMIT")
-    except BaseException as error:
-        if connection.in_transaction:  # SQLite may have rolled back by itself, for instance on a full disk
-            connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.Error):
-            raise _ours(error, path) from None
-        raise
 
 
 def close_cleanly(connection: sqlite3.Connection, path: Path) -> None:
@@ -142,39 +122,6 @@ def close_cleanly(connection: sqlite3.Connection, path: Path) -> None:
                 raise
     finally:
         connection.close()
-
-
-# --- chained rows ----------------------------------------------------------------------------------------------------
-
-
-def append_row(connection: sqlite3.Connection, previous: Row | None, kind: str, payload: bytes) -> Row:
-    """Write the row that follows `previous`, inside the caller's transaction."""
-    row = next_row(previous, kind, payload)
-    connection.execute(
-        "INSERT INTO rows VALUES (?, ?, ?, ?, ?)", (row.sequence, row.kind, row.payload, row.previous, row.hash)
-    )
-    return row
-
-
-def read_rows_after(connection: sqlite3.Connection, last: Row | None, where: str) -> tuple[Row, ...]:
-    """Return the rows after `last`, checked against it; `last` itself must still be as it was.
-
-    Raises LedgerCorrupt naming row and file.
-    """
-    start = 0 if last is None else last.sequence
-    found = connection.execute(
-        "SELECT sequence, kind, payload, previous, hash FROM rows WHERE sequence >= ? ORDER BY sequence", (start,)
-    )
-    rows = [Row(*fields) for fields in found]
-    if last is not None:
-        if not rows or rows[0] != last:
-            raise LedgerCorrupt(f"row {last.sequence} of {where} changed while it was open. Restore it from a copy.")
-        rows = rows[1:]
-    previous = last
-    for row in rows:
-        check_follows(previous, row, where)
-        previous = row
-    return tuple(rows)
 
 
 def _check_format(connection: sqlite3.Connection, path: Path, application: int, newest: int) -> bool:

@@ -8,14 +8,13 @@ coordinator kept nothing of it. The bytes of the last policy stand beside the ch
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt, NewerFormat, UnexpectedState
-from secure_frl.records import database
+from secure_frl.records.book import ROWS_TABLE, Book, open_book, open_book_read_only
 from secure_frl.records.chain import Receipt, Row
 from secure_frl.wire.canonical import canonical_json
 
@@ -23,7 +22,7 @@ APPLICATION = 0x53464A31  # "SFJ1"
 FORMAT = 1  # of its rows
 LOST_BY_RESTART = "restart"
 _SCHEMA = (
-    database.ROWS_TABLE,
+    ROWS_TABLE,
     "CREATE TABLE policy (tag BLOB PRIMARY KEY, model BLOB NOT NULL) STRICT",
 )
 
@@ -170,9 +169,9 @@ class JournalState:
 class Journal:
     """An open journal, held by this coordinator alone. Made by `Journal.open`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, book: Book) -> None:
         """Use `Journal.open`."""
-        self._path, self._connection, self._state = path, connection, JournalState(path.name)
+        self._book, self._connection, self._state = book, book.connection, JournalState(book.name)
 
     @classmethod
     def open(cls, path: Path, *, charter_hash: bytes, code_version: str) -> Self:
@@ -180,7 +179,7 @@ class Journal:
 
         Raises UnexpectedState if another coordinator holds it, LedgerCorrupt, InvalidParameter for another charter.
         """
-        journal = cls(path, database.open_database(path, APPLICATION, _SCHEMA, exclusive=True))
+        journal = cls(open_book(path, APPLICATION, _SCHEMA, exclusive=True))
         try:
             journal._refresh()
             if journal._state.last is None:
@@ -197,7 +196,7 @@ class Journal:
             if journal._state.open_round is not None:
                 journal.lose_round(LOST_BY_RESTART)
         except BaseException:
-            journal._connection.close()
+            journal._book.abandon()
             raise
         return journal
 
@@ -275,19 +274,19 @@ class Journal:
 
     def close_cleanly(self) -> None:
         """Fold the log in, leave one file, let go of it."""
-        database.close_cleanly(self._connection, self._path)
+        self._book.close_cleanly()
 
     def _append(self, kind: str, payload: Mapping[str, object], policy: tuple[bytes, bytes] | None = None) -> None:
-        with database.transaction(self._connection, self._path):
-            database.append_row(self._connection, self._state.last, kind, canonical_json(payload))
+        with self._book.transaction():
+            self._book.append_row(self._state.last, kind, canonical_json(payload))
             if policy is not None:
                 self._connection.execute("DELETE FROM policy")  # one policy is kept for resume; files keep the others
                 self._connection.execute("INSERT INTO policy VALUES (?, ?)", policy)
         self._refresh()
 
     def _refresh(self) -> None:
-        with database.translated(self._path):
-            for row in database.read_rows_after(self._connection, self._state.last, self._path.name):
+        with self._book.translated():
+            for row in self._book.read_rows_after(self._state.last):
                 self._state.fold(row)
 
     def _model(self) -> bytes:
@@ -296,7 +295,7 @@ class Journal:
         model = bytes(found[0]) if found else b""
         if hashlib.sha256(model).digest() != self._state.model_hash:
             raise LedgerCorrupt(
-                f"expected {self._path.name} to hold the policy {self._state.tag.hex()[:16]} of its last row, it does "
+                f"expected {self._book.name} to hold the policy {self._state.tag.hex()[:16]} of its last row, it does "
                 "not. Restore the file from a copy."
             )
         return model
@@ -304,15 +303,15 @@ class Journal:
 
 def read_journal(path: Path) -> JournalState:
     """Verify a journal without writing to it; for `verify`. Raises LedgerCorrupt, UnexpectedState if it is held."""
-    connection = database.open_read_only(path, APPLICATION)
+    book = open_book_read_only(path, APPLICATION)
     try:
-        state = JournalState(path.name)
-        with database.translated(path):
-            for row in database.read_rows_after(connection, None, path.name):
+        state = JournalState(book.name)
+        with book.translated():
+            for row in book.read_rows_after(None):
                 state.fold(row)
         return state
     finally:
-        connection.close()
+        book.connection.close()
 
 
 def _hex(value: object) -> bytes:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Self
 
 from secure_frl.errors import ClockMovedBack, InvalidParameter, StaleLedger, UnexpectedState, WrongLedger
 from secure_frl.files import write_durably
-from secure_frl.records import database
+from secure_frl.records.book import ROWS_TABLE, Book, is_there, open_book, open_book_read_only
 from secure_frl.records.chain import Receipt, Row, SignedHead, decode_export, encode_export, sign_head
 from secure_frl.records.group_commit import GroupCommit
 from secure_frl.records.ledger_state import (
@@ -54,16 +53,14 @@ class Ledger:
 
     def __init__(
         self,
-        path: Path,
-        connection: sqlite3.Connection,
+        book: Book,
         guard: Guard,
         signer: Signer,
         clock: Callable[[], float],
     ) -> None:
         """Use `Ledger.open`."""
-        self._path, self._connection, self._guard, self._signer = path, connection, guard, signer
-        self._clock = clock
-        self._state = LedgerState(path.name)
+        self._book, self._guard, self._signer, self._clock = book, guard, signer, clock
+        self._state = LedgerState(book.name)
 
     @classmethod
     def open(
@@ -89,19 +86,19 @@ class Ledger:
         noted_head, held_head: rows that this ledger must contain: what the register last noted, and what somebody
         else holds under this holder's signature.
         clock: Unix seconds.
-        group: None syncs each row by itself; simulated sites of one process may be synced together.
+        group: None syncs each row by itself; simulated sites of one process may share a file and its syncs.
         Raises LedgerCorrupt, NewerFormat, StaleLedger, WrongLedger for a ledger of another data set or holder.
         """
         known = [receipt for receipt in (noted_head, held_head) if receipt is not None]
-        if known and not path.exists():
+        if known and group is None and not is_there(path, APPLICATION):
             raise StaleLedger(
                 f"expected {path.name} with row {known[0].sequence}, found no file. "
                 "Restore the newest copy; a new ledger would forget what was spent."
             )
-        connection = database.open_database(path, APPLICATION, (database.ROWS_TABLE,), newest=FORMAT, group=group)
-        ledger = cls(path, connection, guard, signer, clock)
+        book = open_book(path, APPLICATION, (ROWS_TABLE,), newest=FORMAT, group=group)
+        ledger = cls(book, guard, signer, clock)
         try:
-            with database.transaction(connection, path):
+            with book.transaction():
                 ledger._catch_up()
                 if ledger._state.last is None:
                     opening = _opening(holder, dataset_id, budget, code_version)
@@ -112,7 +109,7 @@ class Ledger:
             ledger._check_contains(held_head, "its holder signed and the coordinator holds")
             ledger._upgrade(code_version)
         except BaseException:
-            connection.close()
+            book.abandon()
             raise
         return ledger
 
@@ -141,7 +138,7 @@ class Ledger:
                 f"expected an event of 1 to {MAX_EVENT_BYTES} bytes, got {len(event)}. Book one release at a time."
             )
         event_charter(event)
-        with database.transaction(self._connection, self._path):
+        with self._book.transaction():
             self._catch_up()
             now = self._checked_now()
             self._guard(self.budget, self._state.events(), event)
@@ -175,7 +172,7 @@ class Ledger:
 
     def accept_clock(self) -> int:
         """Write down that the clock is right, whatever the last row's time was; return it, Unix seconds."""
-        with database.transaction(self._connection, self._path):
+        with self._book.transaction():
             self._catch_up()
             now = int(self._clock())
             row = self._append("clock", {"time": now})
@@ -213,18 +210,21 @@ class Ledger:
 
     def contains(self, receipt: Receipt) -> bool:
         """Return whether that row is in this ledger, as it was."""
-        found = self._connection.execute("SELECT hash FROM rows WHERE sequence = ?", (receipt.sequence,)).fetchone()
+        key = self._book.first + receipt.sequence
+        found = self._book.connection.execute("SELECT hash FROM rows WHERE sequence = ?", (key,)).fetchone()
         return found is not None and (self._state.name, bytes(found[0])) == (receipt.ledger, receipt.head)
 
     def signed_head(self) -> SignedHead:
-        """Return how the ledger ends, signed: what others hold against it later."""
+        """Return how the ledger ends, signed: what others hold against it later, so it is on disk before."""
+        self._book.sync()
         return sign_head(self._signer, self.head())
 
     def export(self, path_jsonl: Path, path_head: Path) -> SignedHead:
         """Write the canonical export and the signed head; what `verify` reads offline."""
-        with database.transaction(self._connection, self._path):
-            rows = database.read_rows_after(self._connection, None, self._path.name)
+        with self._book.transaction():
+            rows = self._book.read_rows_after(None)
             self._catch_up()
+        self._book.sync()
         head = sign_head(self._signer, self._head())
         write_durably(path_jsonl, encode_export(rows))
         write_durably(path_head, head.encode())
@@ -232,30 +232,30 @@ class Ledger:
 
     def close_cleanly(self) -> None:
         """Fold the log in, leave one file. The ledger can't be used afterwards."""
-        database.close_cleanly(self._connection, self._path)
+        self._book.close_cleanly()
 
     # --- inside a transaction ----------------------------------------------------------------------------------------
 
     def _catch_up(self) -> None:
         """Fold what other processes wrote since."""
-        for row in database.read_rows_after(self._connection, self._state.last, self._path.name):
+        for row in self._book.read_rows_after(self._state.last):
             self._state.fold(row)
 
     def _refresh(self) -> None:
-        with database.translated(self._path):
+        with self._book.translated():
             self._catch_up()
 
     def _append(self, kind: str, payload: dict[str, object]) -> Row:
         """Write a row; the caller folds it once it is committed, so memory never runs ahead of the file."""
-        return database.append_row(self._connection, self._state.last, kind, canonical_json(payload))
+        return self._book.append_row(self._state.last, kind, canonical_json(payload))
 
     def _move(self, receipt: Receipt, kind: str, needed: str, more: dict[str, object]) -> Receipt:
-        with database.transaction(self._connection, self._path):
+        with self._book.transaction():
             self._catch_up()
             kept = self._state.reservations.get(receipt.sequence)
             if kept is None or kept.receipt != receipt:
                 raise UnexpectedState(
-                    f"expected a receipt of {self._path.name}, got row {receipt.sequence} of another record. "
+                    f"expected a receipt of {self._book.name}, got row {receipt.sequence} of another record. "
                     "Pass what `reserve` returned."
                 )
             if kept.status != needed:
@@ -276,7 +276,7 @@ class Ledger:
         now, last = self._clock(), self._state.time
         if last is not None and now < last - CLOCK_TOLERANCE_S:
             raise ClockMovedBack(
-                f"expected a clock at {last} Unix seconds or later, as the last row of {self._path.name} says, got "
+                f"expected a clock at {last} Unix seconds or later, as the last row of {self._book.name} says, got "
                 f"{int(now)}. Nothing was booked, sampled or sent: set the clock right. If it is right now, and was "
                 "ahead when that row was written, use `secure-frl ledger accept-clock`."
             )
@@ -286,11 +286,11 @@ class Ledger:
         """Turn a ledger of an older format into one of this format; its rows stay as they are, under their chain."""
         if self._state.format == FORMAT:
             return
-        with database.transaction(self._connection, self._path):
+        with self._book.transaction():
             self._catch_up()
             if self._state.format < FORMAT:  # else another process was faster
                 self._append("upgraded", {"code_version": code_version, "format": FORMAT, "time": self._now()})
-                database.set_format(self._connection, FORMAT)
+                self._book.set_format(FORMAT)
         self._refresh()
 
     def _head(self) -> Receipt:
@@ -303,14 +303,14 @@ class Ledger:
         found = (self._state.holder, self._state.dataset_id)
         if found != (holder, dataset_id):
             raise WrongLedger(
-                f"expected the ledger of holder={holder!r}, dataset_id={dataset_id!r}, {self._path.name} belongs to "
+                f"expected the ledger of holder={holder!r}, dataset_id={dataset_id!r}, {self._book.name} belongs to "
                 f"holder={found[0]!r}, dataset_id={found[1]!r}. A ledger serves one data set: choose another state."
             )
 
     def _check_contains(self, receipt: Receipt | None, whose: str) -> None:
         if receipt is not None and not self.contains(receipt):
             raise StaleLedger(
-                f"expected {self._path.name} to contain row {receipt.sequence} that {whose}, it ends at row "
+                f"expected {self._book.name} to contain row {receipt.sequence} that {whose}, it ends at row "
                 f"{self._head().sequence} without it. Restore the newest copy: an older one forgets what was spent."
             )
 
@@ -334,12 +334,17 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     """
     if path.suffix == ".jsonl":
         return decode_export(path.read_bytes(), path.name)
-    connection = database.open_read_only(path, APPLICATION, FORMAT)
+    book = open_book_read_only(path, APPLICATION, FORMAT)
     try:
-        with database.translated(path):
-            return database.read_rows_after(connection, None, path.name)
+        with book.translated():
+            return book.read_rows_after(None)
     finally:
-        connection.close()
+        book.connection.close()
+
+
+def has_ledger(path: Path) -> bool:
+    """Return whether `read_rows` would find a ledger or an export there. Raises LedgerCorrupt."""
+    return is_there(path, APPLICATION)
 
 
 def read_ledger(path: Path) -> LedgerState:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import msgspec
@@ -158,9 +158,12 @@ class LedgerState:
         }[kind]
         if before.status != needed or (kind == "committed" and after not in OUTCOMES):
             raise ValueError(kind)
-        self.reservations[of] = replace(
-            before,
+        self.reservations[of] = Reservation(
+            before.receipt,
+            before.event,
+            before.charter,
             status=str(after),
+            time=before.time,
             register_root_after=_root(plain, before.register_root_after),
             survivors=_survivors(plain),
             reason=_text(plain, "reason") if "reason" in plain else "",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import AlreadyAnswered, InvalidParameter, LedgerCorrupt, StaleLedger, UnexpectedState
-from secure_frl.records import database
+from secure_frl.records.book import Book, open_book
 from secure_frl.records.chain import Receipt
 from secure_frl.records.group_commit import GroupCommit
 from secure_frl.wire.hashing import lp
@@ -51,32 +50,32 @@ _SCHEMA = (
 class Register:
     """An open register. Made by `Register.open`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, root_key: bytes) -> None:
+    def __init__(self, book: Book, root_key: bytes) -> None:
         """Use `Register.open`. root_key: 32 bytes, held by the site only."""
-        self._path, self._connection, self._root_key = path, connection, root_key
+        self._book, self._connection, self._root_key = book, book.connection, root_key
 
     @classmethod
     def open(cls, path: Path, *, group: GroupCommit | None = None) -> Self:
         """Open or create a register, verifying its participation chain. Raises LedgerCorrupt.
 
-        group: None syncs each call by itself; simulated sites of one process may be synced together.
+        group: None syncs each call by itself; simulated sites of one process may share a file and its syncs.
         """
-        connection = database.open_database(path, APPLICATION, _SCHEMA, group=group)
+        book = open_book(path, APPLICATION, _SCHEMA, group=group)
         try:
-            with database.transaction(connection, path):
-                connection.execute(
-                    "INSERT OR IGNORE INTO secrets VALUES ('participation', ?)", (secrets.token_bytes(_KEY_BYTES),)
-                )
-                key = connection.execute("SELECT value FROM secrets WHERE name = 'participation'").fetchone()[0]
-            register = cls(path, connection, bytes(key))
+            with book.transaction():
+                name, new = f"{book.prefix}participation", secrets.token_bytes(_KEY_BYTES)
+                book.connection.execute("INSERT OR IGNORE INTO secrets VALUES (?, ?)", (name, new))
+                query = "SELECT value FROM secrets WHERE name = ?"
+                key = book.connection.execute(query, (name,)).fetchone()[0]
+            register = cls(book, bytes(key))
             register._check_participation()
         except BaseException:
-            connection.close()
+            book.abandon()
             raise
         return register
 
     def __repr__(self) -> str:
-        return f"Register({self._path.name})"
+        return f"Register({self._book.name})"
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +85,7 @@ class Register:
 
     def stage_register(self, session: bytes) -> SessionStages:
         """Return the memory of one charter's session; implements `secure_sum.StageRegister`."""
-        return SessionStages(self._path, self._connection, self._session(session))
+        return SessionStages(self._book, self._session(session))
 
     # --- people ------------------------------------------------------------------------------------------------------
 
@@ -115,8 +114,8 @@ class Register:
             )
         number = self._session(session)
         unique, inverse = np.unique(persons, return_inverse=True)
-        with database.transaction(self._connection, self._path):
-            if self._connection.execute("SELECT 1 FROM windows WHERE name = ?", (window,)).fetchone():
+        with self._book.transaction():
+            if self._connection.execute("SELECT 1 FROM windows WHERE name = ?", (self._name(window),)).fetchone():
                 raise UnexpectedState(
                     "expected a window that was never admitted, got one that was. Collect new people: round and "
                     "attempt are part of a window's name."
@@ -131,8 +130,17 @@ class Register:
 
     def participation_root(self) -> bytes:
         """Return the root over all windows so far, 32 bytes; what an event carries before and after."""
-        found = self._connection.execute("SELECT root FROM windows ORDER BY sequence DESC LIMIT 1").fetchone()
-        return bytes(found[0]) if found else self._root(bytes(_KEY_BYTES), b"", b"")
+        return self._last_window()[1]
+
+    def _last_window(self) -> tuple[int, bytes]:
+        """Return (number, root) of the last window, from 1; 0 before there is one."""
+        query = "SELECT sequence - ?, root FROM windows WHERE sequence BETWEEN ? AND ? ORDER BY sequence DESC LIMIT 1"
+        found = self._connection.execute(query, (self._book.first, self._book.first, self._book.last)).fetchone()
+        return (found[0], bytes(found[1])) if found else (0, self._root(bytes(_KEY_BYTES), b"", b""))
+
+    def _name(self, name: bytes) -> bytes:
+        """Return a name as this register's book has it."""
+        return self._book.prefix.encode() + name
 
     def _count(self, number: int, unique: NDArray[np.uint64], cap: int) -> NDArray[np.bool_]:
         signed = unique.view(np.int64).tolist()  # SQLite's integers are signed; the bits are the same
@@ -158,10 +166,18 @@ class Register:
         self, number: int, round_number: int, attempt: int, window: bytes, admitted: NDArray[np.uint64]
     ) -> None:
         people = admitted.astype("<u8").tobytes()
-        root = self._root(self.participation_root(), window, people)
+        last, before = self._last_window()
         self._connection.execute(
-            "INSERT INTO windows (name, session, round, attempt, persons, root) VALUES (?, ?, ?, ?, ?, ?)",
-            (window, number, round_number, attempt, people, root),
+            "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._book.first + last + 1,
+                self._name(window),
+                number,
+                round_number,
+                attempt,
+                people,
+                self._root(before, window, people),
+            ),
         )
 
     def _root(self, before: bytes, window: bytes, people: bytes) -> bytes:
@@ -169,12 +185,16 @@ class Register:
 
     def _check_participation(self) -> None:
         root = self._root(bytes(_KEY_BYTES), b"", b"")
-        found = self._connection.execute("SELECT sequence, name, persons, root FROM windows ORDER BY sequence")
+        found = self._connection.execute(
+            """SELECT sequence - ?, name, persons, root FROM windows WHERE sequence BETWEEN ? AND ?
+               ORDER BY sequence""",
+            (self._book.first, self._book.first, self._book.last),
+        )
         for expected, (sequence, name, people, written) in enumerate(found, start=1):
-            root = self._root(root, name, people)
+            root = self._root(root, bytes(name).removeprefix(self._name(b"")), people)
             if sequence != expected or not hmac.compare_digest(root, written):
                 raise LedgerCorrupt(
-                    f"window {expected} of {self._path.name} does not follow from the one before it. "
+                    f"window {expected} of {self._book.name} does not follow from the one before it. "
                     "Restore the file from a copy; nothing is answered before it holds."
                 )
 
@@ -191,10 +211,10 @@ class Register:
         turn, and a head read before the other's note would look like a rollback.
         written: a row that was just written; it is noted without reading when it is beyond the one that was noted.
         """
-        with database.transaction(self._connection, self._path):
+        with self._book.transaction():
             receipt = written or head()
             query = "SELECT sequence, head FROM heads WHERE ledger = ?"
-            found = self._connection.execute(query, (receipt.ledger,)).fetchone()
+            found = self._connection.execute(query, (self._book.prefix + receipt.ledger,)).fetchone()
             if written is not None and found and written.sequence <= found[0]:
                 receipt = head()
             if found and (receipt.sequence, receipt.head) != tuple(found) and receipt.sequence <= found[0]:
@@ -203,38 +223,41 @@ class Register:
                     "Restore the newest copy of the ledger: an older one forgets what was spent."
                 )
             self._connection.execute(
-                "INSERT OR REPLACE INTO heads VALUES (?, ?, ?)", (receipt.ledger, receipt.sequence, receipt.head)
+                "INSERT OR REPLACE INTO heads VALUES (?, ?, ?)",
+                (self._book.prefix + receipt.ledger, receipt.sequence, receipt.head),
             )
 
     def noted_head(self) -> Receipt | None:
         """Return the head last noted, or None; `Ledger.open` refuses a ledger without it."""
-        found = self._connection.execute("SELECT ledger, sequence, head FROM heads ORDER BY rowid DESC").fetchone()
-        return Receipt(found[0], found[1], bytes(found[2])) if found else None
+        prefix = self._book.prefix
+        query = "SELECT ledger, sequence, head FROM heads WHERE ledger BETWEEN ? AND ? ORDER BY rowid DESC"
+        found = self._connection.execute(query, (prefix, f"{prefix}g")).fetchone()  # "g": after all hex
+        return Receipt(found[0].removeprefix(prefix), found[1], bytes(found[2])) if found else None
 
     def close_cleanly(self) -> None:
         """Fold the log in, leave one file. The register can't be used afterwards."""
-        database.close_cleanly(self._connection, self._path)
+        self._book.close_cleanly()
 
     def _session(self, session: bytes) -> int:
         if len(session) != SESSION_BYTES:
             raise InvalidParameter(
                 f"expected a session of {SESSION_BYTES} bytes, got {len(session)}. Pass the charter's session."
             )
-        query = "SELECT number FROM sessions WHERE session = ?"
-        found = self._connection.execute(query, (session,)).fetchone()
+        query, name = "SELECT number FROM sessions WHERE session = ?", self._name(session)
+        found = self._connection.execute(query, (name,)).fetchone()
         if found is None:
-            with database.transaction(self._connection, self._path):
-                self._connection.execute("INSERT OR IGNORE INTO sessions (session, epoch) VALUES (?, 0)", (session,))
-            found = self._connection.execute(query, (session,)).fetchone()
+            with self._book.transaction():
+                self._connection.execute("INSERT OR IGNORE INTO sessions (session, epoch) VALUES (?, 0)", (name,))
+            found = self._connection.execute(query, (name,)).fetchone()
         return int(found[0])
 
 
 class SessionStages:
     """What a site answered under one charter. Implements `secure_sum.StageRegister`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, number: int) -> None:
+    def __init__(self, book: Book, number: int) -> None:
         """Use `Register.stage_register`."""
-        self._path, self._connection, self._number = path, connection, number
+        self._book, self._connection, self._number = book, book.connection, number
 
     def last_epoch(self) -> int:
         """Return the number of the last epoch joined, 0 before the first."""
@@ -244,7 +267,7 @@ class SessionStages:
     def note_epoch(self, epoch: int) -> None:
         """Write an epoch down; synced. Raises AlreadyAnswered unless it is greater than the last one."""
         _check_counts(epoch, 0)
-        with database.transaction(self._connection, self._path):
+        with self._book.transaction():
             changed = self._connection.execute(
                 "UPDATE sessions SET epoch = ? WHERE number = ? AND epoch < ?", (epoch, self._number, epoch)
             )
@@ -274,7 +297,7 @@ class SessionStages:
                 f"{len(digest)} bytes. Record what a site answers, by its name in the protocol."
             )
         rank = STAGES.index(stage)
-        with database.transaction(self._connection, self._path):
+        with self._book.transaction():
             last = self.last_stage()
             if last is not None:
                 self._check_newer(last, (round_number, attempt, rank), stage)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from secure_frl.wire.messages import MessageType
 _SILENT_BEFORE = frozenset({MessageType.R1P, MessageType.R3A, MessageType.R3C, MessageType.R5})
 _SILENT_AFTER = frozenset({MessageType.R3A, MessageType.R3C, MessageType.R5})
 
-
+_Reply = tuple[SiteId, bytes, float]  # the last: when it was answered, seconds of the carrier's clock
 GROUP_BYTES = 64 << 20  # of replies that wait for one sync; a thousand sites' of a small policy
 
 
@@ -73,49 +74,50 @@ class InProcessCarrier:
         """Deliver each request and yield its reply at once; a lost site yields nothing.
 
         A reply later than `deadline_s` after the first request is dropped, as a real carrier would. With `sync`,
-        replies wait for it in groups: none leaves before what all of the group wrote is on disk.
+        replies wait for it in groups: none leaves, not even into a capture, before what all of the group wrote is on
+        disk.
         """
         started = self._clock()
-        replies = self._replies(requests, started, deadline_s)
-        if self._sync is None:
-            yield from replies
-            return
-        while group := _up_to(replies, GROUP_BYTES):
-            self._sync()
-            yield from group
+        replies = self._replies(requests)
+        while group := _up_to(replies, 0 if self._sync is None else GROUP_BYTES):
+            if self._sync is not None:
+                self._sync()
+            for site, reply, answered in group:
+                self._note("to_coordinator", site, reply, answered)
+                if answered - started <= deadline_s:
+                    yield site, reply
 
-    def _replies(self, requests: Iterable[Addressed], started: float, deadline_s: float) -> Iterator[Addressed]:
+    def _replies(self, requests: Iterable[Addressed]) -> Iterator[_Reply]:
         for site, request in requests:
             if site not in self._sites:
                 raise InvalidParameter(f"expected a site of this carrier, got {site}. Check the roster.")
             delivered = bytes(bytearray(request))  # a copy: no party can reach into another's memory
-            self._note("to_site", site, delivered)
+            self._note("to_site", site, delivered, self._clock())
             if self._drops is not None and self._drops.is_silent(site, delivered):
                 continue
             try:
                 reply = bytes(bytearray(self._sites[site].handle(delivered)))
             except (PeerError, ConnectionError):
                 continue  # a site that cannot even refuse is a silent one
-            self._note("to_coordinator", site, reply)
-            if self._clock() - started <= deadline_s:
-                yield site, reply
+            yield site, reply, self._clock()
 
     def close(self) -> None:
         """Close the capture, if there is one."""
         if self._capture is not None:
             self._capture.close()
 
-    def _note(self, direction: str, site: SiteId, frame: bytes) -> None:
+    def _note(self, direction: Literal["to_site", "to_coordinator"], site: SiteId, frame: bytes, when: float) -> None:
         if self._capture is not None:
-            self._capture.write("to_site" if direction == "to_site" else "to_coordinator", site, self._clock(), frame)
+            self._capture.write(direction, site, when, frame)
 
 
-def _up_to(replies: Iterator[Addressed], size: int) -> list[Addressed]:
-    """Take replies until they come to `size` bytes or there are no more."""
-    group, held = [], 0
-    for site, reply in replies:
-        group.append((site, reply))
-        held += len(reply)
+def _up_to(replies: Iterator[_Reply], size: int) -> list[_Reply]:
+    """Take replies, one at least, until they come to `size` bytes or there are no more."""
+    group: list[_Reply] = []
+    held = 0
+    for reply in replies:
+        group.append(reply)
+        held += len(reply[1])
         if held >= size:
             break
     return group

@@ -12,9 +12,11 @@ from secure_frl.federation import simulation
 from secure_frl.federation.carriers import in_process
 from secure_frl.federation.carriers.in_process import InProcessCarrier
 from secure_frl.federation.site import StudySite
-from secure_frl.records.group_commit import GroupCommit
+from secure_frl.records.group_commit import FILE, GroupCommit
+from secure_frl.records.ledger import read_ledger
 from secure_frl.secure_sum import SiteId
 from secure_frl.study import Study
+from secure_frl.wire.capture import CaptureWriter
 
 
 class Noted:
@@ -28,9 +30,20 @@ class Noted:
         return request
 
 
-def exchanged(count: int, log: list[str], *, synced: bool) -> list[str]:
+class NotedCapture(CaptureWriter):
+    """A capture that notes which replies it was given."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    def write(self, direction: str, site: int, time_s: float, frame: bytes) -> None:
+        if direction == "to_coordinator":
+            self._log.append(f"{site} captured")
+
+
+def exchanged(count: int, log: list[str], *, synced: bool, capture: CaptureWriter | None = None) -> list[str]:
     sites = {SiteId(number): Noted(str(number), log) for number in range(count)}
-    carrier = InProcessCarrier(sites, sync=(lambda: log.append("synced")) if synced else None)
+    carrier = InProcessCarrier(sites, capture=capture, sync=(lambda: log.append("synced")) if synced else None)
 
     def requests() -> Iterator[tuple[SiteId, bytes]]:
         for site in sites:
@@ -43,6 +56,14 @@ def exchanged(count: int, log: list[str], *, synced: bool) -> list[str]:
 
 def test_no_reply_of_a_group_leaves_before_the_sync_of_all() -> None:
     assert exchanged(3, [], synced=True) == ["0 wrote", "1 wrote", "2 wrote", "synced", "0 left", "1 left", "2 left"]
+
+
+def test_a_capture_holds_no_reply_of_a_group_before_the_sync() -> None:
+    log: list[str] = []
+
+    exchanged(2, log, synced=True, capture=NotedCapture(log))
+
+    assert log == ["0 wrote", "1 wrote", "synced", "0 captured", "0 left", "1 captured", "1 left"]
 
 
 def test_a_group_ends_when_its_replies_have_a_certain_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +85,7 @@ def test_a_study_of_sites_synced_together_keeps_one_chain_a_site_and_verifies(
 ) -> None:
     log: list[str] = []
     release, sync = StudySite.release, GroupCommit.sync
-    monkeypatch.setattr(simulation, "_SYNC_TOGETHER_FROM", 3)
+    monkeypatch.setattr(simulation, "_SHARE_BOOKS_FROM", 3)
     monkeypatch.setattr(StudySite, "release", lambda self: (release(self), log.append("released"))[0])
     monkeypatch.setattr(GroupCommit, "sync", lambda self: (sync(self), log.append("synced"))[0])
 
@@ -72,7 +93,10 @@ def test_a_study_of_sites_synced_together_keeps_one_chain_a_site_and_verifies(
 
     assert result.rounds_completed == 2
     assert verify(tmp_path / "run").findings == ()
-    assert len(list((tmp_path / "run").glob("state/sites/*/ledger.sqlite"))) == 3
+    assert sorted(path.name for path in (tmp_path / "run").glob("state/**/*.sqlite")) == [FILE, "ledger.sqlite"]
+    ledgers = [read_ledger(tmp_path / f"run/state/sites/site-0{number}/ledger.sqlite") for number in (1, 2, 3)]
+    assert [len(ledger.events()) for ledger in ledgers] == [2, 2, 2]
+    assert len({ledger.name for ledger in ledgers}) == 3
     text = " ".join(log)
     assert (
         text.count("released released released synced") == text.count("released") / 3 == 2

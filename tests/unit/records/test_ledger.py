@@ -190,7 +190,9 @@ def test_a_clean_end_leaves_one_file(tmp_path: Path) -> None:
 def test_it_runs_with_full_sync_and_write_ahead_log(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path / "ledger.sqlite")
 
-    settings = [ledger._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")]
+    settings = [
+        ledger._book.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
+    ]
 
     assert settings == [2, "wal"]  # 2 = FULL, https://sqlite.org/pragma.html#pragma_synchronous
 

@@ -1,4 +1,4 @@
-"""The ledger's times, what its rows say beside the event, heads that others hold, and rows that are synced together."""
+"""The ledger's times, what its rows say beside the event, and heads that others hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from secure_frl.consortium.identity import Identity
 from secure_frl.errors import ClockMovedBack, StaleLedger
 from secure_frl.records import ledger as ledger_module
-from secure_frl.records.group_commit import GroupCommit
 from secure_frl.records.ledger import Ledger, read_ledger
 from secure_frl.records.ledger_state import Budget
 
@@ -114,20 +113,3 @@ def test_a_head_that_others_hold_refuses_an_older_copy_and_passes_a_longer_ledge
     with pytest.raises(StaleLedger, match="coordinator holds"):
         open_ledger(path, held_head=held)
     open_ledger(path).close_cleanly()  # control: nothing else sees it
-
-
-def test_rows_may_wait_for_one_sync_of_a_group_and_read_back_all_the_same(tmp_path: Path) -> None:
-    group = GroupCommit(tmp_path)
-    for number in (1, 2):
-        ledger = open_ledger(tmp_path / f"{number}.sqlite", group=group)
-        ledger.reserve(event(number))
-        assert ledger._connection.execute("PRAGMA synchronous").fetchone()[0] == 1  # NORMAL: a commit waits for no disk
-        group.sync()
-        ledger.close_cleanly()
-
-    assert [read_ledger(tmp_path / f"{number}.sqlite").events() for number in (1, 2)] == [(event(1),), (event(2),)]
-
-
-def test_a_group_says_when_the_disk_did_not_take_it(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        GroupCommit(tmp_path / "gone").sync()

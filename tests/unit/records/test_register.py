@@ -90,7 +90,7 @@ def test_the_database_itself_refuses_a_second_confirmation(register: Register) -
     register.stage_register(SESSION).record(1, 0, "R3b", DIGEST)
 
     with pytest.raises(sqlite3.IntegrityError):  # with the check above it gone
-        register._connection.execute("INSERT INTO answers VALUES (1, 1, 1, 2, 'R3b', zeroblob(32))")
+        register._book.connection.execute("INSERT INTO answers VALUES (1, 1, 1, 2, 'R3b', zeroblob(32))")
 
 
 def test_sessions_do_not_touch_each_other(register: Register) -> None:
