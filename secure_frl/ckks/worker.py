@@ -150,11 +150,11 @@ class Worker:
         except BaseException:  # an interrupt: the answer under way must not be taken for that of the next request
             self.close()
             raise
-        if any(reply[:1] == REFUSED for reply in line.replies):
+        if line.is_refused:
             raise CiphertextRefused(
                 f"expected bytes that {op.name} can decode, got others. Leave their sender out of this round."
             )
-        return [reply[1:] for reply in line.replies]
+        return line.replies
 
 
 class _Line:
@@ -167,7 +167,8 @@ class _Line:
         self._to, self._from, self._wall_s = to_worker, from_worker, wall_s
         self._arrived = bytearray()
         self._deadline = time.monotonic() + wall_s
-        self.replies: list[bytes] = []
+        self.replies: list[bytes] = []  # without their first byte
+        self.is_refused = False  # one of them at least
         self._reading, self._both = select.poll(), select.poll()
         for polled in (self._reading, self._both):
             polled.register(from_worker, select.POLLIN)
@@ -206,7 +207,8 @@ class _Line:
                 raise BrokenPipeError
             if len(self._arrived) < end:
                 return
-            self.replies.append(bytes(self._arrived[LENGTH_BYTES:end]))
+            self.is_refused |= self._arrived[LENGTH_BYTES : LENGTH_BYTES + 1] == REFUSED
+            self.replies.append(bytes(memoryview(self._arrived)[LENGTH_BYTES + 1 : end]))
             del self._arrived[:end]
             self._deadline = time.monotonic() + self._wall_s
 
