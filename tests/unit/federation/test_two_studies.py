@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,9 @@ def _begin(study: Study, out: Path, shared: RunOptions, go: int) -> int:
         code = 0
     except BudgetExhausted:
         code = 3
+    except BaseException:  # os._exit would swallow why
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 
