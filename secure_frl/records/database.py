@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from secure_frl.errors import LedgerCorrupt, NewerFormat, SecureFrlError, Unexpe
 from secure_frl.files import sync_directory
 
 BUSY_TIMEOUT_S = 20.0  # longer than any transaction here by three orders of magnitude
+_RETRY_S = 0.01
 
 
 def open_database(
@@ -44,7 +46,7 @@ def open_database(
             if exclusive:
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             _check_format(connection, path, application, newest)  # before a write: a foreign file stays as it is
-            connection.execute("PRAGMA journal_mode=WAL")
+            _enter_wal(connection, 0.0 if exclusive else BUSY_TIMEOUT_S)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("BEGIN IMMEDIATE")  # in exclusive mode the lock is kept from here on
             if not _check_format(connection, path, application, newest):
@@ -60,6 +62,19 @@ def open_database(
         connection.close()
         raise
     return connection
+
+
+def _enter_wal(connection: sqlite3.Connection, patience_s: float) -> None:
+    """Change to WAL. SQLite does not wait by itself while another program makes, or ends, the same change."""
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= give_up:
+                raise
+        time.sleep(_RETRY_S)
 
 
 def set_format(connection: sqlite3.Connection, version: int) -> None:
