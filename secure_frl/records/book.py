@@ -181,15 +181,15 @@ def open_book(
     by itself where there is one with such a part, and syncs each transaction.
     Other arguments and errors: see `database.open_database`.
     """
-    is_alone = group is None
-    if not path.exists() and (group is not None or _has_part(path, application)):
-        shared = group or GroupCommit.open(shared_file(path).parent)
-        number = shared.part(path.absolute().parent.name, application, schema)
-        first = number * _KEYS_OF_A_PART
-        return Book(
-            shared.connection, path, first, first + _KEYS_OF_A_PART - 1, f"{number}/", shared, is_alone=is_alone
-        )
-    return Book(database.open_database(path, application, schema, newest=newest, exclusive=exclusive), path)
+    home, is_alone = path.absolute().parent.name, group is None
+    if group is None and not path.exists() and shared_file(path).is_file():
+        group = GroupCommit.open(shared_file(path).parent)  # to write: a reader can't recover what a kill left
+        if part_number(group.connection, home, application) is None:
+            group.close_cleanly()
+            group = None
+    if group is None or path.exists():
+        return Book(database.open_database(path, application, schema, newest=newest, exclusive=exclusive), path)
+    return _part(group, path, group.part(home, application, schema), is_alone=is_alone)
 
 
 def open_book_read_only(path: Path, application: int, newest: int = 1) -> Book:
@@ -207,16 +207,18 @@ def open_book_read_only(path: Path, application: int, newest: int = 1) -> Book:
     if number is None:
         connection.close()
         raise LedgerCorrupt(f"expected {path.parent.name} in {shared.name}, found none. Check the name of the site.")
+    return _part(GroupCommit(shared, connection), path, number, is_alone=True)
+
+
+def _part(group: GroupCommit, path: Path, number: int, *, is_alone: bool) -> Book:
     first = number * _KEYS_OF_A_PART
-    return Book(connection, path, first, first + _KEYS_OF_A_PART - 1, f"{number}/", GroupCommit(shared, connection))
+    return Book(group.connection, path, first, first + _KEYS_OF_A_PART - 1, f"{number}/", group, is_alone)
 
 
 def is_there(path: Path, application: int) -> bool:
     """Return whether a record is there, in a file of its own or as a part. Raises LedgerCorrupt for a damaged file."""
-    return path.is_file() or _has_part(path, application)
-
-
-def _has_part(path: Path, application: int) -> bool:
+    if path.is_file():
+        return True
     shared = shared_file(path)
     if not shared.is_file():
         return False

@@ -28,7 +28,7 @@ from secure_frl.errors import ClockMovedBack, InvalidParameter, StaleLedger, Une
 from secure_frl.files import write_durably
 from secure_frl.records.book import ROWS_TABLE, Book, is_there, open_book, open_book_read_only
 from secure_frl.records.chain import Receipt, Row, SignedHead, decode_export, encode_export, sign_head
-from secure_frl.records.group_commit import GroupCommit
+from secure_frl.records.group_commit import GroupCommit, shared_file
 from secure_frl.records.ledger_state import (
     FORMAT,
     OUTCOMES,
@@ -90,17 +90,16 @@ class Ledger:
         Raises LedgerCorrupt, NewerFormat, StaleLedger, WrongLedger for a ledger of another data set or holder.
         """
         known = [receipt for receipt in (noted_head, held_head) if receipt is not None]
-        if known and group is None and not is_there(path, APPLICATION):
-            raise StaleLedger(
-                f"expected {path.name} with row {known[0].sequence}, found no file. "
-                "Restore the newest copy; a new ledger would forget what was spent."
-            )
+        if known and group is None and not path.exists() and not shared_file(path).exists():
+            raise _forgotten(path, known[0])
         book = open_book(path, APPLICATION, (ROWS_TABLE,), newest=FORMAT, group=group)
         ledger = cls(book, guard, signer, clock)
         try:
             with book.transaction():
                 ledger._catch_up()
                 if ledger._state.last is None:
+                    if known:
+                        raise _forgotten(path, known[0])
                     opening = _opening(holder, dataset_id, budget, code_version)
                     ledger._append("opened", opening | {"time": ledger._now()})
             ledger._refresh()
@@ -313,6 +312,13 @@ class Ledger:
                 f"expected {self._book.name} to contain row {receipt.sequence} that {whose}, it ends at row "
                 f"{self._head().sequence} without it. Restore the newest copy: an older one forgets what was spent."
             )
+
+
+def _forgotten(path: Path, known: Receipt) -> StaleLedger:
+    return StaleLedger(
+        f"expected {path.name} with row {known.sequence}, found none. "
+        "Restore the newest copy; a new ledger would forget what was spent."
+    )
 
 
 def _opening(holder: str, dataset_id: str, budget: Budget, code_version: str) -> dict[str, object]:

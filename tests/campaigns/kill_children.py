@@ -36,9 +36,15 @@ def _end_after(work: Callable[[], None], failed: Callable[[BaseException], None]
         os._exit(0)
 
 
-def killed_after(pid: int, reading: int, delay_s: float) -> list[str]:
-    """Kill the child at that moment, or reap it if it ended before, and return the lines that had left."""
-    end, data = time.monotonic() + delay_s, b""
+def killed_after(pid: int, reading: int, delay_s: float, *, said: str = "") -> list[str]:
+    """Kill the child at that moment, or reap it if it ended before, and return the lines that had left.
+
+    delay_s: from its start, or from the line `said`.
+    """
+    data = b""
+    while said and f"{said}\n".encode() not in data and (chunk := os.read(reading, 1 << 16)):
+        data += chunk
+    end = time.monotonic() + delay_s
     while (left_s := end - time.monotonic()) > 0:
         if select.select([reading], [], [], left_s)[0]:
             chunk = os.read(reading, 1 << 16)
@@ -46,6 +52,21 @@ def killed_after(pid: int, reading: int, delay_s: float) -> list[str]:
                 break
             data += chunk
     kill(pid)
+    return _rest(reading, data)
+
+
+def moments_of(pid: int, reading: int, *, said: str, times: int) -> tuple[list[float], list[str]]:
+    """Return when a child said lines that begin so, in seconds from now; then it is killed. Also all of its lines."""
+    start, data, moments = time.monotonic(), b"", []
+    while len(moments) < times and (chunk := os.read(reading, 1 << 16)):
+        data += chunk
+        new = sum(line.startswith(said) for line in data.decode().splitlines()) - len(moments)
+        moments += [time.monotonic() - start] * new
+    kill(pid)
+    return moments, _rest(reading, data)
+
+
+def _rest(reading: int, data: bytes) -> list[str]:
     while chunk := os.read(reading, 1 << 16):  # what was in the pipe had left
         data += chunk
     os.close(reading)
@@ -53,17 +74,6 @@ def killed_after(pid: int, reading: int, delay_s: float) -> list[str]:
     failed = [line for line in lines if line.startswith("failed")]
     assert not failed, failed
     return lines
-
-
-def seconds_to(pid: int, reading: int, *, lines: int) -> float:
-    """Return how long a child takes to say so many lines; then it is killed."""
-    start, said = time.monotonic(), 0
-    while said < lines and (chunk := os.read(reading, 1 << 16)):
-        said += chunk.count(b"\n")
-    took_s = time.monotonic() - start
-    kill(pid)
-    os.close(reading)
-    return took_s
 
 
 def kill(pid: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kill_children import Say, fork, kill, killed_after, seconds_to
+from kill_children import Say, fork, kill, killed_after, moments_of
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.errors import BudgetExhausted, UnexpectedState
@@ -28,7 +28,7 @@ from secure_frl.federation.carriers.pipe import STUDY_DONE, read_frame, serve, w
 from secure_frl.federation.enrolment import Enrolled, enrol, open_site
 from secure_frl.federation.run_folder import RunFolder, RunOptions
 from secure_frl.masking.contexts import config_hash
-from secure_frl.records.group_commit import GroupCommit
+from secure_frl.records.group_commit import FILE, GroupCommit
 from secure_frl.records.ledger import Ledger, read_ledger
 from secure_frl.records.ledger_state import Budget
 from secure_frl.secure_sum import RoundContext, SiteId
@@ -38,7 +38,9 @@ from secure_frl.wire.messages import MessageType
 
 pytestmark = pytest.mark.slow
 FEW = 8
-LIVES = 25  # kills on one set of files
+LIVES = 25  # kills on one set of files; every second set is a part of shared books
+CONTROL = 40  # kills that must find what is out of order; the first few do
+MANY_ROUNDS = {"training.rounds": 1000, "privacy.delta": 1e-6}
 SITE, NAME = SiteId(0), "site-01"
 
 
@@ -62,7 +64,7 @@ def _event(number: int) -> bytes:
     return json.dumps({"charter_hash": "00" * 32, "round": number}, separators=(",", ":")).encode()
 
 
-def _open(path: Path, group: GroupCommit | None) -> Ledger:
+def _open(path: Path, group: GroupCommit | None = None) -> Ledger:
     return Ledger.open(
         path,
         holder=NAME,
@@ -75,20 +77,28 @@ def _open(path: Path, group: GroupCommit | None) -> Ledger:
     )
 
 
-def _release_for_ever(path: Path, group: GroupCommit | None, say: Say) -> None:
+def _release_for_ever(path: Path, is_shared: bool, sends_first: bool, say: Say) -> None:
+    """Release and release. sends_first: what must never be, something leaves before it is booked."""
+    group = GroupCommit.open(path.parent.parent) if is_shared else None
     ledger = _open(path, group)
     ledger.settle_unfinished()
+    if group is not None:
+        group.sync()
     number = max((json.loads(kept.event)["round"] for kept in read_ledger(path).reservations.values()), default=0)
+    say("open")
     while True:
         number += 1
         receipt = ledger.reserve(_event(number))
         if number % 5 == 0:
             ledger.cancel(receipt, "nobody came")
             continue
+        if sends_first:
+            say(f"left {number}")
         ledger.release(receipt)
         if group is not None:
             group.sync()
-        say(f"left {number}")
+        if not sends_first:
+            say(f"left {number}")
         ledger.commit(receipt, "summed" if number % 3 else "aborted")
 
 
@@ -96,23 +106,25 @@ def _numbers(lines: list[str]) -> list[int]:
     return [int(line.split()[1]) for line in lines if line.startswith("left ")]
 
 
-@few_or_many
-def test_a_ledger_killed_at_any_moment_loses_no_spend_and_spends_none_twice(
-    kills: int, generator: np.random.Generator, tmp_path: Path
-) -> None:
-    kills, left, horizon_s = kills // 2, Counter[tuple[Path, int]](), 0.0
+def _kill_ledgers(kills: int, generator: np.random.Generator, folder: Path, *, sends_first: bool = False) -> int:
+    """Kill a ledger so many times, check it after each, and return how many releases left."""
+    left, opening_s, work_s = Counter[tuple[Path, int]](), 0.0, 0.0
     for number in range(kills):
-        path = tmp_path / f"{number // LIVES}.sqlite"
-        group = GroupCommit(tmp_path) if number // LIVES % 2 else None
+        life = number // LIVES
+        path, is_shared = folder / f"{life}" / NAME / "ledger.sqlite", bool(life % 2)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if number % LIVES == 0:  # how long a child takes to open a ledger and release five times, in this hour
-            begun = fork(lambda say, group=group: _release_for_ever(tmp_path / "measured.sqlite", group, say))
-            horizon_s = seconds_to(*begun, lines=5)
+            measured = folder / f"measured-{life}" / NAME / "ledger.sqlite"
+            measured.parent.mkdir(parents=True)
+            begun = fork(lambda say, to=measured, is_shared=is_shared: _release_for_ever(to, is_shared, False, say))
+            moments, _ = moments_of(*begun, said="", times=6)
+            opening_s, work_s = moments[0], moments[5] - moments[0]
 
-        child = fork(lambda say, path=path, group=group: _release_for_ever(path, group, say))
-        lines = killed_after(*child, float(generator.uniform(0, horizon_s)))
+        child = fork(lambda say, path=path, is_shared=is_shared: _release_for_ever(path, is_shared, sends_first, say))
+        lines = _killed(child, number, generator, opening_s, work_s)
 
         left.update((path, gone) for gone in _numbers(lines))
-        ledger = _open(path, None)
+        ledger = _open(path)
         for kept in ledger.settle_unfinished():
             if kept.status == "reserved":
                 with pytest.raises(UnexpectedState):  # given back for good: whoever held its receipt can't spend it
@@ -124,7 +136,31 @@ def test_a_ledger_killed_at_any_moment_loses_no_spend_and_spends_none_twice(
         assert set(booked.values()) <= {1}, "a spend was booked twice"
         assert len(set(booked) - seen) <= number % LIVES + 1  # at most the one that a kill came between
     assert not left or set(left.values()) == {1}, "something left twice"
-    print(f"{kills} kills of a ledger: {len(left)} releases left, all booked, none twice")
+    return len(left)
+
+
+def _killed(
+    child: tuple[int, int], number: int, generator: np.random.Generator, opening_s: float, work_s: float
+) -> list[str]:
+    """Kill a child at a moment of its work; each tenth one while it opens its books."""
+    if number % 10 == 9:
+        return killed_after(*child, float(generator.uniform(0, opening_s)))
+    return killed_after(*child, float(generator.uniform(0, work_s)), said="open")
+
+
+@few_or_many
+def test_a_ledger_killed_at_any_moment_loses_no_spend_and_spends_none_twice(
+    kills: int, generator: np.random.Generator, tmp_path: Path
+) -> None:
+    kills = kills // 2
+    left = _kill_ledgers(kills, generator, tmp_path)
+    assert left > 0
+    print(f"{kills} kills of a ledger: {left} releases left, all booked, none twice")
+
+
+def test_kills_find_a_ledger_that_books_after_something_left(generator: np.random.Generator, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"a spend was lost|something left twice"):
+        _kill_ledgers(CONTROL, generator, tmp_path, sends_first=True)
 
 
 # --- a site's own steps ----------------------------------------------------------------------------------------------
@@ -144,71 +180,108 @@ def _context(enrolled: Enrolled, number: int) -> RoundContext:
 
 
 def _windows(folder: RunFolder) -> list[tuple[int, bytes]]:
-    """Return (round, people) of each window that the register has seen."""
-    path = folder.site(NAME) / "register.sqlite"
+    """Return (round, people) of each window that the register of the one site has seen."""
+    shared = folder.sites / FILE
+    path = shared if shared.exists() else folder.site(NAME) / "register.sqlite"
     with sqlite3.connect(path) as connection:
         found = connection.execute("SELECT round, persons FROM windows").fetchall()
     connection.close()
     return [(row[0], bytes(row[1])) for row in found]
 
 
-def _rounds_for_ever(folder: RunFolder, enrolled: Enrolled, again: int, say: Say) -> None:
-    """Contribute round after round. again: the last round whose window was seen; a second time it must be refused."""
-    site = open_site(folder, enrolled, SITE)
+def _rounds_for_ever(
+    folder: RunFolder, enrolled: Enrolled, is_shared: bool, again: int, sends_first: bool, say: Say
+) -> None:
+    """Contribute round after round.
+
+    again: the last round whose window was seen; a second time it must be refused.
+    sends_first: what must never be, something leaves before it is booked.
+    """
+    group = GroupCommit.open(folder.sites) if is_shared else None
+    sync = group.sync if group is not None else lambda: None
+    site = open_site(folder, enrolled, SITE, group)
     try:
         site.contribute(_context(enrolled, again))
     except (UnexpectedState, BudgetExhausted):  # the register has seen the window, or the ledger has booked it
         site.close("aborted")
     else:
         say(f"failed: round {again} was contributed again")
+    sync()
+    say("open")
     for number in range(again + 1, 10_000):
         vector = site.contribute(_context(enrolled, number))
+        line = f"left {number} {hash(vector.words.tobytes())}"
+        if sends_first:
+            say(line)
         site.release()
-        say(f"left {number} {hash(vector.words.tobytes())}")
+        sync()
+        if not sends_first:
+            say(line)
         site.close("summed")
+        sync()
+        say(f"closed {number}")
+
+
+def _kill_sites(
+    kills: int, generator: np.random.Generator, study: Study, tmp_path: Path, *, sends_first: bool = False
+) -> tuple[int, int]:
+    """Kill a site so many times, check it after each; return how many releases left, and kills inside a round."""
+    left, inside, opening_s, work_s = Counter[tuple[Path, int]](), 0, 0.0, 0.0
+    vectors: set[str] = set()
+    for number in range(kills):
+        life = number // LIVES
+        root, is_shared = tmp_path / f"run-{life}", bool(life % 2)
+        if number % LIVES == 0:
+            folder = run_folder.begin(root, study, RunOptions(), None)
+            enrolled = enrol(folder, study, rehearse=False)
+            _first_round(folder, enrolled, is_shared)
+            to = (folder, enrolled, is_shared, 1, False)
+            moments, lines = moments_of(*fork(lambda say, to=to: _rounds_for_ever(*to, say)), said="closed", times=4)
+            opening_s, work_s = moments[0], moments[3] - moments[0]
+            left.update((root, gone) for gone in (1, *_numbers(lines)))
+        again = max(window for window, _ in _windows(folder))
+
+        to = (folder, enrolled, is_shared, again, sends_first)
+        lines = _killed(fork(lambda say, to=to: _rounds_for_ever(*to, say)), number, generator, opening_s, work_s)
+
+        inside += bool(lines)  # between rounds there is next to nothing to do
+        left.update((root, gone) for gone in _numbers(lines))
+        noised = [line.split()[2] for line in lines if line.startswith("left ")]
+        assert not vectors & set(noised)
+        assert len(set(noised)) == len(noised)
+        vectors |= set(noised)
+        _check_site(folder, enrolled, {gone for where, gone in left if where == root}, number % LIVES + 2)
+    assert set(left.values()) <= {1}, "something left twice"
+    return len(left), inside
+
+
+def _first_round(folder: RunFolder, enrolled: Enrolled, is_shared: bool) -> None:
+    """Contribute once in this process: what it imports is there in each child."""
+    group = GroupCommit.open(folder.sites) if is_shared else None
+    site = open_site(folder, enrolled, SITE, group)
+    site.contribute(_context(enrolled, 1))
+    site.release()
+    site.close("summed")
+    site.shut_down()
+    if group is not None:
+        group.close_cleanly()
 
 
 @few_or_many
 def test_a_site_killed_at_any_moment_loses_no_spend_and_meets_nobody_twice(
     kills: int, generator: np.random.Generator, tiny: Callable[..., Study], tmp_path: Path
 ) -> None:
-    study, kills = tiny({"training.rounds": 1000, "privacy.delta": 1e-6}), 2 * kills // 5
-    left: Counter[tuple[Path, int]] = Counter()
-    vectors: set[str] = set()
-    for number in range(kills):
-        root = tmp_path / f"run-{number // LIVES}"
-        if number % LIVES == 0:
-            folder = run_folder.begin(root, study, RunOptions(), None)
-            enrolled = enrol(folder, study, rehearse=False)
-            horizon_s = _horizon_s(folder, enrolled)
-            left.update({(root, 1): 1, (root, 2): 1})  # in which that was measured
-        again = max(window for window, _ in _windows(folder))
-
-        child = fork(lambda say, to=(folder, enrolled, again): _rounds_for_ever(*to, say))
-        lines = killed_after(*child, float(generator.uniform(0, horizon_s)))
-
-        left.update((root, gone) for gone in _numbers(lines))
-        noised = [line.split()[2] for line in lines if line.startswith("left ")]
-        assert not vectors & set(noised)
-        assert len(set(noised)) == len(noised)
-        vectors |= set(noised)
-        _check_site(folder, enrolled, {gone for where, gone in left if where == root}, number % LIVES + 1)
-    assert set(left.values()) <= {1}, "something left twice"
-    print(f"{kills} kills of a site: {len(left)} releases left, all booked, none twice")
+    kills = 2 * kills // 5
+    left, inside = _kill_sites(kills, generator, tiny(MANY_ROUNDS), tmp_path)
+    assert inside > kills // 2
+    print(f"{kills} kills of a site, {inside} of them inside a round: {left} releases left, all booked, none twice")
 
 
-def _horizon_s(folder: RunFolder, enrolled: Enrolled) -> float:
-    """Return how long it takes to open the site and contribute three times; done twice, for the first one imports."""
-    for number in (1, 2):
-        start = time.monotonic()
-        site = open_site(folder, enrolled, SITE)
-        opened = time.monotonic()
-        site.contribute(_context(enrolled, number))
-        site.release()
-        site.close("summed")
-        ended = time.monotonic()
-        site.shut_down()
-    return (opened - start) + 3 * (ended - opened)
+def test_kills_find_a_site_that_books_after_something_left(
+    generator: np.random.Generator, tiny: Callable[..., Study], tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=r"a spend was lost|something left twice"):
+        _kill_sites(CONTROL, generator, tiny(MANY_ROUNDS), tmp_path, sends_first=True)
 
 
 def _check_site(folder: RunFolder, enrolled: Enrolled, seen: set[int], kills: int) -> None:
