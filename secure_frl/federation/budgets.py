@@ -39,7 +39,7 @@ def study_guard(study: Study, session: bytes) -> Guard:
     is_limited = study.privacy.noise != UNSAFE_NONE or bool(study.data.dataset_id)
     own_budget = Budget(study.privacy.target_epsilon if is_limited else math.inf, study.privacy.delta)
     charter_hash, rounds = session.hex(), study.training.rounds
-    memory = _Memory()
+    memory = _Memory(charter_hash)
 
     def guard(lifetime: Budget, recorded: Sequence[bytes], candidate: bytes) -> None:
         if study.unsafe_choices and study.data.dataset_id:
@@ -47,8 +47,8 @@ def study_guard(study: Study, session: bytes) -> Guard:
                 f"expected a protected study on data set {study.data.dataset_id}, got {', '.join(study.unsafe_choices)}"
                 ". Leave data.dataset_id empty for a control; nothing was sampled or sent."
             )
-        before, following = memory.take(recorded), _booked(candidate)
-        own = [one for one in before if one.event.charter_hash == charter_hash]
+        before, own = memory.take(recorded)
+        following = _booked(candidate)
         if not own:
             _check_announced(lifetime, before, following.event, rounds)
         _check_next(lifetime, before, following)
@@ -62,7 +62,7 @@ def study_guard(study: Study, session: bytes) -> Guard:
     return guard
 
 
-def _check_announced(lifetime: Budget, before: Sequence[_Booked], first: GaussianSumEvent, rounds: int) -> None:
+def _check_announced(lifetime: Budget, others: tuple[_Shared, ...], first: GaussianSumEvent, rounds: int) -> None:
     """Raise BudgetExhausted if a study's announced releases don't fit beside what other studies spent."""
     entered = min(rounds, first.max_rounds_per_person) if first.composition_group == FRESH else rounds
     announced = tuple(_shared(replace(first, window=f"announced-{number}")) for number in range(entered))
@@ -73,7 +73,6 @@ def _check_announced(lifetime: Budget, before: Sequence[_Booked], first: Gaussia
             f"lifetime budget of data set {first.dataset_id} at this holder, got one that announces {alone:.4f}. "
             "Nothing was sampled or sent: lower privacy.target_epsilon to the smallest budget of all sites."
         )
-    others = _of(before)
     if not others or not _is_one_kind((*others, announced[0])):  # another kind is refused with its own words
         return
     together = _spent(others + announced, lifetime.delta)
@@ -87,11 +86,12 @@ def _check_announced(lifetime: Budget, before: Sequence[_Booked], first: Gaussia
         )
 
 
-def _check_next(budget: Budget, before: Sequence[_Booked], following: _Booked) -> None:
+def _check_next(budget: Budget, before: tuple[_Shared, ...], following: _Shared) -> None:
     """Raise BudgetExhausted if one more release spends too much; the accountant has the last word and says why."""
-    after = (*_of(before), following.shared)
+    after = (*before, following)
     if not _spent(after, budget.delta) <= budget.epsilon:  # not a number where no epsilon covers all of them
-        accountant.guard(accountant.Budget(budget.epsilon, budget.delta), [one.data for one in before], following.data)
+        *recorded, candidate = (one.event.canonical() for one in after)
+        accountant.guard(accountant.Budget(budget.epsilon, budget.delta), recorded, candidate)
 
 
 # --- the same events again and again ---------------------------------------------------------------------------------
@@ -107,38 +107,28 @@ class _Shared:
     event: GaussianSumEvent
 
 
-@dataclass(frozen=True, slots=True)
-class _Booked:
-    """A recorded event of one ledger."""
-
-    data: bytes
-    shared: _Shared
-
-    @property
-    def event(self) -> GaussianSumEvent:
-        return self.shared.event
-
-
 class _Memory:
     """What the events recorded in one ledger were decoded to, kept from one release to the next."""
 
-    def __init__(self) -> None:
-        self._booked: list[_Booked] = []
+    def __init__(self, charter_hash: str) -> None:
+        self._charter_hash = charter_hash
+        self._recorded: tuple[bytes, ...] = ()
+        self._all: tuple[_Shared, ...] = ()
+        self._own: tuple[_Shared, ...] = ()
 
-    def take(self, recorded: Sequence[bytes]) -> list[_Booked]:
-        """Return the recorded events, decoding those only that were not there the last time."""
-        known = 0
-        for booked, data in zip(self._booked, recorded, strict=False):
-            if booked.data != data:  # a reservation was cancelled since
-                break
-            known += 1
-        new = [_booked(data) for data in recorded[known:]]
-        self._booked = self._booked[:known] + new
-        return self._booked
+    def take(self, recorded: Sequence[bytes]) -> tuple[tuple[_Shared, ...], tuple[_Shared, ...]]:
+        """Return the recorded events, all and this study's; those only are new that were not there the last time."""
+        if tuple(recorded[: len(self._recorded)]) != self._recorded:  # a reservation was cancelled since
+            self._recorded = self._all = self._own = ()
+        new = tuple(map(_booked, recorded[len(self._recorded) :]))
+        self._recorded = tuple(recorded)
+        self._all += new
+        self._own += tuple(one for one in new if one.event.charter_hash == self._charter_hash)
+        return self._all, self._own
 
 
-def _booked(data: bytes) -> _Booked:
-    return _Booked(data, _without_roots(_ROOTS.sub(rb"\1", data)))
+def _booked(data: bytes) -> _Shared:
+    return _without_roots(_ROOTS.sub(rb"\1", data))
 
 
 # A root is any hex, so an event is valid with it where it is valid without. Inside a text the quotation marks would be
@@ -164,10 +154,6 @@ def _shared(event: GaussianSumEvent) -> _Shared:
 def _spent(events: tuple[_Shared, ...], delta: float) -> float:
     """Return the epsilon of these events; not a number when no epsilon covers all of them."""
     return accountant.epsilon([one.event for one in events], delta) if _is_one_kind(events) else math.nan
-
-
-def _of(booked: Sequence[_Booked]) -> tuple[_Shared, ...]:
-    return tuple(one.shared for one in booked)
 
 
 def _is_one_kind(events: Sequence[_Shared]) -> bool:
