@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from secure_frl.evidence.ledger_view import view_ledger
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.federation.carriers import in_process
@@ -101,3 +104,42 @@ def test_a_study_of_sites_synced_together_keeps_one_chain_a_site_and_verifies(
     assert (
         text.count("released released released synced") == text.count("released") / 3 == 2
     )  # all three, then one sync
+
+
+@pytest.mark.slow
+def test_a_run_of_shared_books_killed_before_a_sync_lost_nothing_that_left_and_resumes(
+    tiny: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, released = tmp_path / "run", [0]
+    release, sync = StudySite.release, GroupCommit.sync
+
+    def noted(site: StudySite) -> None:
+        release(site)
+        released[0] += 1
+
+    def killed(group: GroupCommit) -> None:
+        if released[0] == 6:  # three sites have released in each of two rounds; the second time it is not on disk
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(group)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            monkeypatch.setattr(simulation, "_SHARE_BOOKS_FROM", 3)
+            monkeypatch.setattr(StudySite, "release", noted)
+            monkeypatch.setattr(GroupCommit, "sync", killed)
+            simulation.run(tiny(), run)
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+    homes = [run / f"state/sites/site-0{number}/ledger.sqlite" for number in (1, 2, 3)]
+    found = ["summed", "reserved"]  # the release of the second round is gone, and nothing of it had left
+    assert [[kept.status for kept in read_ledger(home).reservations.values()] for home in homes] == [found] * 3
+    assert verify(run).findings == ()  # unfinished
+    assert [row.kept.status for row in view_ledger(homes[0]).rows] == found
+    result = simulation.resume(run)
+
+    assert result.rounds_completed + result.rounds_lost == 2
+    assert verify(run).findings == ()
+    assert not any(home.exists() for home in homes)
