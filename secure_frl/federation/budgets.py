@@ -38,13 +38,13 @@ def study_guard(study: Study, session: bytes) -> Guard:
     """
     is_limited = study.privacy.noise != UNSAFE_NONE or bool(study.data.dataset_id)
     own_budget = Budget(study.privacy.target_epsilon if is_limited else math.inf, study.privacy.delta)
-    charter_hash, rounds = session.hex(), study.training.rounds
+    charter_hash, rounds, unsafe = session.hex(), study.training.rounds, study.unsafe_choices
     memory = _Memory(charter_hash)
 
     def guard(lifetime: Budget, recorded: Sequence[bytes], candidate: bytes) -> None:
-        if study.unsafe_choices and study.data.dataset_id:
+        if unsafe and study.data.dataset_id:
             raise BudgetExhausted(
-                f"expected a protected study on data set {study.data.dataset_id}, got {', '.join(study.unsafe_choices)}"
+                f"expected a protected study on data set {study.data.dataset_id}, got {', '.join(unsafe)}"
                 ". Leave data.dataset_id empty for a control; nothing was sampled or sent."
             )
         before, own = memory.take(recorded)
