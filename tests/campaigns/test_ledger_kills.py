@@ -88,12 +88,12 @@ def _release_for_ever(path: Path, is_shared: bool, sends_first: bool, say: Say) 
     say("open")
     while True:
         number += 1
+        if sends_first and number % 5:
+            say(f"left {number}")
         receipt = ledger.reserve(_event(number))
         if number % 5 == 0:
             ledger.cancel(receipt, "nobody came")
             continue
-        if sends_first:
-            say(f"left {number}")
         ledger.release(receipt)
         if group is not None:
             group.sync()
@@ -209,14 +209,13 @@ def _rounds_for_ever(
     sync()
     say("open")
     for number in range(again + 1, 10_000):
-        vector = site.contribute(_context(enrolled, number))
-        line = f"left {number} {hash(vector.words.tobytes())}"
         if sends_first:
-            say(line)
+            say(f"left {number} {secrets.token_hex(8)}")
+        vector = site.contribute(_context(enrolled, number))
         site.release()
         sync()
         if not sends_first:
-            say(line)
+            say(f"left {number} {hash(vector.words.tobytes())}")
         site.close("summed")
         sync()
         say(f"closed {number}")
