@@ -128,12 +128,12 @@ class _Memory:
 
 
 def _booked(data: bytes) -> _Shared:
-    return _without_roots(_ROOTS.sub(rb"\1", data))
+    return _without_roots(b"".join(_ROOTS.split(data)))
 
 
 # A root is any hex, so an event is valid with it where it is valid without. Inside a text the quotation marks would be
 # escaped, so what is found is the field.
-_ROOTS = re.compile(rb'("register_root_(?:after|before)":")(?:[0-9a-f]{2})+(?=")')
+_ROOTS = re.compile(rb'("register_root_(?:after|before)":")(?:[0-9a-f]{2})*+(?=")')
 
 
 @lru_cache(maxsize=_MOST_SHARED)

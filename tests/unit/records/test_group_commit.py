@@ -126,12 +126,24 @@ def test_what_one_site_is_refused_takes_nothing_from_the_others(tmp_path: Path) 
     first.reserve(event(1))
     with pytest.raises(BudgetExhausted):
         second.reserve(event(1))
-    with pytest.raises(ZeroDivisionError), first._book.transaction():  # fails after it has written
-        first._append("clock", {"time": 1 // 0 if first._append("clock", {"time": 0}) else 0})
     first.reserve(event(2))
     group.close_cleanly()
 
     assert [read_ledger(of(tmp_path, number)).events() for number in (1, 2)] == [(event(1), event(2)), ()]
+
+
+def test_an_error_after_a_write_takes_the_stage_back_and_ends_the_group(tmp_path: Path) -> None:
+    group = GroupCommit.open(tmp_path)
+    first, second = open_ledger(tmp_path, 1, group), open_ledger(tmp_path, 2, group)
+    group.sync()
+    second.reserve(event(1))
+    with pytest.raises(ZeroDivisionError), first._book.transaction():
+        first._append("clock", {"time": 1 // 0 if first._append("clock", {"time": 0}) else 0})
+    with pytest.raises(LedgerCorrupt, match="undone"):
+        second.reserve(event(2))
+    group.close_cleanly()
+
+    assert [len(read_rows(of(tmp_path, number))) for number in (1, 2)] == [1, 1]
 
 
 def test_a_disk_that_cannot_take_a_stage_ends_the_group(tmp_path: Path) -> None:
