@@ -1,6 +1,6 @@
 """What the shipped study learns, through the real path: run on demand, a quarter of an hour on two cores.
 
-References (learning.md, section 2): at epsilon 4, delta 1e-6, h = 7 the prototype recovers .78 (five seeds), .434 at
+References: at epsilon 4, delta 1e-6, h = 7 an earlier recipe, measured apart, recovers .78 (five seeds), .434 at
 epsilon 1 and .537 under local noise (three seeds each). The bars are below them, and our own figures above.
 """
 
