@@ -15,12 +15,12 @@ import dp_accounting
 import numpy as np
 from dp_accounting.pld import PLDAccountant, privacy_loss_distribution
 from figures import Figure, at_least, at_most
+from releases import release
 from scipy.optimize import brentq
 from scipy.stats import norm
 
 from secure_frl.privacy.accountant import epsilon
-from secure_frl.privacy.events import GaussianSumEvent, sum_event
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.privacy.events import GaussianSumEvent
 
 FINE_GRID = 1e-4
 _PRV_ERROR = 0.005  # asked of PRV, each way
@@ -74,40 +74,13 @@ SETTINGS = tuple(
 
 def event_of(setting: Setting) -> GaussianSumEvent:
     """Return the setting as one release of so many noised sums."""
-    constants = SumConstants(
-        sites=_HONEST + 1,
-        threshold=_HONEST // 2 + 2,
-        max_colluders=1,
-        min_survivors=_HONEST + 1,
-        honest_shares=_HONEST,
-        profile="cross_silo",
-        neighbours=_HONEST,
-        protection="masking",
-        length=1,
-        modulus_bits=32,
-        scale=_DEVIATION * math.sqrt(_HONEST) / setting.sigma,
-        bound=1 << 24,
-        noise_bound=0,
-        blocks=(Block("policy", 0, 1, 1.0, 1.0),),
-        noise="distributed",
-        noise_multiplier=setting.sigma,
-        integer_noise_scale=_DEVIATION,
-    )
-    return sum_event(
-        constants,
-        charter_hash="00",
-        dataset_id="benchmark",
-        round_number=1,
-        attempt=0,
-        window="1",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=1,
+    return release(
+        setting.sigma,
         delta=setting.delta,
-        random_source="production",
-        code_version="benchmark",
-        composition_group="benchmark",
+        honest_shares=_HONEST,
+        length=1,
+        deviation=_DEVIATION,
+        composition_group="ward",
         noised_sums=setting.releases,
         sampling_rate=setting.rate,
     )

@@ -10,7 +10,6 @@ guard, which runs in a process that has it, and is inside `verify`, which is a p
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import subprocess
 import sys
@@ -23,18 +22,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
 from figures import Figure, at_most, report, show
+from releases import release
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.files import allow_open_files
 from secure_frl.privacy.accountant import epsilon
-from secure_frl.privacy.events import GaussianSumEvent, sum_event
+from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.records.chain import Receipt
 from secure_frl.records.group_commit import GroupCommit
 from secure_frl.records.ledger import Guard, Ledger
 from secure_frl.records.ledger_state import Budget
 from secure_frl.records.register import Register
-from secure_frl.secure_sum import Block, SumConstants
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
 
@@ -52,45 +51,21 @@ class Options:
     repetitions: int = 9
 
 
-def release(setting: int, number: int, *, group: str = DATASET) -> GaussianSumEvent:
+def release_of(setting: int, number: int, *, group: str = DATASET) -> GaussianSumEvent:
     """Return the release of one round of one of the five studies."""
     sigma, rate = SETTINGS[setting]
-    shares, length, deviation = 7, 3427, 1024
-    constants = SumConstants(
-        sites=10,
-        threshold=7,
-        max_colluders=1,
-        min_survivors=shares + 1,
-        honest_shares=shares,
-        profile="cross_silo",
-        neighbours=9,
-        protection="masking",
-        length=length,
-        modulus_bits=32,
-        scale=deviation * math.sqrt(shares) / sigma,
-        bound=10**6,
-        noise_bound=0,
-        blocks=(Block("policy", 0, length, 1.0, 1.0),),
-        noise="distributed",
-        noise_multiplier=sigma,
-        integer_noise_scale=deviation,
-    )
-    return sum_event(
-        constants,
+    return release(
+        sigma,
+        delta=DELTA,
+        honest_shares=7,
+        length=3427,
+        deviation=1024,
         charter_hash=charter(setting).hex(),
         dataset_id=DATASET,
         composition_group=group,
         round_number=number,
-        attempt=0,
         window=f"round-{number}-attempt-0",
-        unit="patient",
         sampling_rate=rate,
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=100,
-        delta=DELTA,
-        random_source="production",
-        code_version="secure_frl 0.1.0",
         register_root_before=number.to_bytes(32, "big").hex(),
     )
 
@@ -109,7 +84,7 @@ def study_with(rounds: int) -> Study:
 def long_history(rounds: int) -> list[GaussianSumEvent]:
     """Return the events of five studies, one after the other."""
     each = rounds // len(SETTINGS)
-    return [release(setting, number) for setting in range(len(SETTINGS)) for number in range(1, each + 1)]
+    return [release_of(setting, number) for setting in range(len(SETTINGS)) for number in range(1, each + 1)]
 
 
 def guard(options: Options) -> Iterator[Figure]:
@@ -123,7 +98,7 @@ def guard(options: Options) -> Iterator[Figure]:
         asked, spent = study_guard(charged, charter(setting)), list(recorded)
         took_ms = []
         for number in range(options.repetitions + 1):
-            candidate = release(setting, len(recorded) + number).canonical()
+            candidate = release_of(setting, len(recorded) + number).canonical()
             start = time.process_time()
             asked(lifetime, spent, candidate)
             took_ms.append(1000 * (time.process_time() - start))
@@ -173,7 +148,7 @@ def _round(
     ledgers: Sequence[Ledger], registers: Sequence[Register], group: GroupCommit, number: int
 ) -> tuple[float, float]:
     """Return CPU seconds of rows and seconds of syncs, for the three stages in which a site writes rows."""
-    event = release(0, number, group="fresh")
+    event = release_of(0, number, group="fresh")
     events = [replace(event, register_root_before=site.to_bytes(32, "big").hex()) for site in range(len(ledgers))]
     data = [one.canonical() for one in events]
     rows_s = syncs_s = 0.0
