@@ -163,10 +163,3 @@ def two_sites() -> float:
 def two_rounds() -> float:
     """Return epsilon of the same person in two rounds: two releases compose."""
     return stated(Setting(1.081, 1, 2, 1e-5))
-
-
-if __name__ == "__main__":
-    from figures import line
-
-    for figure in figures():
-        print(line(figure))

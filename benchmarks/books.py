@@ -9,7 +9,6 @@ guard, which runs in a process that has it, and is inside `verify`, which is a p
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
-from figures import Figure, at_most, report, show
+from figures import Figure, at_most, run, show
 from releases import release
 
 from secure_frl.consortium.identity import Identity
@@ -223,12 +222,7 @@ QUICK = Options(rounds=50, sites=20, repetitions=3)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--quick", action="store_true", help="small sizes: a smoke test")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    chosen = parser.parse_args(arguments)
-    return report(parser, PARTS, chosen.only, QUICK if chosen.quick else Options(), wants_json=chosen.json)
+    return run(__doc__, PARTS, lambda chosen: QUICK if chosen.quick else Options(), arguments)
 
 
 if __name__ == "__main__":

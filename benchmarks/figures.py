@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TypeVar
 
 Options = TypeVar("Options")
@@ -53,6 +54,28 @@ def load_average() -> str:
 def show(text: str) -> None:
     """Print progress where it does not mix with the result."""
     print(text, file=sys.stderr, flush=True)
+
+
+def run(
+    description: str | None,
+    parts: Mapping[str, Callable[[Options], Iterator[Figure]]],
+    options_of: Callable[[argparse.Namespace], Options],
+    arguments: Sequence[str] | None = None,
+    **folders: Path,
+) -> int:
+    """Be the command line of a benchmark: --json, --quick, --only NAME,... and a folder for each peer.
+
+    description: the docstring of the benchmark. options_of: from what was chosen, `quick` and the folders by name.
+    arguments: None reads the command line's. folders: where the environment of a peer lies unless told otherwise.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--quick", action="store_true", help="few repetitions and small sizes: a smoke test")
+    parser.add_argument("--only", default=",".join(parts), help=f"of {', '.join(parts)}")
+    for peer, folder in folders.items():
+        parser.add_argument(f"--{peer}", type=Path, default=folder, help="environment for this peer, made if missing")
+    chosen = parser.parse_args(arguments)
+    return report(parser, parts, chosen.only, options_of(chosen), wants_json=chosen.json)
 
 
 def report(

@@ -8,7 +8,6 @@ of --json is {"figures": [{"name", "value", "unit", "bar", "holds"}]}.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sqlite3
@@ -24,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
 import numpy as np
-from figures import Figure, at_least, at_most, report, show
+from figures import Figure, at_least, at_most, run, show
 from peer_environment import python_of
 from releases import release
 
@@ -189,13 +188,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--quick", action="store_true", help="few repetitions and small sizes: a smoke test")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--opendp", type=Path, default=OPENDP_FOLDER, help="environment for opendp, made if missing")
-    chosen = parser.parse_args(arguments)
-    return report(parser, PARTS, chosen.only, Options(chosen.quick, chosen.opendp), wants_json=chosen.json)
+    return run(__doc__, PARTS, lambda chosen: Options(chosen.quick, chosen.opendp), arguments, opendp=OPENDP_FOLDER)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the ratios. CPU seconds of one thread at a site, of all threads at the coordinat
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from figures import Figure, at_least, at_most, report, show
+from figures import Figure, at_least, at_most, run, show
 from flower_environment import FLOWER, flower_round
 from many_sites import Cost, ManySites
 from numpy.typing import NDArray
@@ -218,14 +217,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--quick", action="store_true", help="few repetitions and small sizes: a smoke test")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--flower", type=Path, default=FLOWER_FOLDER, help="environment for Flower, made if missing")
-    chosen = parser.parse_args(arguments)
-    options = Options(chosen.quick, chosen.flower)
-    return report(parser, PARTS, chosen.only, options, wants_json=chosen.json)
+    return run(__doc__, PARTS, lambda chosen: Options(chosen.quick, chosen.flower), arguments, flower=FLOWER_FOLDER)
 
 
 if __name__ == "__main__":
