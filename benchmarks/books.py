@@ -10,7 +10,6 @@ guard, which runs in a process that has it, and is inside `verify`, which is a p
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
 from figures import Figure, at_most, run, show
+from programs import child_s
 from releases import release
 
 from secure_frl.consortium.identity import Identity
@@ -116,7 +116,7 @@ def verify(options: Options) -> Iterator[Figure]:
                 _one_round(ledger, event)
             ledger.export(path.with_suffix(".jsonl"), path.with_suffix(".head"))
         command = [sys.executable, "-m", "secure_frl", "verify", str(path.with_suffix(".jsonl"))]
-        took_s = [_child_s(command) for _ in range(max(1, options.repetitions // 3))]
+        took_s = [child_s(command) for _ in range(max(1, options.repetitions // 3))]
     yield at_most("verify_s", statistics.median(took_s), 5, "CPU s")
 
 
@@ -191,16 +191,6 @@ def _one_round(ledger: Ledger, event: GaussianSumEvent) -> None:
     receipt = ledger.reserve(event.canonical())
     ledger.release(receipt, bytes(32))
     ledger.commit(receipt, "summed", range(10))
-
-
-def _child_s(command: Sequence[str]) -> float:
-    """Return the CPU seconds of a program that must end well."""
-    import os
-
-    before = os.times()
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # fixed command lines
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {

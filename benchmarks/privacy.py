@@ -9,7 +9,6 @@ of --json is {"figures": [{"name", "value", "unit", "bar", "holds"}]}.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 import numpy as np
 from figures import Figure, at_least, at_most, run, show
 from peer_environment import python_of
+from programs import child_s
 from releases import release
 
 from secure_frl.privacy.accountant import epsilon
@@ -116,14 +116,6 @@ def plan(options: Options) -> Iterator[Figure]:
     timed = [(child_s(command), child_s(imports)) for _ in range(options.repetitions(5))]
     show(f"plan: {statistics.median(imported for _, imported in timed):.2f} CPU s of it are imports of others")
     yield at_most("plan_s", statistics.median(planned for planned, _ in timed), 2, "CPU s")
-
-
-def child_s(command: Sequence[str]) -> float:
-    """Return the CPU seconds of a program."""
-    before = os.times()
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # fixed command lines
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def register(options: Options) -> Iterator[Figure]:
