@@ -4,78 +4,17 @@ import dataclasses
 import math
 
 import pytest
-from scipy.optimize import brentq
-from scipy.stats import norm
+from sum_events import event, gaussian_epsilon
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter, LedgerCorrupt
 from secure_frl.privacy import accountant
 from secure_frl.privacy.accountant import Budget, epsilon, guard
-from secure_frl.privacy.events import GaussianSumEvent, sum_event
-from secure_frl.secure_sum import Block, SumConstants
-
-
-def event(
-    sigma: float = 1.081,
-    *,
-    delta: float = 1e-5,
-    noise: str = "distributed",
-    deviation: int = 8192,
-    length: int = 1,
-    honest: int = 7,
-    blocks: tuple[Block, ...] | None = None,
-    **changes: object,
-) -> GaussianSumEvent:
-    """One release; with the defaults (finest grid, one coordinate) it is nearly the ideal Gaussian."""
-    scale = deviation * math.sqrt(honest if noise == "distributed" else 1) / sigma if noise != "unsafe-none" else 1.0
-    constants = SumConstants(
-        sites=10,
-        threshold=6,
-        max_colluders=1,
-        min_survivors=honest + 1,
-        honest_shares=honest,
-        profile="cross_silo",
-        neighbours=9,
-        protection="masking",
-        length=length,
-        modulus_bits=32,
-        scale=scale,
-        bound=10**6,
-        noise_bound=0,
-        blocks=blocks or (Block("policy", 0, length, 1.0, 1.0),),
-        noise=noise,
-        noise_multiplier=sigma if noise != "unsafe-none" else 0.0,
-        integer_noise_scale=deviation if noise != "unsafe-none" else 0,
-    )
-    made = sum_event(
-        constants,
-        charter_hash="aa",
-        dataset_id="ward",
-        round_number=1,
-        attempt=0,
-        window="1",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=100,
-        delta=delta,
-        random_source="production",
-        code_version="0",
-    )
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]  # fields of the event by name
+from secure_frl.privacy.events import GaussianSumEvent
+from secure_frl.secure_sum import Block
 
 
 def windows(count: int, **changes: object) -> list[GaussianSumEvent]:
-    return [event(window=str(number), **changes) for number in range(count)]  # type: ignore[arg-type]  # as above
-
-
-def gaussian_epsilon(sigma: float, delta: float) -> float:
-    """Balle and Wang 2018, theorem 8: the exact trade-off of one continuous Gaussian, beside the code under test."""
-    mu = 1 / sigma
-
-    def spent(eps: float) -> float:
-        return float(norm.cdf(mu / 2 - eps / mu) - math.exp(eps) * norm.cdf(-mu / 2 - eps / mu))
-
-    return float(brentq(lambda eps: spent(eps) - delta, 0, 60))
+    return [event(window=str(number), **changes) for number in range(count)]  # type: ignore[arg-type]  # by name
 
 
 @pytest.mark.parametrize("sigma", [0.653, 1.081, 1.194, 3.731, 4.225])

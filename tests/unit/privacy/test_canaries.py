@@ -7,32 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sum_events import sum_constants
 
 from secure_frl.privacy.canaries import Canaries
 from secure_frl.privacy.update import clipped_sum
 from secure_frl.randomness import rehearsal_source
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.secure_sum import Block
 
 BLOCKS = (Block("policy", 0, 300, 0.4, 0.85), Block("critic", 300, 500, 0.7, 0.15))
-CONSTANTS = SumConstants(
-    sites=3,
-    threshold=3,
-    max_colluders=1,
-    min_survivors=3,
-    honest_shares=2,
-    profile="cross_silo",
-    neighbours=2,
-    protection="masking",
-    length=500,
-    modulus_bits=32,
-    scale=1000.0,
-    bound=10**6,
-    noise_bound=10**5,
-    blocks=BLOCKS,
-    noise="distributed",
-    noise_multiplier=1.0,
-    integer_noise_scale=1024,
-)
 
 
 def clipped(
@@ -40,7 +22,7 @@ def clipped(
 ) -> np.ndarray:
     """The clipped sum of these canaries, through the code that patients' gradients go through."""
     window = made.window(np.array(numbers, dtype=np.int64), np.full(len(numbers), sign, dtype=np.float32))
-    constants = replace(CONSTANTS, length=blocks[-1].stop, blocks=blocks)
+    constants = sum_constants(blocks[-1].stop, blocks=blocks)
     return clipped_sum(
         made.policy,
         made.losses(turn),

@@ -3,75 +3,25 @@
 import ast
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
-from scipy.optimize import brentq
-from scipy.stats import norm
+import sum_events
+from sum_events import gaussian_epsilon
 
 import secure_frl
 from secure_frl.errors import BudgetExhausted, InvalidParameter
 from secure_frl.privacy import accountant
 from secure_frl.privacy.accountant import Budget, epsilon, guard
-from secure_frl.privacy.events import GaussianSumEvent, sum_event
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.privacy.events import GaussianSumEvent
 
 DELTA = 1e-5
-HONEST = 99
-SCALE = 8192.0  # the finest grid and one coordinate: nearly the ideal Gaussian
-
-
-def event(sigma: float = 1.081, *, noise: str = "distributed", **changes: object) -> GaussianSumEvent:
-    shares = HONEST if noise == "distributed" else 1
-    constants = SumConstants(
-        sites=100,
-        threshold=51,
-        max_colluders=1,
-        min_survivors=HONEST + 1,
-        honest_shares=HONEST,
-        profile="cross_silo",
-        neighbours=99,
-        protection="masking",
-        length=1,
-        modulus_bits=32,
-        scale=SCALE * math.sqrt(shares) / sigma,
-        bound=10**6,
-        noise_bound=0,
-        blocks=(Block("policy", 0, 1, 1.0, 1.0),),
-        noise=noise,
-        noise_multiplier=sigma,
-        integer_noise_scale=int(SCALE),
-    )
-    made = sum_event(
-        constants,
-        charter_hash="aa",
-        dataset_id="ward",
-        round_number=1,
-        attempt=0,
-        window="1",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=100,
-        delta=DELTA,
-        random_source="production",
-        code_version="0",
-    )
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]  # fields of the event by name
+event = partial(sum_events.event, honest=99)  # so many shares of the finest grid are nearly the ideal Gaussian
 
 
 def windows(count: int, sigma: float) -> list[GaussianSumEvent]:
     return [event(sigma, window=str(number)) for number in range(count)]
-
-
-def gaussian_epsilon(sigma: float, delta: float) -> float:
-    """Balle and Wang 2018, theorem 8: the exact trade-off of one continuous Gaussian, beside the code under test."""
-    mu = 1 / sigma
-
-    def spent(eps: float) -> float:
-        return float(norm.cdf(mu / 2 - eps / mu) - math.exp(eps) * norm.cdf(-mu / 2 - eps / mu))
-
-    return float(brentq(lambda eps: spent(eps) - delta, 0, 60))
 
 
 def logged(sigma: float, rate: float = 1.0, **changes: object) -> GaussianSumEvent:

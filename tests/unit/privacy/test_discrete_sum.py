@@ -7,56 +7,20 @@ the shifted probabilities. h = 10 shares, d = 5,317 coordinates, delta = 1e-5.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
+import sum_events
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.signal import fftconvolve
-from scipy.stats import norm
+from sum_events import gaussian_epsilon
 
 from secure_frl.privacy.accountant import epsilon
-from secure_frl.privacy.events import GaussianSumEvent, sum_event
-from secure_frl.secure_sum import Block, SumConstants
 
 SHARES, LENGTH, DELTA = 10, 5317, 1e-5
-
-
-def event(sigma: float, deviation: int = 1024) -> GaussianSumEvent:
-    constants = SumConstants(
-        sites=12,
-        threshold=8,
-        max_colluders=1,
-        min_survivors=SHARES + 1,
-        honest_shares=SHARES,
-        profile="cross_silo",
-        neighbours=11,
-        protection="masking",
-        length=LENGTH,
-        modulus_bits=32,
-        scale=deviation * math.sqrt(SHARES) / sigma,
-        bound=10**6,
-        noise_bound=0,
-        blocks=(Block("policy", 0, LENGTH, 1.0, 1.0),),
-        noise="distributed",
-        noise_multiplier=sigma,
-        integer_noise_scale=deviation,
-    )
-    return sum_event(
-        constants,
-        charter_hash="aa",
-        dataset_id="ward",
-        round_number=1,
-        attempt=0,
-        window="1",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=100,
-        delta=DELTA,
-        random_source="production",
-        code_version="0",
-    )
+event = partial(sum_events.event, delta=DELTA, deviation=1024, length=LENGTH, honest=SHARES)
 
 
 def sum_of_shares(shares: int, deviation: int) -> NDArray[np.float64]:
@@ -83,23 +47,13 @@ def exact_epsilon(probabilities: NDArray[np.float64], shift: int, delta: float) 
     return float(brentq(lambda eps: spent(eps) - delta, 0, 40))
 
 
-def gaussian_epsilon(sigma: float) -> float:
-    """Balle and Wang 2018, theorem 8: the exact trade-off of one continuous Gaussian."""
-    mu = 1 / sigma
-
-    def spent(eps: float) -> float:
-        return float(norm.cdf(mu / 2 - eps / mu) - math.exp(eps) * norm.cdf(-mu / 2 - eps / mu))
-
-    return float(brentq(lambda eps: spent(eps) - DELTA, 0, 60))
-
-
 # Epsilon is 8, 4.38, 1.99 and 1. Beyond sigma = 2 the price of rounding passes three thousandths at S = 1,024 (it is
 # .6 % at sigma = 3.731): a study with more noise than that takes a finer grid.
 @pytest.mark.parametrize(("sigma", "deviation"), [(0.6, 1024), (1.0, 1024), (2.0, 1024), (3.731, 2048)])
 def test_the_claim_covers_the_exact_curve_and_is_within_three_thousandths_of_the_ideal(
     sigma: float, deviation: int
 ) -> None:
-    made = event(sigma, deviation)
+    made = event(sigma, deviation=deviation)
     sum_of_ten = sum_of_shares(SHARES, deviation)
 
     claimed = epsilon([made], DELTA)
@@ -107,7 +61,7 @@ def test_the_claim_covers_the_exact_curve_and_is_within_three_thousandths_of_the
     assert exact_epsilon(sum_of_ten, math.ceil(made.scale), DELTA) <= claimed
     # The whole rounded shift on one coordinate, rounded up once more: the accountant's grid is all that is between.
     assert exact_epsilon(sum_of_ten, math.ceil(made.rounding_bound), DELTA) <= claimed * 1.001
-    assert gaussian_epsilon(sigma) < claimed <= 1.003 * gaussian_epsilon(sigma)
+    assert gaussian_epsilon(sigma, DELTA) < claimed <= 1.003 * gaussian_epsilon(sigma, DELTA)
 
 
 def test_the_exact_curve_of_nine_shares_or_of_twice_the_shift_is_above_the_claim() -> None:

@@ -6,29 +6,16 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sum_events import sum_constants
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt
 from secure_frl.privacy.events import GaussianSumEvent, decode_event, purpose_of, sum_event
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.secure_sum import Block
 
-CONSTANTS = SumConstants(
-    sites=10,
-    threshold=6,
-    max_colluders=1,
-    min_survivors=8,
-    honest_shares=7,
-    profile="cross_silo",
-    neighbours=9,
-    protection="masking",
-    length=100,
-    modulus_bits=26,
+CONSTANTS = sum_constants(
     scale=1024 * 7**0.5 / 1.25,
-    bound=10**6,
-    noise_bound=10**5,
     blocks=(Block("policy", 0, 80, 0.4, 0.85), Block("critic", 80, 100, 1.0, 0.15)),
-    noise="distributed",
     noise_multiplier=1.25,
-    integer_noise_scale=1024,
 )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sum_events import sum_constants
 from torch import nn
 
 from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, IcuSepsis, admissible_actions
@@ -50,25 +51,8 @@ def losses(policy: nn.Module, batch: Trajectories) -> torch.Tensor:
 
 
 def constants(form: PolicyForm) -> SumConstants:
-    return SumConstants(
-        sites=10,
-        threshold=6,
-        max_colluders=1,
-        min_survivors=8,
-        honest_shares=7,
-        profile="cross_silo",
-        neighbours=9,
-        protection="masking",
-        length=form.layout.length,
-        modulus_bits=32,
-        scale=2000.0,
-        bound=10**8,
-        noise_bound=10**5,
-        blocks=form.layout.blocks(0.4, 1.0, 0.15, AUXILIARY),
-        noise="distributed",
-        noise_multiplier=1.0,
-        integer_noise_scale=1024,
-    )
+    blocks = form.layout.blocks(0.4, 1.0, 0.15, AUXILIARY)
+    return sum_constants(form.layout.length, scale=2000.0, bound=10**8, blocks=blocks)
 
 
 def message(form: PolicyForm, trajectories: Trajectories, unit: str = "patient") -> ClippedSum:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from opacus.optimizers import DPOptimizer
+from sum_events import sum_constants
 from torch import nn
 
 from secure_frl.errors import InvalidParameter, UnexpectedState
@@ -11,30 +12,11 @@ from secure_frl.learning.layout import Segment
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
 from secure_frl.randomness import rehearsal_source
-from secure_frl.secure_sum import Block, SumConstants
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
 
 SEGMENTS = (Segment("policy", "weight", np.array([0, 1, 2, 3], dtype=np.int64)),)
-CONSTANTS = SumConstants(
-    sites=10,
-    threshold=6,
-    max_colluders=1,
-    min_survivors=8,
-    honest_shares=7,
-    profile="cross_silo",
-    neighbours=9,
-    protection="masking",
-    length=4,
-    modulus_bits=32,
-    scale=1000.0,
-    bound=10**6,
-    noise_bound=10**5,
-    blocks=(Block("policy", 0, 4, 1.0, 1.0),),
-    noise="distributed",
-    noise_multiplier=1.0,
-    integer_noise_scale=1024,
-)
+CONSTANTS = sum_constants(4)
 
 
 def opened() -> tuple[MessageGradients, IntegerNoiseOptimizer]:

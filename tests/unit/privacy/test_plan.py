@@ -3,29 +3,20 @@
 import dataclasses
 import json
 
+from sum_events import sum_constants
+
 from secure_frl.privacy.plan import Plan
 from secure_frl.privacy.statement import Statement
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.secure_sum import Block
 
 PLAN = Plan(
-    constants=SumConstants(
-        sites=10,
-        threshold=6,
-        max_colluders=1,
-        min_survivors=8,
-        honest_shares=7,
-        profile="cross_silo",
-        neighbours=9,
-        protection="masking",
-        length=100,
+    constants=sum_constants(
         modulus_bits=26,
         scale=2266.0,
         bound=3_000_000,
         noise_bound=27_000,
         blocks=(Block("policy", 0, 100, 0.4, 1.0),),
-        noise="distributed",
         noise_multiplier=1.1956,
-        integer_noise_scale=1024,
     ),
     statement=Statement(
         epsilon=3.9,
