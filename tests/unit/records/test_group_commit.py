@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+import open_books
 import pytest
+from open_books import event
 
-from secure_frl.consortium.identity import Identity
 from secure_frl.errors import BudgetExhausted, LedgerCorrupt, StaleLedger, UnexpectedState
 from secure_frl.records.group_commit import FILE, GroupCommit
 from secure_frl.records.ledger import Ledger, has_ledger, read_ledger, read_rows
-from secure_frl.records.ledger_state import Budget
 from secure_frl.records.register import Register
 
 SESSION = bytes([7]) * 32
-
-
-def event(number: int) -> bytes:
-    return json.dumps({"charter_hash": "00" * 32, "round": number}, separators=(",", ":")).encode()
 
 
 def of(folder: Path, number: int) -> Path:
@@ -29,9 +24,7 @@ def of(folder: Path, number: int) -> Path:
 
 
 def open_ledger(folder: Path, number: int, group: GroupCommit | None, **changes) -> Ledger:  # type: ignore[no-untyped-def]
-    options = {"holder": f"site-{number}", "dataset_id": "ward", "budget": Budget(4.0, 1e-6), "code_version": "0.1.0"}
-    options |= {"guard": lambda *_: None, "signer": Identity(bytes([1]) * 32), "group": group}
-    return Ledger.open(of(folder, number), **options | changes)
+    return open_books.open_ledger(of(folder, number), holder=f"site-{number}", group=group, **changes)
 
 
 def reserve_many(ledger: Ledger, count: int) -> None:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from pathlib import Path
 
 import pytest
+from open_books import event, open_ledger
 
-from secure_frl.consortium.identity import Identity
 from secure_frl.errors import ClockMovedBack, StaleLedger
 from secure_frl.records import ledger as ledger_module
-from secure_frl.records.ledger import Ledger, read_ledger
-from secure_frl.records.ledger_state import Budget
+from secure_frl.records.ledger import read_ledger
 
 NOW = 1_900_000_000.0
-
-
-def event(number: int) -> bytes:
-    return json.dumps({"charter_hash": "00" * 32, "round": number}, separators=(",", ":")).encode()
-
-
-def open_ledger(path: Path, **changes) -> Ledger:  # type: ignore[no-untyped-def]
-    options = {"holder": "site-00", "dataset_id": "ward", "budget": Budget(4.0, 1e-6), "code_version": "0.1.0"}
-    return Ledger.open(path, **options | {"guard": lambda *_: None, "signer": Identity(bytes([1]) * 32)} | changes)
 
 
 def test_a_clock_behind_the_books_books_nothing_and_the_account_goes_on_without_it(tmp_path: Path) -> None:
