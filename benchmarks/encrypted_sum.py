@@ -27,12 +27,12 @@ import numpy as np
 import tenseal
 from figures import Figure, at_least, at_most, report, show
 
-from secure_frl.ckks.chunks import ChunkPlan, plan_chunks
 from secure_frl.ckks.ciphertexts import encrypt, open_sum
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.keys import EpochKey, make_key
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Worker, limits_for
+from secure_frl.encoding.slots import ChunkPlan, plan_chunks
 from secure_frl.secure_sum import SiteId
 
 MILLION = 1_000_000

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from secure_frl.ckks.chunks import ChunkPlan, from_slots, sum_refused, to_slots
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Worker
+from secure_frl.encoding.slots import ChunkPlan, from_slots, sum_refused, to_slots
 from secure_frl.errors import CiphertextRefused, DecryptionFailed, EnvelopeRefused, WorkerDied
 from secure_frl.secure_sum import Words
 

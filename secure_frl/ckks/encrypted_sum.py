@@ -9,10 +9,10 @@ Source: secure_aggregation.md, section 11, "Decode guard".
 
 from __future__ import annotations
 
-from secure_frl.ckks.chunks import ChunkPlan
 from secure_frl.ckks.envelopes import check_chunk, pack_chunks, unpack_chunks
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Worker
+from secure_frl.encoding.slots import ChunkPlan
 from secure_frl.errors import (
     CiphertextRefused,
     EnvelopeRefused,

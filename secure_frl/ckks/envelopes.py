@@ -13,11 +13,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from secure_frl.ckks.chunks import SCALE_BITS, SLOTS, ChunkPlan
+from secure_frl.encoding.slots import LENGTH_BYTES, MAX_CHUNK_BYTES, SCALE_BITS, SLOTS, ChunkPlan
 from secure_frl.errors import EnvelopeRefused
 
-MAX_CHUNK_BYTES = 66_000  # an honest one has about 61,770, of 65,536 before compression
-_LENGTH_BYTES = 4
 _SIZES = bytes((0x0A, 0x02, 0x80 | SLOTS & 0x7F, SLOTS >> 7, 0x12))  # field 1, packed: one varint; then field 2's tag
 _SCALE = b"\x19" + struct.pack("<d", 2.0**SCALE_BITS)  # field 3, a double
 _VARINT_BYTES = 3  # of every ciphertext between 2^14 and 2^21 bytes
@@ -45,7 +43,7 @@ def check_chunk(chunk: bytes | memoryview) -> None:
 
 def pack_chunks(chunks: Sequence[bytes]) -> bytes:
     """Return the body that carries them: each chunk after its 4-byte big-endian length."""
-    return b"".join(part for chunk in chunks for part in (len(chunk).to_bytes(_LENGTH_BYTES, "big"), chunk))
+    return b"".join(part for chunk in chunks for part in (len(chunk).to_bytes(LENGTH_BYTES, "big"), chunk))
 
 
 def unpack_chunks(body: bytes | memoryview, plan: ChunkPlan) -> list[memoryview]:
@@ -55,10 +53,10 @@ def unpack_chunks(body: bytes | memoryview, plan: ChunkPlan) -> list[memoryview]
     """
     view, at = memoryview(body), 0
     chunks: list[memoryview] = []
-    if len(view) > max_body_bytes(plan):
-        raise _refused(f"at most {max_body_bytes(plan)} bytes", f"{len(view)}")
+    if len(view) > plan.max_body_bytes:
+        raise _refused(f"at most {plan.max_body_bytes} bytes", f"{len(view)}")
     while at < len(view):
-        start = at + _LENGTH_BYTES
+        start = at + LENGTH_BYTES
         at = start + int.from_bytes(view[at:start], "big")
         if start > len(view) or at > len(view):
             raise _refused(f"{plan.chunks} whole chunks", "other lengths")
@@ -67,11 +65,6 @@ def unpack_chunks(body: bytes | memoryview, plan: ChunkPlan) -> list[memoryview]
     if len(chunks) != plan.chunks:
         raise _refused(f"{plan.chunks} chunks", f"{len(chunks)}")
     return chunks
-
-
-def max_body_bytes(plan: ChunkPlan) -> int:
-    """Return the greatest size of a site's ciphertexts, for the size check before anything is read."""
-    return plan.chunks * (_LENGTH_BYTES + MAX_CHUNK_BYTES)
 
 
 def _refused(expected: str, found: str) -> EnvelopeRefused:

@@ -19,8 +19,8 @@ from collections.abc import Callable
 import numpy as np
 import tenseal
 
-from secure_frl.ckks.chunks import GRID_BITS, POLY_DEGREE, PRIME_BITS, RESIDUAL_LIMIT, SCALE_BITS, SLOTS
 from secure_frl.ckks.requests import FOREIGN, LENGTH_BYTES, MAX_FRAME_BYTES, OK, REFUSED, Op
+from secure_frl.encoding.slots import GRID_BITS, POLY_DEGREE, PRIME_BITS, RESIDUAL_LIMIT, SCALE_BITS, SLOTS
 
 
 def keyed_context() -> tenseal.Context:

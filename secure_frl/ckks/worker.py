@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Self
 
 import secure_frl
-from secure_frl.ckks.chunks import POLY_DEGREE, ChunkPlan
 from secure_frl.ckks.requests import LENGTH_BYTES, MAX_FRAME_BYTES, REFUSED, Op
+from secure_frl.encoding.slots import POLY_DEGREE, ChunkPlan
 from secure_frl.errors import CiphertextRefused, KeyRefused, WorkerDied
 
 _PROGRAM = (

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow
 import pytest
 
-from secure_frl.ckks.chunks import ChunkPlan, plan_chunks
 from secure_frl.ckks.ciphertexts import encrypt, open_sum
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
 from secure_frl.ckks.keys import make_key
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Limits, Worker
+from secure_frl.encoding.slots import ChunkPlan, plan_chunks
 from secure_frl.errors import CiphertextRefused, DecryptionFailed, EnvelopeRefused
 
 pytestmark = pytest.mark.campaign

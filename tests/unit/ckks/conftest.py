@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from secure_frl.ckks.chunks import ChunkPlan, plan_chunks
 from secure_frl.ckks.ciphertexts import encrypt
 from secure_frl.ckks.keys import EpochKey, make_key
 from secure_frl.ckks.worker import Limits, Worker
 from secure_frl.encoding import ring
+from secure_frl.encoding.slots import ChunkPlan, plan_chunks
 from secure_frl.secure_sum import Words
 
 ROOMY = Limits(address_bytes=1 << 30)

@@ -13,12 +13,12 @@ import pytest
 import tenseal
 from tenseal import sealapi
 
-from secure_frl.ckks.chunks import SLOTS, ChunkPlan, plan_chunks, to_slots
 from secure_frl.ckks.ciphertexts import encrypt, open_sum
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.envelopes import check_chunk, pack_chunks, unpack_chunks
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Limits, Worker
+from secure_frl.encoding.slots import SLOTS, ChunkPlan, plan_chunks, to_slots
 from secure_frl.errors import (
     BitBudget,
     CiphertextRefused,

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from secure_frl.ckks.chunks import ChunkPlan
-from secure_frl.ckks.envelopes import check_chunk, max_body_bytes, pack_chunks, unpack_chunks
+from secure_frl.ckks.envelopes import check_chunk, pack_chunks, unpack_chunks
+from secure_frl.encoding.slots import ChunkPlan
 from secure_frl.errors import EnvelopeRefused, MalformedMessage, PeerError
 
 HEAD = 8  # one size, the ciphertext's tag and length
@@ -116,5 +116,5 @@ def test_a_body_with_other_chunks_than_the_plans_is_refused(
 
 
 def test_a_body_beyond_the_plans_size_is_refused_before_it_is_read(small: ChunkPlan) -> None:
-    with pytest.raises(EnvelopeRefused, match=f"at most {max_body_bytes(small)} bytes"):
-        unpack_chunks(bytes(max_body_bytes(small) + 1), small)
+    with pytest.raises(EnvelopeRefused, match=f"at most {small.max_body_bytes} bytes"):
+        unpack_chunks(bytes(small.max_body_bytes + 1), small)

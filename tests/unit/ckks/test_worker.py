@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from secure_frl.ckks.chunks import plan_chunks
 from secure_frl.ckks.envelopes import unpack_chunks
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Limits, Worker, limits_for
+from secure_frl.encoding.slots import plan_chunks
 from secure_frl.errors import CiphertextRefused, WorkerDied
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -37,6 +37,8 @@ EXACT_BITS = 33  # 13 + g, derived above
 RESIDUAL_LIMIT = 0.25
 _MARKS = 2  # slots before the values: 1, which counts contributors, and the chunk's number + 1
 CHUNK_VALUES = SLOTS - _MARKS
+LENGTH_BYTES = 4  # before each chunk in a site's body
+MAX_CHUNK_BYTES = 66_000  # an honest one has about 61,770, of 65,536 before compression
 
 
 def greatest_limb_bits(sites: int) -> int:
@@ -91,6 +93,11 @@ class ChunkPlan:
     def chunks(self) -> int:
         """Return how many ciphertexts a site sends."""
         return self.chunks_per_limb * len(self.limb_widths)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Return the greatest size of a site's ciphertexts, for the size check before anything is read."""
+        return self.chunks * (LENGTH_BYTES + MAX_CHUNK_BYTES)
 
 
 def plan_chunks(*, sites: int, length: int, modulus_bits: int) -> ChunkPlan:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from secure_frl.ckks.chunks import ChunkPlan, from_slots, greatest_limb_bits, plan_chunks, to_slots
 from secure_frl.encoding import ring
+from secure_frl.encoding.slots import ChunkPlan, from_slots, greatest_limb_bits, plan_chunks, to_slots
 from secure_frl.errors import BitBudget, DecryptionFailed, InvalidParameter
 
 
