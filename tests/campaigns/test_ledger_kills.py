@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kill_children import Say, fork, kill, killed_after, moments_of
+from round_contexts import round_context
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.errors import BudgetExhausted, UnexpectedState
@@ -27,11 +28,10 @@ from secure_frl.federation import run_folder, simulation
 from secure_frl.federation.carriers.pipe import STUDY_DONE, read_frame, serve, write_frame
 from secure_frl.federation.enrolment import Enrolled, enrol, open_site
 from secure_frl.federation.run_folder import RunFolder, RunOptions
-from secure_frl.masking.contexts import config_hash
 from secure_frl.records.group_commit import FILE, GroupCommit
 from secure_frl.records.ledger import Ledger, read_ledger
 from secure_frl.records.ledger_state import Budget
-from secure_frl.secure_sum import RoundContext, SiteId
+from secure_frl.secure_sum import SiteId
 from secure_frl.study import Study
 from secure_frl.wire.envelope import read_header
 from secure_frl.wire.messages import MessageType
@@ -166,19 +166,6 @@ def test_kills_find_a_ledger_that_books_after_something_left(generator: np.rando
 # --- a site's own steps ----------------------------------------------------------------------------------------------
 
 
-def _context(enrolled: Enrolled, number: int) -> RoundContext:
-    return RoundContext(
-        session=enrolled.terms.session,
-        epoch_hash=bytes(32),
-        config_hash=config_hash(enrolled.terms.constants),
-        epoch=1,
-        round=number,
-        attempt=0,
-        policy_tag=bytes(32),
-        cohort=(SiteId(0), SiteId(1), SiteId(2)),
-    )
-
-
 def _windows(folder: RunFolder) -> list[tuple[int, bytes]]:
     """Return (round, people) of each window that the register of the one site has seen."""
     shared = folder.sites / FILE
@@ -201,7 +188,7 @@ def _rounds_for_ever(
     sync = group.sync if group is not None else lambda: None
     site = open_site(folder, enrolled, SITE, group)
     try:
-        site.contribute(_context(enrolled, again))
+        site.contribute(round_context(enrolled.terms, again))
     except (UnexpectedState, BudgetExhausted):  # the register has seen the window, or the ledger has booked it
         site.close("aborted")
     else:
@@ -211,7 +198,7 @@ def _rounds_for_ever(
     for number in range(again + 1, 10_000):
         if sends_first:
             say(f"left {number} {secrets.token_hex(8)}")
-        vector = site.contribute(_context(enrolled, number))
+        vector = site.contribute(round_context(enrolled.terms, number))
         site.release()
         sync()
         if not sends_first:
@@ -258,7 +245,7 @@ def _first_round(folder: RunFolder, enrolled: Enrolled, is_shared: bool) -> None
     """Contribute once in this process: what it imports is there in each child."""
     group = GroupCommit.open(folder.sites) if is_shared else None
     site = open_site(folder, enrolled, SITE, group)
-    site.contribute(_context(enrolled, 1))
+    site.contribute(round_context(enrolled.terms, 1))
     site.release()
     site.close("summed")
     site.shut_down()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from round_contexts import round_context
 
 from secure_frl.errors import BudgetExhausted, DataRefused, InvalidParameter, UnexpectedState
 from secure_frl.evidence.verify import verify
@@ -24,11 +25,10 @@ from secure_frl.learning.environments.icu_sepsis import IcuSepsis, admissible_ac
 from secure_frl.learning.rollout import roll_out_table
 from secure_frl.learning.steps_table import write_steps
 from secure_frl.learning.trajectories import Trajectories
-from secure_frl.masking.contexts import config_hash
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.privacy.planning import make_plan
 from secure_frl.records.ledger import read_ledger
-from secure_frl.secure_sum import RandomSource, RoundContext, SiteId
+from secure_frl.secure_sum import RandomSource, SiteId, SumTerms
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
 from secure_frl.wire.capture import read_capture
@@ -148,36 +148,23 @@ def test_several_noised_steps_a_round_are_one_release_of_so_many_sums(tables: Pa
 # --- the sample ------------------------------------------------------------------------------------------------------
 
 
-def _context(study: Study, number: int, attempt: int, session: bytes) -> RoundContext:
-    return RoundContext(
-        session=session,
-        epoch_hash=bytes(32),
-        config_hash=config_hash(make_plan(study).constants),
-        epoch=1,
-        round=number,
-        attempt=attempt,
-        policy_tag=bytes(32),
-        cohort=(SiteId(0), SiteId(1), SiteId(2)),
-    )
-
-
-def _open(study: Study, folder: Path) -> tuple[StudySite, bytes]:
+def _open(study: Study, folder: Path) -> tuple[StudySite, SumTerms]:
     """Open one site of a rehearsal without noise, so that its messages show who was drawn."""
     run = run_folder.begin(folder / "run", study, RunOptions(rehearse=True), None)
     enrolled = enrol(run, study, rehearse=True)
-    return open_site(run, enrolled, SiteId(0)), enrolled.terms.session
+    return open_site(run, enrolled, SiteId(0)), enrolled.terms
 
 
 def test_another_attempt_draws_another_sample_and_writes_down_nobody(tables: Path, tmp_path: Path) -> None:
     study = _study(tables, **{"data.dataset_id": "", "privacy.noise": "unsafe-none", "training.rounds": 9})
-    site, session = _open(study, tmp_path)
+    site, terms = _open(study, tmp_path)
     messages = []
     for number, attempt in ((1, 0), (1, 1), (2, 0)):
-        messages.append(site.contribute(_context(study, number, attempt, session)).words[2:-2].tolist())
+        messages.append(site.contribute(round_context(terms, number, attempt)).words[2:-2].tolist())
         site.release()
         site.close("aborted")
     with pytest.raises(UnexpectedState, match="never admitted"):
-        site.contribute(_context(study, 1, 1, session))
+        site.contribute(round_context(terms, 1, 1))
     site.shut_down()
 
     home = tmp_path / "run/state/sites/site-01"

@@ -9,30 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from round_contexts import round_context
 
 from secure_frl.federation import run_folder
-from secure_frl.federation.enrolment import Enrolled, enrol, open_site
+from secure_frl.federation.enrolment import enrol, open_site
 from secure_frl.federation.run_folder import RunOptions
 from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.learning.trajectories import Trajectories
-from secure_frl.masking.contexts import config_hash
 from secure_frl.secure_sum import RoundContext, SiteId
 from secure_frl.study import Study
 
 pytestmark = pytest.mark.slow
-
-
-def _context(enrolled: Enrolled, number: int) -> RoundContext:
-    return RoundContext(
-        session=enrolled.terms.session,
-        epoch_hash=bytes(32),
-        config_hash=config_hash(enrolled.terms.constants),
-        epoch=1,
-        round=number,
-        attempt=0,
-        policy_tag=bytes(32),
-        cohort=(SiteId(0), SiteId(1), SiteId(2)),
-    )
 
 
 def _windows(
@@ -57,7 +44,7 @@ def _windows(
         site = open_site(run, enrolled, SiteId(0))
         words = []
         for number in (1, 2, 3):
-            words.append(site.contribute(_context(enrolled, number)).words[2:-2].astype(np.uint32))
+            words.append(site.contribute(round_context(enrolled.terms, number)).words[2:-2].astype(np.uint32))
             site.release()
             site.close("aborted")
         site.shut_down()

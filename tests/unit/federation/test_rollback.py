@@ -7,31 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from round_contexts import round_context
 
 from secure_frl.errors import StaleLedger, WrongLedger
 from secure_frl.federation import run_folder
 from secure_frl.federation.enrolment import Enrolled, enrol, open_site
 from secure_frl.federation.run_folder import RunFolder, RunOptions
-from secure_frl.masking.contexts import config_hash
 from secure_frl.records.ledger import read_ledger
-from secure_frl.secure_sum import RoundContext, SiteId
+from secure_frl.secure_sum import SiteId
 from secure_frl.study import Study
 
 pytestmark = pytest.mark.slow
 SITE, NAME = SiteId(0), "site-01"
-
-
-def _round(enrolled: Enrolled) -> RoundContext:
-    return RoundContext(
-        session=enrolled.terms.session,
-        epoch_hash=bytes(32),
-        config_hash=config_hash(enrolled.terms.constants),
-        epoch=1,
-        round=1,
-        attempt=0,
-        policy_tag=bytes(32),
-        cohort=(SiteId(0), SiteId(1), SiteId(2)),
-    )
 
 
 def _copied(folder: RunFolder, state: Path) -> RunFolder:
@@ -49,7 +36,7 @@ def test_a_ledger_from_before_a_release_is_refused_after_it(tiny: Callable[..., 
     folder = run_folder.begin(tmp_path / "run", tiny(), RunOptions(), None)
     enrolled = enrol(folder, tiny(), rehearse=False)
     site = open_site(folder, enrolled, SITE)
-    site.contribute(_round(enrolled))
+    site.contribute(round_context(enrolled.terms, 1))
     before = _copied(folder, tmp_path / "before")
     site.release()
     after = _copied(folder, tmp_path / "after")
@@ -77,7 +64,7 @@ def test_a_study_that_begins_settles_nothing_of_another_one_on_the_same_people(
     first = run_folder.begin(tmp_path / "first", study, shared, None)
     enrolled = enrol(first, study, rehearse=False)
     site = open_site(first, enrolled, SITE)
-    site.contribute(_round(enrolled))
+    site.contribute(round_context(enrolled.terms, 1))
     second = run_folder.begin(tmp_path / "second", study, shared, None)
 
     other = open_site(second, enrol(second, study, rehearse=False), SITE)
@@ -92,7 +79,7 @@ def test_a_study_that_begins_settles_nothing_of_another_one_on_the_same_people(
 def _opened_and_left(folder: RunFolder, enrolled: Enrolled) -> None:
     """Open the site, let it release once, and end it: its head is handed over."""
     site = open_site(folder, enrolled, SITE)
-    site.contribute(_round(enrolled))
+    site.contribute(round_context(enrolled.terms, 1))
     site.release()
     site.shut_down()
 
