@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import tenseal
 
-from secure_frl.ckks.requests import FOREIGN, LENGTH_BYTES, MAX_FRAME_BYTES, OK, REFUSED, Op
+from secure_frl.ckks.requests import LENGTH_BYTES, MAX_FRAME_BYTES, OK, REFUSED, Op
 from secure_frl.encoding.slots import GRID_BITS, POLY_DEGREE, PRIME_BITS, RESIDUAL_LIMIT, SCALE_BITS, SLOTS
 
 
@@ -54,25 +54,31 @@ class Lattice:
         self._context = tenseal.context_from(self._parameters, n_threads=1)
         self._sum: list[tenseal.CKKSVector] = []
         self._staged: list[tenseal.CKKSVector] = []
-        self._answers: dict[int, Callable[[bytes], bytes]] = {
+        self._own: dict[int, Callable[[bytes], bytes]] = {
             Op.MAKE_KEY: lambda _: serialise(keyed_context(), with_secret=True),
-            Op.TAKE_KEY: self._take_key,
             Op.ENCRYPT: self._encrypt,
-            Op.DECRYPT: self._decrypt,
             Op.CLEAR: self._clear,
             Op.DROP: self._drop,
-            Op.STAGE: self._stage,
             Op.COMMIT: self._commit,
             Op.SAVE: self._save,
+        }
+        self._foreign: dict[int, Callable[[bytes], bytes]] = {
+            Op.TAKE_KEY: self._take_key,
+            Op.DECRYPT: self._decrypt,
+            Op.STAGE: self._stage,
         }
 
     def answer(self, op: int, payload: bytes) -> bytes:
         """Return the reply to one request: OK and what it asked for, or REFUSED for bytes of others."""
+        if op in self._foreign:
+            return self._answer_foreign(op, payload)
+        return OK + self._own[op](payload)
+
+    def _answer_foreign(self, op: int, payload: bytes) -> bytes:
+        """Answer a request that decodes bytes of others: a failure is theirs."""
         try:
-            return OK + self._answers[op](payload)
+            return OK + self._foreign[op](payload)
         except Exception:  # whatever a decoder of foreign bytes raises, MemoryError included
-            if op not in FOREIGN:
-                raise
             return REFUSED
 
     def _take_key(self, data: bytes) -> bytes:

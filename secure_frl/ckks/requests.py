@@ -24,6 +24,3 @@ class Op(IntEnum):
     STAGE = 7  # chunk -> ; the next of one contribution
     COMMIT = 8  # -> ; what is staged is added to the sum
     SAVE = 9  # chunk number, 4 bytes -> that chunk of the sum
-
-
-FOREIGN = frozenset({Op.TAKE_KEY, Op.DECRYPT, Op.STAGE})  # they decode bytes of others: a failure is theirs
