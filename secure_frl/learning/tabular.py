@@ -9,24 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_frl.errors import InvalidParameter
-
-
-def spread_logits(
-    free_logits: NDArray[np.float64], coordinates: NDArray[np.int64], shape: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Return logits [states, actions]: the free ones at their flat coordinates, 0 everywhere else.
-
-    Raises InvalidParameter when the two vectors have different lengths.
-    """
-    if free_logits.shape != coordinates.shape:
-        raise InvalidParameter(
-            f"{coordinates.size} free logits are needed, not {free_logits.size}. Use the layout of this policy."
-        )
-    logits = np.zeros(shape[0] * shape[1], dtype=np.float64)
-    logits[coordinates] = free_logits
-    return logits.reshape(shape)
-
 
 def action_probabilities(
     logits: NDArray[np.float64], admissible: NDArray[np.bool_], sharpen: float = 1.0

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter
@@ -80,20 +80,29 @@ def epsilon_if_fewer_shares(event: GaussianSumEvent, shares: int, rounds: int | 
     return epsilon_of_rounds(event, rounds, WhatIf(shares=shares))
 
 
+def epsilon_if_updates_are_read(event: GaussianSumEvent, rounds: int | None = None) -> float:
+    """Return `epsilon_of_rounds` against whoever reads single updates: each hides behind its own site's noise only.
+
+    Distributed noise then is one share, sigma / sqrt(h), and a person at M sites is read M times: local noise of this
+    size. Under local noise itself there is no difference.
+    """
+    if event.mechanism != DISTRIBUTED:
+        return epsilon_of_rounds(event, rounds)
+    share = event.integer_noise_scale / event.scale
+    return epsilon_of_rounds(replace(event, mechanism=LOCAL, noise_multiplier=share), rounds)
+
+
 def epsilon_if_more_sites(event: GaussianSumEvent, sites: int, rounds: int | None = None) -> float:
     """Return `epsilon_of_rounds` for a person at `sites` sites of one round."""
     return epsilon_of_rounds(event, rounds, WhatIf(sites=sites))
 
 
-def epsilon_of_household(event: GaussianSumEvent, people: int, rounds: int | None = None) -> float:
-    """Return `epsilon_of_rounds` for `people` units that come and go together."""
-    return epsilon_of_rounds(event, rounds, WhatIf(people=people))
-
-
 def covers_every_reader(constants: SumConstants) -> bool:
     """Return whether an epsilon may be stated: no party reads a message with less noise than the claim counts on.
 
-    Not without noise, and not when single noise shares reach the coordinator without masks.
+    Not without noise, and not when single noise shares reach the coordinator without masks. Under `ckks` it
+    holds of the coordinator, which has no key, and of sites, which are sent sums, as long as none helps the other: the
+    statement says so, and `epsilon_if_updates_are_read` what is left if one does.
     """
     return constants.noise == LOCAL or (
         constants.noise == DISTRIBUTED and not constants.protection.startswith("unsafe")

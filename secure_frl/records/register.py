@@ -200,10 +200,6 @@ class Register:
 
     # --- the ledger's head -------------------------------------------------------------------------------------------
 
-    def note_head(self, receipt: Receipt) -> None:
-        """Note how far the ledger is; synced. Raises StaleLedger for a head before the one that was noted."""
-        self.follow(lambda: receipt)
-
     def follow(self, head: Callable[[], Receipt], written: Receipt | None = None) -> None:
         """Note the head that `head` returns; synced. Raises StaleLedger for one before the one that was noted.
 
@@ -305,14 +301,6 @@ class SessionStages:
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
                 (self._number, round_number, attempt, rank, stage, digest),
             )
-
-    def digest_of(self, round_number: int, attempt: int, stage: str) -> bytes | None:
-        """Return the digest of what was answered there, or None."""
-        found = self._connection.execute(
-            "SELECT digest FROM answers WHERE session = ? AND round = ? AND attempt = ? AND stage = ?",
-            (self._number, round_number, attempt, stage),
-        ).fetchone()
-        return None if found is None else bytes(found[0])
 
     def _check_newer(self, last: tuple[int, int, str], asked: tuple[int, int, int], stage: str) -> None:
         round_number, attempt, _ = asked

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from secure_frl.errors import InvalidParameter
-from secure_frl.learning.tabular import action_probabilities, spread_logits
+from secure_frl.learning.tabular import action_probabilities
 
 ADMISSIBLE = np.array([[True, True, False], [False, True, False]])
 
@@ -28,11 +27,3 @@ def test_extreme_logits_stay_finite() -> None:
     found = action_probabilities(np.array([[1e6, -1e6, 0.0], [0.0, 0.0, 0.0]]), ADMISSIBLE, sharpen=3.0)
 
     assert found[0].tolist() == [1.0, 0.0, 0.0]
-
-
-def test_free_logits_go_to_their_coordinates() -> None:
-    spread = spread_logits(np.array([1.0, 2.0]), np.array([1, 5]), (2, 3))
-
-    assert spread.tolist() == [[0, 1, 0], [0, 0, 2]]
-    with pytest.raises(InvalidParameter, match="2 free logits"):
-        spread_logits(np.array([1.0]), np.array([1, 5]), (2, 3))

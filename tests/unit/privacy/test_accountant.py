@@ -9,6 +9,7 @@ from sum_events import event, gaussian_epsilon
 from secure_frl.errors import BudgetExhausted, InvalidParameter, LedgerCorrupt
 from secure_frl.privacy import accountant
 from secure_frl.privacy.accountant import Budget, epsilon, guard
+from secure_frl.privacy.charging import WhatIf
 from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.secure_sum import Block
 
@@ -113,8 +114,10 @@ def test_under_local_noise_the_number_of_shares_does_not_matter() -> None:
 
 
 def test_a_household_moves_the_sum_as_often_as_it_has_members() -> None:
-    assert accountant.epsilon_of_household(event(), 2) == pytest.approx(9.086, abs=0.01)
-    assert accountant.epsilon_of_household(event(noise="local"), 2) == pytest.approx(9.086, abs=0.01)
+    two = WhatIf(people=2)
+
+    assert accountant.epsilon_of_rounds(event(), what_if=two) == pytest.approx(9.086, abs=0.01)
+    assert accountant.epsilon_of_rounds(event(noise="local"), what_if=two) == pytest.approx(9.086, abs=0.01)
     assert accountant.epsilon_if_more_sites(event(), 2) == pytest.approx(9.086, abs=0.01)
 
 
