@@ -17,6 +17,7 @@ from parties import Keys, MemoryRegister, QuantisingHost, any_public_key
 
 from secure_frl.encoding.ring import word_type
 from secure_frl.errors import LocalProtocolError
+from secure_frl.encoding.lanes import LANE_WORDS
 from secure_frl.masking.contexts import survivors_hash, transcript_hash
 from secure_frl.masking.coordinator_memory import (
     AskingConfirmations,
@@ -40,7 +41,7 @@ from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.randomness import system_source
 from secure_frl.secure_sum import COORDINATOR_ID, SiteId, Sum, SumConstants
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
-from secure_frl.wire.messages import LANE_WORDS, MessageType, RoundKeys, decode_body
+from secure_frl.wire.messages import MessageType, RoundKeys, decode_body
 from secure_frl.wire.records import (
     CONFIRMATION_BYTES,
     DEALT_BYTES,

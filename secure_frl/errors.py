@@ -202,6 +202,10 @@ class ModelDoesNotFollow(PeerError):
     """The next policy is not the optimiser's step from the published sum."""
 
 
+class KeySuspect(PeerError):
+    """Too much was decrypted under one key that was no sum; it is not used again."""
+
+
 class Refused(PeerError):
     """A peer answered with a signed refusal; `code` names its reason."""
 
@@ -221,6 +225,16 @@ class NonceWithheld(RoundAborted):
         super().__init__(
             f"expected a nonce of every site of the epoch, got none of {list(sites)[:20]}. "
             "Open the next epoch without them."
+        )
+        self.sites = sites
+
+
+class StewardMissing(RoundAborted):
+    """The epoch's steward gave no key; the epoch starts again without it. `sites` names it."""
+
+    def __init__(self, sites: tuple[int, ...]) -> None:
+        super().__init__(
+            f"expected the epoch's key of site {list(sites)}, got none. Open the next epoch without that site."
         )
         self.sites = sites
 

@@ -58,7 +58,7 @@ class SumConstants:
     honest_shares: int  # h = min_survivors - c
     profile: str  # cross_silo | cross_device
     neighbours: int  # k: n - 1 in cross_silo
-    protection: str  # masking | unsafe-plain
+    protection: str  # masking | ckks | ckks+masking | unsafe-plain
     length: int  # P, values without lanes (D in the protocol)
     modulus_bits: int  # w <= 64: words are uint32 up to 32, uint64 beyond
     scale: float  # kappa under differential privacy
@@ -119,6 +119,14 @@ class Sum:
     contributors: tuple[SiteId, ...]  # ascending
 
 
+@dataclass(frozen=True, slots=True)
+class BlindSum:
+    """A sum that is complete but unreadable for this party: the coordinator's outcome where sums are encrypted."""
+
+    digest: bytes  # SHA-256 of what was published
+    contributors: tuple[SiteId, ...]  # ascending
+
+
 # --- who does what ---------------------------------------------------------------------------------------------------
 
 
@@ -137,12 +145,43 @@ class SecureSum(Protocol):
         """End the stage: the silent drop out. Raises RoundAborted."""
         ...
 
-    def outcome(self) -> Sum:
+    def outcome(self) -> Sum | BlindSum:
         """Return the sum. Raises UnexpectedState until there is one."""
         ...
 
-    def publish(self, next_tag: bytes) -> None:
-        """Begin the last stage: the sum and the tag of the policy that follows from it go to the cohort."""
+
+class SumCipher(Protocol):
+    """An epoch's encryption at a site: it holds the key that every site of the epoch has."""
+
+    @property
+    def key_id(self) -> bytes:
+        """Return the key's id, 32 bytes, not secret."""
+        ...
+
+    def encrypt(self, words: Words) -> bytes:
+        """Return the ciphertexts of a ring vector [P + 4]; two of one vector differ."""
+        ...
+
+    def open_sum(self, body: bytes | memoryview, contributors: int) -> Words:
+        """Return the sum of so many vectors modulo 2^w. Raises DecryptionFailed for anything else."""
+        ...
+
+
+class CipherSum(Protocol):
+    """The coordinator's running sum of ciphertexts, which it cannot read."""
+
+    @property
+    def key_id(self) -> bytes:
+        """Return the id of the epoch's key."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """Return the encrypted sum as sites are sent it. Raises UnexpectedState while nobody is in it."""
+        ...
+
+    def add(self, site: SiteId, key_id: bytes, body: bytes | memoryview) -> None:
+        """Add one site's ciphertexts, or leave the sum as it was. Raises PeerError about this site."""
         ...
 
 
@@ -167,6 +206,26 @@ class RoundHost(Protocol):
 
     def close(self, outcome: str) -> None:
         """End the round at this site: summed, aborted or unknown. Harmless when no round is open."""
+        ...
+
+
+class BlindHost(RoundHost, Protocol):
+    """A site's rest where the coordinator is blind: sites hold policy and secret, and hand the policy to each other."""
+
+    def site_secret(self) -> bytes | None:
+        """Return the charter's site secret, 32 bytes, None before the first package."""
+        ...
+
+    def keep_secret(self, secret: bytes) -> None:
+        """Write the site secret down, durably; a second call has the same one."""
+        ...
+
+    def held_tag(self) -> bytes:
+        """Return the keyed tag of the policy that this site holds. The site secret is here by now."""
+        ...
+
+    def sealed_policy(self, tag: bytes) -> bytes:
+        """Return the policy of this tag, sealed for other sites. Raises ModelMissing when another is held."""
         ...
 
 

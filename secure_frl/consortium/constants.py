@@ -18,7 +18,7 @@ from secure_frl.wire.canonical import canonical_json
 MIN_SITES, MAX_SITES = 3, 100  # cross_silo
 MIN_COHORT, MAX_COHORT = 101, 10_000  # cross_device
 CROSS_DEVICE = "cross_device"
-PROTECTIONS = ("masking", "unsafe-plain")
+PROTECTIONS = ("masking", "ckks", "ckks+masking", "unsafe-plain")
 NOISES = ("distributed", "local", "unsafe-none")
 _SHARES_TOLERANCE = 1e-9  # shares are decimal numbers that people wrote
 
@@ -60,6 +60,10 @@ def _rules(it: SumConstants) -> list[tuple[str, bool]]:
             it.honest_shares == it.min_survivors - c,
         ),
         (f"protection of {', '.join(PROTECTIONS)} ({it.protection[:30]!r})", it.protection in PROTECTIONS),
+        (
+            f"protection masking or unsafe-plain in cross_device ({it.protection[:30]!r})",
+            it.profile != CROSS_DEVICE or "ckks" not in it.protection,
+        ),
         (f"noise of {', '.join(NOISES)} ({it.noise[:30]!r})", it.noise in NOISES),
         *_size_rules(it),
         *_noise_rules(it),

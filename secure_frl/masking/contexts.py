@@ -11,18 +11,23 @@ import hashlib
 from collections.abc import Sequence
 
 from secure_frl.degrees import LEAST_PRIVACY_EXPONENT, is_private
+from secure_frl.encoding.slots import ChunkPlan, plan_chunks
 from secure_frl.errors import BitBudget, CharterRefused
 from secure_frl.secure_sum import SiteId, SumConstants, SumTerms
 from secure_frl.wire.hashing import Field, encode_integers, labelled, labelled_hash
+from secure_frl.wire.registry import Sizes
 
 WIDEST_RING_BITS = 64
 NONCE_BYTES = 32
 LONGEST_EPOCH_S = 24 * 3600
 MASKING = "masking"
 UNSAFE_PLAIN = "unsafe-plain"
+CKKS = "ckks"
+CKKS_MASKING = "ckks+masking"
 CROSS_SILO = "cross_silo"
 CROSS_DEVICE = "cross_device"
-PROTECTIONS = (MASKING, UNSAFE_PLAIN)
+PROTECTIONS = (MASKING, CKKS, CKKS_MASKING, UNSAFE_PLAIN)
+ENCRYPTED = (CKKS, CKKS_MASKING)  # the coordinator reads neither sums nor policies
 
 
 def session_id(charter: bytes) -> bytes:
@@ -120,6 +125,7 @@ def check_constants(constants: SumConstants) -> None:
         "max(3, t) <= min_survivors <= n": max(3, t) <= least <= n,
         "h = min_survivors - c >= 2": h == least - c and h >= 2,
         "a known protection": constants.protection in PROTECTIONS,
+        "encrypted sums in cross_silo only": constants.protection not in ENCRYPTED or constants.profile == CROSS_SILO,
         "length and weight >= 1": constants.length >= 1 and constants.weight >= 1,
         "B >= 1 and noise bound >= 0": constants.bound >= 1 and constants.noise_bound >= 0,
     }
@@ -162,6 +168,18 @@ def is_cohort_size(size: int, constants: SumConstants) -> bool:
     if constants.profile == CROSS_DEVICE:
         return size == constants.sites
     return constants.min_survivors <= size <= constants.sites
+
+
+def chunk_plan(constants: SumConstants) -> ChunkPlan:
+    """Return how a vector of this charter becomes ciphertexts. Raises BitBudget when no sum of them is exact."""
+    return plan_chunks(sites=constants.sites, length=constants.length, modulus_bits=constants.modulus_bits)
+
+
+def sizes_of(terms: SumTerms) -> Sizes:
+    """Return what the greatest sizes of this charter's messages follow from."""
+    constants = terms.constants
+    ciphertext_bytes = chunk_plan(constants).max_body_bytes if constants.protection in ENCRYPTED else 0
+    return Sizes(len(terms.site_public_keys), constants.length, constants.modulus_bits, ciphertext_bytes)
 
 
 def expired_sites(terms: SumTerms, sites: Sequence[int], now: float) -> list[int]:

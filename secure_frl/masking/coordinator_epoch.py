@@ -55,7 +55,8 @@ class CoordinatorEpoch:
 
     epoch: int
     epoch_hash: bytes
-    members: tuple[SiteId, ...]  # sites that acknowledged the list, ascending: the cohorts come out of them
+    listed: tuple[SiteId, ...]  # sites of E1's list, ascending
+    members: tuple[SiteId, ...]  # those that acknowledged the list, ascending: the cohorts come out of them
     public_keys: tuple[bytes, ...]  # every c_pk of the epoch, the coordinator's included
     channels: Channels
     first_round: int
@@ -288,6 +289,7 @@ class EpochOpening:
         return CoordinatorEpoch(
             epoch=self._epoch,
             epoch_hash=state.epoch_hash,
+            listed=tuple(SiteId(entry.site) for entry in state.entries),
             members=tuple(sorted(state.acknowledged)),
             public_keys=(*keys.values(), self._keys.public),
             channels=channels,
@@ -295,6 +297,11 @@ class EpochOpening:
             expiry_s=self._expiry_s,
             signing_key=self._signing_key,
         )
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the last stage is closed and the epoch stands."""
+        return isinstance(self._state, _Opened)
 
     def outcome(self) -> CoordinatorEpoch:
         """Return the open epoch. Raises UnexpectedState before its last stage is closed."""

@@ -18,7 +18,7 @@ from secure_frl.masking.graph import Graph
 from secure_frl.masking.keys import link_key
 from secure_frl.masking.neighbourhoods import Neighbourhoods, PairTable
 from secure_frl.masking.prg import MaskAdder
-from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Sum, SumTerms, Words
+from secure_frl.secure_sum import COORDINATOR_ID, BlindSum, CipherSum, RoundContext, SiteId, Sum, SumTerms, Words
 from secure_frl.wire.envelope import TAG_BYTES, Address, Header, cut, seal_frame, unseal_frame
 from secure_frl.wire.messages import Body, MessageType, encode_body
 
@@ -46,6 +46,7 @@ class AttemptView:
     masks: MaskAdder
     models: Mapping[SiteId, bytes | None] = field(repr=False)
     fresh_of: dict[SiteId, bytes]  # fresh_i, known from a site's first frame
+    encrypted: CipherSum | None = None  # where inputs are ciphertexts
 
     def address(self, site: SiteId, fresh: bytes) -> Address:
         """Return the header fields of a request."""
@@ -147,19 +148,19 @@ class Summed:
 
     view: AttemptView
     survivors: tuple[SiteId, ...]
-    total: Sum
-    total_bytes: bytes
+    total: Sum | BlindSum
+    total_bytes: bytes  # the sum; the correction that sites subtract, or nothing, where it is encrypted
     transcript_hash: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Publishing:
-    """R5 is out; empty replies come in."""
+    """R5 or R5C is out; replies come in."""
 
     view: AttemptView
     summed: Summed
-    next_tag: bytes
-    followers: set[SiteId]
+    next_tag: bytes  # empty where only sites can know it
+    followers: dict[SiteId, bytes]  # who accepted the sum, and the tag of the policy that it made of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,7 +168,7 @@ class Published:
     """Nothing is left to do."""
 
     summed: Summed
-    followers: set[SiteId]
+    followers: dict[SiteId, bytes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from secure_frl.masking.coordinator_memory import (
     AskingInputs,
     AskingKeys,
     AskingShares,
-    CoordinatorState,
+    AttemptView,
     Publishing,
 )
 from secure_frl.secure_sum import Addressed, SiteId
@@ -32,13 +32,10 @@ from secure_frl.wire.messages import (
 from secure_frl.wire.signatures import signed_bytes
 
 
-def requests_of(state: CoordinatorState, sites: Iterable[SiteId]) -> Iterator[Addressed]:
+def requests_of(state: object, sites: Iterable[SiteId]) -> Iterator[Addressed]:
     """Yield this stage's request to each of the sites."""
     if isinstance(state, AskingKeys):
-        without_model = announced(state, b"")
-        digest = hashlib.sha256(without_model).digest()
-        for site in sites:
-            yield site, announcement(state, site, without_model, digest)
+        yield from announcements(state.view, sites)
     elif isinstance(state, AskingInputs):
         for site in sites:
             body = Inbox(state.dealt.of(site))
@@ -55,22 +52,30 @@ def requests_of(state: CoordinatorState, sites: Iterable[SiteId]) -> Iterator[Ad
         yield from publication(state, sites)
 
 
-def announced(state: AskingKeys, sealed: bytes) -> bytes:
+def announcements(view: AttemptView, sites: Iterable[SiteId]) -> Iterator[Addressed]:
+    """Yield R0."""
+    without_model = announced(view, b"")
+    digest = hashlib.sha256(without_model).digest()
+    for site in sites:
+        yield site, announcement(view, site, without_model, digest)
+
+
+def announced(view: AttemptView, sealed: bytes) -> bytes:
     """Return R0's body: the same for every site that needs no model."""
-    view, context = state.view, state.view.context
+    context = view.context
     digest = hashlib.sha256(sealed).digest()
     return encode_body(Announcement(context.cohort, view.fresh, context.config_hash, context.policy_tag, digest))
 
 
-def announcement(state: AskingKeys, site: SiteId, without_model: bytes, digest: bytes) -> bytes:
+def announcement(view: AttemptView, site: SiteId, without_model: bytes, digest: bytes) -> bytes:
     """Return R0: header and cohort signed, then the model, sealed, for a site that lacks it."""
-    view, model = state.view, state.view.models.get(site)
+    model = view.models.get(site)
     header = view.address(site, view.fresh).header(MessageType.R0, len(without_model))  # a digest has one size
     if model is None:
         return sign_frame(header, without_model, view.epoch.signing_key, digest)
     key = view.link(site, MessageType.R0, view.context.epoch_hash, view.fresh)
     sealed = seal(key, model, header.encode())
-    return sign_frame(header, announced(state, sealed), view.epoch.signing_key) + sealed
+    return sign_frame(header, announced(view, sealed), view.epoch.signing_key) + sealed
 
 
 def sign_survivors(state: AskingConfirmations) -> bytes:

@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_frl.encoding.lanes import from_ring_sum
+from secure_frl.encoding.lanes import LANE_WORDS, from_ring_sum
 from secure_frl.encoding.ring import centred, word_type
 from secure_frl.errors import (
     BadShare,
@@ -27,6 +27,7 @@ from secure_frl.masking.coordinator_memory import (
     AskingInputs,
     AskingKeys,
     AskingShares,
+    AttemptView,
     MemberKeys,
     Published,
     Publishing,
@@ -45,7 +46,6 @@ from secure_frl.masking.unmasking import unmask_
 from secure_frl.secure_sum import SiteId, Sum
 from secure_frl.wire.envelope import TAG_BYTES, Header, cut, read_header, verify_mac
 from secure_frl.wire.messages import (
-    LANE_WORDS,
     Complaint,
     Confirmations,
     MessageType,
@@ -127,10 +127,13 @@ def take_input(state: AskingInputs, site: SiteId, header: Header, frame: bytes) 
     state.added.add(site)
 
 
-def check_copy(state: AskingInputs | AskingConfirmations | AskingShares, site: SiteId, frame: bytes) -> None:
-    """Raise BadSignature unless a second R2 under the header and tag of the first has the vector they were made for."""
-    if read_header(frame).type == MessageType.R2:
-        verify_mac(frame, state.view.link(site, MessageType.R2, state.ctx2, state.view.fresh_of[site]))
+def check_copy(view: AttemptView, ctx2: bytes, site: SiteId, frame: bytes) -> None:
+    """Raise BadSignature unless a second input under header and tag of the first has the body they were made for."""
+    header = read_header(frame)
+    if header.type == MessageType.R2:
+        verify_mac(frame, view.link(site, MessageType.R2, ctx2, view.fresh_of[site]))
+    elif header.type == MessageType.R2C:
+        view.unseal(site, header, ctx2, frame)
 
 
 def take_complaint(state: AskingInputs, site: SiteId, header: Header, frame: bytes) -> None:
@@ -262,7 +265,7 @@ def close_shares(state: AskingShares) -> Summed:
 def take_acknowledgement(state: Publishing, site: SiteId, header: Header, frame: bytes) -> None:
     """Note that a site follows to the next policy. Raises BadSignature, MalformedMessage."""
     decode_body(Nothing, state.view.unseal(site, header, state.view.ctx1, frame))
-    state.followers.add(site)
+    state.followers[site] = state.next_tag
 
 
 def close_publication(state: Publishing) -> Published:

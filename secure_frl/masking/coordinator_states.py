@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from secure_frl.errors import InvalidParameter, PeerError, RoundAborted, UnexpectedMessage, UnexpectedState
 from secure_frl.masking import coordinator_stages as stages
@@ -23,7 +23,6 @@ from secure_frl.masking.coordinator_memory import (
     AskingKeys,
     AskingShares,
     AttemptView,
-    CoordinatorState,
     Published,
     Publishing,
     Summed,
@@ -35,11 +34,11 @@ from secure_frl.masking.keys import SECRET_BYTES, points
 from secure_frl.masking.neighbourhoods import Neighbourhoods, PairTable
 from secure_frl.masking.next_attempt import next_cohort
 from secure_frl.masking.prg import mask_adder
-from secure_frl.secure_sum import Addressed, RandomSource, RoundContext, SiteId, Sum, SumTerms
+from secure_frl.secure_sum import Addressed, BlindSum, CipherSum, RandomSource, RoundContext, SiteId, Sum, SumTerms
 from secure_frl.wire.messages import MessageType
 from secure_frl.wire.records import DEALT_BYTES
 
-__all__ = ["CoordinatorEpoch", "EpochOpening", "MaskedSum"]
+__all__ = ["CoordinatorEpoch", "EpochOpening", "MaskedSum", "SumMachine"]
 
 TABLE: dict[tuple[type[Any], MessageType], Callable[..., None]] = {  # Any: state types differ from row to row
     (AskingKeys, MessageType.R1): stages.take_keys,
@@ -49,7 +48,7 @@ TABLE: dict[tuple[type[Any], MessageType], Callable[..., None]] = {  # Any: stat
     (AskingShares, MessageType.R4): stages.take_shares,
     (Publishing, MessageType.R5_REPLY): stages.take_acknowledgement,
 }
-_CLOSE: dict[type[Any], Callable[..., CoordinatorState]] = {
+CLOSINGS: dict[type[Any], Callable[..., object]] = {
     AskingKeys: stages.close_keys,
     AskingInputs: stages.close_inputs,
     AskingConfirmations: stages.close_confirmations,
@@ -58,8 +57,14 @@ _CLOSE: dict[type[Any], Callable[..., CoordinatorState]] = {
 }
 
 
-class MaskedSum:
-    """The protection `masking` (and its control `unsafe-plain`) as a SecureSum."""
+class SumMachine:
+    """What the protections share: one attempt, stage by stage. A subclass says how it begins and what each stage does.
+
+    The states are those of its tables; `Summed`, `Publishing`, `Published` and `Aborted` are common to all.
+    """
+
+    table: ClassVar[Mapping[tuple[type[Any], MessageType], Callable[..., None]]]
+    closings: ClassVar[Mapping[type[Any], Callable[..., object]]]
 
     def __init__(
         self,
@@ -71,8 +76,11 @@ class MaskedSum:
         policy_tag: bytes,
         models: Mapping[SiteId, bytes | None],
         random: RandomSource,
+        encrypted: CipherSum | None = None,
     ) -> None:
         """cohort: ascending, members of the epoch. models: the policy's bytes for each site that lacks it.
+
+        encrypted: an empty sum under the epoch's key, where inputs are ciphertexts.
 
         Raises InvalidParameter, or LocalProtocolError for an attempt that is not newer than the last one.
         """
@@ -110,39 +118,46 @@ class MaskedSum:
             masks=mask_adder(terms.constants),
             models=dict(models),
             fresh_of={},
+            encrypted=encrypted,
         )
         self._view = view
         self._letters = Correspondence(terms, (epoch.epoch, round, attempt), self._again)
         self._letters.begin_stage(sites)
-        self._state: CoordinatorState = AskingKeys(
-            view, {}, PairTable(near, DEALT_BYTES), set(points(epoch.public_keys))
-        )
+        self._state = self._begin(view)
         self._joined: tuple[SiteId, ...] = ()
         self._complaints: dict[SiteId, tuple[SiteId, ...]] = {}
         self._answered: frozenset[SiteId] = frozenset()
 
     def __repr__(self) -> str:
-        return f"MaskedSum(round={self._view.context.round}, state={self.state_name})"
+        return f"{type(self).__name__}(round={self._view.context.round}, state={self.state_name})"
+
+    def _begin(self, view: AttemptView) -> object:
+        """Return the first state."""
+        raise NotImplementedError
+
+    def _requests_of(self, sites: Iterable[SiteId]) -> Iterator[Addressed]:
+        """Yield the present stage's frame to each of the sites; the same bytes when called twice."""
+        raise NotImplementedError
 
     # --- stage by stage
 
     def requests(self) -> Iterator[Addressed]:
         """Yield the frames of the stage in progress for the sites that have not answered; nothing when done."""
-        for site, frame in requests_of(self._state, self._letters.awaiting):
+        for site, frame in self._requests_of(self._letters.awaiting):
             yield site, self._letters.sent(site, frame)
 
     def _again(self, site: SiteId) -> bytes:
-        return next(frame for _, frame in requests_of(self._state, [site]))
+        return next(frame for _, frame in self._requests_of([site]))
 
     def receive(self, site: SiteId, reply: bytes) -> None:
         """Fold one reply in at once. Raises PeerError, which excludes this site only and leaves the stage as it was."""
         if self._letters.is_repetition(site, reply):
             if isinstance(self._state, AskingInputs | AskingConfirmations | AskingShares):
-                stages.check_copy(self._state, site, reply)
+                stages.check_copy(self._state.view, self._state.ctx2, site, reply)
             return
         try:
             header = self._letters.check_header(site, reply)
-            handler = TABLE.get((type(self._state), MessageType(header.type)))
+            handler = self.table.get((type(self._state), MessageType(header.type)))
             known = self._view.fresh_of.get(site, header.fresh)
             if handler is None or header.fresh != known:
                 raise UnexpectedMessage(
@@ -157,7 +172,7 @@ class MaskedSum:
     def close_stage(self) -> None:
         """End the stage: the silent drop out. Raises RoundAborted, after which there is no sum, or UnexpectedState."""
         state = self._state
-        close = _CLOSE.get(type(state))
+        close = self.closings.get(type(state))
         if close is None:
             raise UnexpectedState(
                 f"expected a stage in progress, got {self.state_name}. Take the outcome, or publish it."
@@ -182,18 +197,16 @@ class MaskedSum:
             return state.confirmed
         return ()
 
-    def outcome(self) -> Sum:
+    def outcome(self) -> Sum | BlindSum:
         """Return the sum. Raises UnexpectedState until there is one."""
         return self._summed().total
 
-    def publish(self, next_tag: bytes) -> None:
-        """Begin the last stage: the sum and the tag of the policy that follows from it go to the cohort."""
+    def _begin_publication(self, next_tag: bytes) -> None:
+        """Begin the last stage. next_tag: empty where only sites can know it."""
         state = self._state
-        if not isinstance(state, Summed) or len(next_tag) != 32:
-            raise UnexpectedState(
-                f"expected a sum and a tag of 32 bytes, got {self.state_name}. Close the stages first."
-            )
-        self._state = Publishing(state.view, state, next_tag, set())
+        if not isinstance(state, Summed):
+            raise UnexpectedState(f"expected a sum, got {self.state_name}. Close the stages first.")
+        self._state = Publishing(state.view, state, next_tag, {})
         refused = set(self.refusals) - set(self._joined)  # a site that refused R0 is not in the attempt
         self._letters.begin_publication(site for site in state.view.context.cohort if site not in refused)
 
@@ -203,6 +216,11 @@ class MaskedSum:
     def context(self) -> RoundContext:
         """Return round, attempt and cohort, with the hashes that enter every key."""
         return self._view.context
+
+    @property
+    def epoch(self) -> CoordinatorEpoch:
+        """Return the epoch that the attempt is in."""
+        return self._view.epoch
 
     @property
     def state_name(self) -> str:
@@ -257,10 +275,10 @@ class MaskedSum:
         return hashlib.sha256(self._summed().total_bytes).digest()
 
     @property
-    def followers(self) -> tuple[SiteId, ...]:
-        """Return the sites that accepted sum and next policy, ascending: the others will need the policy's bytes."""
+    def followers(self) -> Mapping[SiteId, bytes]:
+        """Return the tag of the policy that each site followed to, ascending: the others will need its bytes."""
         state = self._state
-        return tuple(sorted(state.followers)) if isinstance(state, Publishing | Published) else ()
+        return dict(sorted(state.followers.items())) if isinstance(state, Publishing | Published) else {}
 
     def _summed(self) -> Summed:
         state = self._state
@@ -269,3 +287,29 @@ class MaskedSum:
         if isinstance(state, Publishing | Published):
             return state.summed
         raise UnexpectedState(f"expected a finished sum, got {self.state_name}. Close the stages first.")
+
+
+class MaskedSum(SumMachine):
+    """The protection `masking` (and its control `unsafe-plain`) as a SecureSum."""
+
+    table = TABLE
+    closings = CLOSINGS
+
+    def _begin(self, view: AttemptView) -> object:
+        return AskingKeys(view, {}, PairTable(view.near, DEALT_BYTES), set(points(view.epoch.public_keys)))
+
+    def _requests_of(self, sites: Iterable[SiteId]) -> Iterator[Addressed]:
+        return requests_of(self._state, sites)
+
+    def outcome(self) -> Sum:
+        """Return the sum. Raises UnexpectedState until there is one."""
+        total = super().outcome()
+        if not isinstance(total, Sum):
+            raise UnexpectedState("expected a sum that can be read, got an encrypted one. Report this.")
+        return total
+
+    def publish(self, next_tag: bytes) -> None:
+        """Begin the last stage: the sum and the tag of the policy that follows from it go to the cohort."""
+        if len(next_tag) != 32:
+            raise UnexpectedState(f"expected a tag of 32 bytes, got {len(next_tag)}. Pass the next policy's tag.")
+        self._begin_publication(next_tag)

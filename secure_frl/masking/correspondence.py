@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable
 from types import MappingProxyType
 
 from secure_frl.errors import LateMessage, PeerError, Refused, UnexpectedMessage
+from secure_frl.masking.contexts import sizes_of
 from secure_frl.masking.refusals import read_refusal
 from secure_frl.secure_sum import COORDINATOR_ID, SiteId, SumTerms
 from secure_frl.wire.envelope import EMPTY_32, HEADER_BYTES, TAG_BYTES, Header, mac_digest, read_header
-from secure_frl.wire.messages import MessageType, check_length
+from secure_frl.wire.messages import KEYED, MessageType
+from secure_frl.wire.registry import check_length
 
+_INPUTS = frozenset({MessageType.R2, MessageType.R2C})
 _TYPE_AT = 4  # of a header, behind the magic
 
 
@@ -31,6 +34,7 @@ class Correspondence:
         refusals are rare, so no request is hashed before one comes: U2 alone has 0.8 MB at 10,000 sites.
         """
         self._terms = terms
+        self._sizes = sizes_of(terms)
         self._numbers = numbers
         self._asked: frozenset[SiteId] = frozenset()
         self._again = again
@@ -80,7 +84,7 @@ class Correspondence:
     def is_repetition(self, site: SiteId, frame: bytes) -> bool:
         """Return whether this answer is in already. Raises UnexpectedMessage for another one, or from nobody asked.
 
-        An R2 that repeats header and tag is one only if its tag fits: that is for the caller, who has the key.
+        An input that repeats header and tag is one only if its tag fits: that is for the caller, who has the key.
         """
         digest = _digest(frame)
         if self._accepted.get(site) == digest or (site, digest) in self._earlier:
@@ -108,11 +112,11 @@ class Correspondence:
         Raises MalformedMessage, UnexpectedMessage or LateMessage, and Refused when the reply is a valid refusal of
         our request.
         """
-        constants, enrolled = self._terms.constants, len(self._terms.site_public_keys)
         header = read_header(frame)
-        check_length(header.type, len(frame), enrolled, constants.length, constants.modulus_bits)
-        parties = (header.session, header.sender, header.receiver, header.key_id)
-        if parties != (self._terms.session, site, COORDINATOR_ID, EMPTY_32):
+        check_length(header.type, len(frame), self._sizes)
+        is_sound = header.key_id == EMPTY_32 or header.type in KEYED  # which key, the handler of its type looks
+        parties = (header.session, header.sender, header.receiver)
+        if parties != (self._terms.session, site, COORDINATOR_ID) or not is_sound:
             raise UnexpectedMessage(f"expected a frame of this session by site {site}, got another. Drop it.")
         numbers = (header.epoch, header.round, header.attempt)
         if numbers != self._numbers:
@@ -127,6 +131,6 @@ class Correspondence:
 
 
 def _digest(frame: bytes) -> bytes:
-    """Return what names an answer: of a masked input, whose 4 MB would take 2 ms, header and tag alone."""
-    is_input = len(frame) > HEADER_BYTES + TAG_BYTES and frame[_TYPE_AT] == MessageType.R2
+    """Return what names an answer: of an input, whose 4 MB or more would take 2 ms, header and tag alone."""
+    is_input = len(frame) > HEADER_BYTES + TAG_BYTES and frame[_TYPE_AT] in _INPUTS
     return mac_digest(frame) if is_input else hashlib.sha256(frame).digest()

@@ -176,7 +176,8 @@ def link_key(channel: bytes, context: bytes, message_type: MessageType, fresh: b
     return derive(channel, context, "link", "down" if down else "up", STAGE_NAMES[message_type], fresh)
 
 
-_TO_SITE = frozenset({MessageType.R0, MessageType.R1P, MessageType.R3A, MessageType.R3C, MessageType.R5})
+_T = MessageType
+_TO_SITE = frozenset({_T.R0, _T.R1P, _T.R3A, _T.R3C, _T.R5, _T.R5C})
 
 
 def pair_key(own: KeyPair, public: bytes, ctx2: bytes, one: int, other: int) -> bytes:

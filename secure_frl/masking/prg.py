@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from secure_frl.encoding.ring import word_type
 from secure_frl.errors import CharterRefused
-from secure_frl.masking.contexts import MASKING, UNSAFE_PLAIN
+from secure_frl.masking.contexts import CKKS, CKKS_MASKING, MASKING, PROTECTIONS, UNSAFE_PLAIN
 from secure_frl.secure_sum import SumConstants, Words
 
 _CHUNK_BYTES = 1 << 17  # zeros, keystream and words of this size share a cache of 512 KiB; less costs more calls
@@ -122,8 +122,8 @@ def is_gcm_faster() -> bool:
     return fastest_ns(_from_third_block) < fastest_ns(_from_first_block)
 
 
-class UnsafePlain:
-    """The control of the attack tests: the same protocol with the mask words left out. Hides nothing from anybody."""
+class NoMasks:
+    """No mask words. Under ckks vectors are encrypted; under unsafe-plain, an attack's control, nothing is hidden."""
 
     def add_(self, accumulator: Words, key: bytes, sign: int) -> None:
         """Leave the accumulator as it is."""
@@ -134,10 +134,10 @@ class UnsafePlain:
 
 def mask_adder(constants: SumConstants) -> MaskAdder:
     """Return what the charter's `protection` asks for. Raises CharterRefused for an unknown word."""
-    if constants.protection == MASKING:
+    if constants.protection in (MASKING, CKKS_MASKING):
         return PairwiseMasks(constants.length + 4, constants.modulus_bits)
-    if constants.protection == UNSAFE_PLAIN:
-        return UnsafePlain()
+    if constants.protection in (CKKS, UNSAFE_PLAIN):
+        return NoMasks()
     raise CharterRefused(
-        f"expected protection masking or unsafe-plain, got {constants.protection!r}. Sign a charter that names one."
+        f"expected protection {', '.join(PROTECTIONS)}, got {constants.protection!r}. Sign a charter that names one."
     )

@@ -40,6 +40,7 @@ CODES = (  # append only: the position is the code
     "StaleLedger",
     "LedgerCorrupt",
     "UnexpectedState",
+    "KeySuspect",
 )
 _NUMBERS = {name: number for number, name in enumerate(CODES)}
 

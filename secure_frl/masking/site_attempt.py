@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_frl.encoding.lanes import LANE_WORDS
 from secure_frl.encoding.ring import reduce_, word_type
 from secure_frl.errors import (
     AlreadyAnswered,
@@ -27,7 +30,7 @@ from secure_frl.errors import (
 )
 from secure_frl.masking import contexts
 from secure_frl.masking.contexts import is_cohort_size
-from secure_frl.masking.graph import Graph, as_sites, graph_of
+from secure_frl.masking.graph import as_sites, graph_of
 from secure_frl.masking.keys import (
     SECRET_BYTES,
     KeyPair,
@@ -57,7 +60,6 @@ from secure_frl.secure_sum import COORDINATOR_ID, RoundContext, SiteId, Words
 from secure_frl.wire.envelope import Header, mac_digest, mac_frame, seal_frame, unseal
 from secure_frl.wire.hashing import encode_integers
 from secure_frl.wire.messages import (
-    LANE_WORDS,
     Announcement,
     Complaint,
     Confirmations,
@@ -71,15 +73,23 @@ from secure_frl.wire.messages import (
 from secure_frl.wire.records import Confirmation, DealtShares, MemberList, Share, pack_records, unpack_records
 from secure_frl.wire.signatures import check_signature
 
+PartyT = TypeVar("PartyT", bound=SiteParty)
+
 # --- R0 -> R1 --------------------------------------------------------------------------------------------------------
 
 
 def join_attempt(
-    party: SiteParty, state: EpochOpen | AttemptState, header: Header, body: Announcement, sealed: bytes
+    party: PartyT,
+    state: EpochOpen | AttemptState,
+    header: Header,
+    body: Announcement,
+    sealed: bytes,
+    begin: Callable[[PartyT, EpochView, Header, Announcement], Answer],
 ) -> Answer:
-    """Answer R0: check everything, make the update, deal shares.
+    """Answer R0: check everything, make the update and begin with it.
 
     sealed: the bytes behind R0's signature, the model under this link's key, or nothing.
+    begin: deals shares, or encrypts at once where sums are only encrypted.
     Raises AlreadyAnswered, RoundRefused or what the host's policy check raises; then the state before stands.
     """
     view = state.view if isinstance(state, EpochOpen) else state.attempt.view
@@ -87,28 +97,17 @@ def join_attempt(
     check_model(party, view, header, body, sealed)
     try:
         end_attempt(state, party.host)
-        return deal_update(party, view, header, body)
+        return begin(party, view, header, body)
     except Exception as error:  # a host may fail in any way: whatever it was, the attempt is over and nothing has left
         return EpochOpen(view), give_up(party, header, error)
 
 
 def deal_update(party: SiteParty, view: EpochView, header: Header, body: Announcement) -> Answer:
     """Start the round at this site: let the host make the update, deal shares, answer with R1."""
-    view.channels.advance_to(header.round)
-    context = RoundContext(
-        session=party.terms.session,
-        epoch_hash=view.epoch_hash,
-        config_hash=party.config_hash,
-        epoch=view.epoch,
-        round=header.round,
-        attempt=header.attempt,
-        policy_tag=body.model_tag,
-        cohort=as_sites(body.cohort),
-    )
-    graph = graph_of(party.terms.constants, view.epoch_hash, context.round, context.attempt, context.cohort)
-    check_peers(party, view.epoch, view.expiry_s, view.unchecked, graph.neighbours(party.me))
-    words = checked_vector(party, context)
-    attempt, joined, keys = open_attempt(party, view, context, graph, body.fresh, words)
+    attempt = open_attempt(party, view, header, body)
+    check_peers(party, view.epoch, view.expiry_s, view.unchecked, attempt.graph.neighbours(party.me))
+    words = checked_vector(party, attempt.context)
+    joined, keys = deal_shares(party, attempt, words)
     link = attempt.link(MessageType.R1, attempt.ctx1)
     reply = seal_frame(attempt.address(party.me), MessageType.R1, encode_body(keys), link)
     record(party, attempt, "R1", hashlib.sha256(reply).digest())
@@ -177,16 +176,30 @@ def checked_vector(party: SiteParty, context: RoundContext) -> Words:
     return words
 
 
-def open_attempt(
-    party: SiteParty, view: EpochView, context: RoundContext, graph: Graph, fresh_coordinator: bytes, words: Words
-) -> tuple[Attempt, SharesSent, RoundKeys]:
-    """Draw the attempt's secrets and deal them."""
+def open_attempt(party: SiteParty, view: EpochView, header: Header, body: Announcement) -> Attempt:
+    """Move the channels to this round and return the attempt that R0 announces."""
+    view.channels.advance_to(header.round)
+    context = RoundContext(
+        session=party.terms.session,
+        epoch_hash=view.epoch_hash,
+        config_hash=party.config_hash,
+        epoch=view.epoch,
+        round=header.round,
+        attempt=header.attempt,
+        policy_tag=body.model_tag,
+        cohort=as_sites(body.cohort),
+    )
+    graph = graph_of(party.terms.constants, view.epoch_hash, context.round, context.attempt, context.cohort)
     ctx1 = contexts.attempt_context(context.session, view.epoch_hash, context.round, context.attempt, context.cohort)
-    attempt = Attempt(view, context, ctx1, party.random.take(SECRET_BYTES), fresh_coordinator, graph)
+    return Attempt(view, context, ctx1, party.random.take(SECRET_BYTES), body.fresh, graph)
+
+
+def deal_shares(party: SiteParty, attempt: Attempt, words: Words) -> tuple[SharesSent, RoundKeys]:
+    """Draw the attempt's secrets and deal them."""
     keys, seed = KeyPair.draw(party.random), party.random.take(SECRET_BYTES)
-    threshold = party.terms.constants.threshold
-    body, own = deal(view.channels, ctx1, party.me, graph.neighbours(party.me), (keys, seed), threshold, party.random)
-    return attempt, SharesSent(attempt, keys, seed, body.seed_commitment, own, words), body
+    near, threshold = attempt.graph.neighbours(party.me), party.terms.constants.threshold
+    body, own = deal(attempt.view.channels, attempt.ctx1, party.me, near, (keys, seed), threshold, party.random)
+    return SharesSent(attempt, keys, seed, body.seed_commitment, own, words), body
 
 
 def record(party: SiteParty, attempt: Attempt, stage: str, digest: bytes) -> None:
@@ -198,12 +211,25 @@ def record(party: SiteParty, attempt: Attempt, stage: str, digest: bytes) -> Non
 # --- R1' -> R2 -------------------------------------------------------------------------------------------------------
 
 
+def masked_frame(party: SiteParty, attempt: Attempt, ctx2: bytes, words: Words) -> bytes:
+    """Return R2: the words in clear, for masks hide them, under a tag."""
+    return mac_frame(
+        attempt.address(party.me), MessageType.R2, words.data.cast("B"), attempt.link(MessageType.R2, ctx2)
+    )
+
+
 def send_input(
-    party: SiteParty, state: SharesSent, header: Header, body: Inbox, listed: bytes, members_digest: bytes
+    party: PartyT,
+    state: SharesSent,
+    header: Header,
+    body: Inbox,
+    listed: bytes,
+    members_digest: bytes,
+    frame_of: Callable[[PartyT, Attempt, bytes, Words], bytes],
 ) -> Answer:
     """Answer R1' with the masked input, or with a complaint that names dealers.
 
-    listed: U2, packed; members_digest: its hash, which the frame's tag covers.
+    listed: U2, packed; members_digest: its hash, which the frame's tag covers. frame_of: makes R2 of the masked words.
     Raises MalformedMessage, RosterRefused, KeyRefused.
     """
     attempt = state.attempt
@@ -215,8 +241,7 @@ def send_input(
     if bad:
         return complain(party, attempt, ctx2, bad)
     mask_(party, state, ctx2, members, list(opened))
-    link = attempt.link(MessageType.R2, ctx2)
-    reply = mac_frame(attempt.address(me), MessageType.R2, state.words.data.cast("B"), link)
+    reply = frame_of(party, attempt, ctx2, state.words)
     record(party, attempt, "R2", mac_digest(reply))
     party.host.release()  # synced: the next bytes that leave are made from data
     key_shares = {dealer: pair[0] for dealer, pair in opened.items()}

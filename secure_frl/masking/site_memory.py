@@ -24,6 +24,7 @@ from secure_frl.secure_sum import (
     RoundHost,
     SiteId,
     StageRegister,
+    SumCipher,
     SumTerms,
     Words,
 )
@@ -61,6 +62,7 @@ class EpochView:
     first_round: int
     expiry_s: int
     unchecked: dict[SiteId, EpochEntry]  # peers whose signature is checked when they first become neighbours
+    cipher: SumCipher | None = field(default=None, repr=False)  # once the steward's package is here
 
     def __post_init__(self) -> None:
         keys = np.frombuffer(b"".join(self.points), np.uint8).reshape(-1, SECRET_BYTES)
@@ -87,7 +89,7 @@ class Attempt:
 
     def link(self, message_type: MessageType, salt: bytes) -> bytes:
         """Return the key of one frame between this site and the coordinator. salt: ctx1 or ctx2."""
-        down = message_type is MessageType.R5
+        down = message_type in (MessageType.R5, MessageType.R5C)
         fresh = self.fresh_coordinator if down else self.fresh_site
         return link_key(self.view.channels.key(COORDINATOR_ID), salt, message_type, fresh)
 
@@ -141,7 +143,7 @@ class SharesSent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputSent:
-    """R2 sent: own key, seed and vector are gone; shares of the others are held."""
+    """R2 or R2C sent: own key, seed and vector are gone; shares of the others are held, none under plain ckks."""
 
     attempt: Attempt
     ctx2: bytes

@@ -10,17 +10,25 @@ Source: docs/protocol.md, sections 5 and 11 to 13.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secure_frl.errors import AlreadyAnswered, BadSignature, InvalidParameter, MalformedMessage, UnexpectedMessage
-from secure_frl.masking.contexts import check_constants, config_hash, is_enrolled, members_hash
+from secure_frl.masking.contexts import check_constants, config_hash, is_enrolled, members_hash, sizes_of
 from secure_frl.masking.prg import mask_adder
 from secure_frl.masking.refusals import refusal_name, refuse
-from secure_frl.masking.site_attempt import confirm_set, join_attempt, return_shares, send_input
+from secure_frl.masking.site_attempt import (
+    confirm_set,
+    deal_update,
+    join_attempt,
+    masked_frame,
+    return_shares,
+    send_input,
+)
 from secure_frl.masking.site_epoch import open_epoch, take_list, take_nonces
 from secure_frl.masking.site_memory import (
     Answer,
@@ -40,23 +48,24 @@ from secure_frl.masking.site_memory import (
 from secure_frl.masking.site_sum import take_sum
 from secure_frl.secure_sum import COORDINATOR_ID, RandomSource, RoundHost, SiteId, StageRegister, SumTerms
 from secure_frl.wire.envelope import EMPTY_32, HEADER_BYTES, Header, cut, read_header, unseal_frame, verify_frame
-from secure_frl.wire.messages import REGISTRY, MessageType, check_length, decode_body
+from secure_frl.wire.messages import KEYED, MessageType, decode_body
+from secure_frl.wire.registry import REGISTRY, check_length
 
 Log = Callable[[str, str], None]  # (error's name, its text); stays at this site
 
 T = MessageType
 _Handler = Callable[..., Answer]  # (party, state, header, body) for the state's own type; R0 and R1' also what follows
 
-_ATTEMPTS = (SharesSent, InputSent, SetConfirmed, SumAwaited, Departed)
+ATTEMPTS = (SharesSent, InputSent, SetConfirmed, SumAwaited, Departed)
 TABLE: dict[tuple[type[Any], MessageType], _Handler] = {  # Any: one handler's state type differs from another's
-    **{(state, T.E0): open_epoch for state in (WithoutEpoch, KeysAdvertised, NonceShown, EpochOpen, *_ATTEMPTS)},
+    **{(state, T.E0): open_epoch for state in (WithoutEpoch, KeysAdvertised, NonceShown, EpochOpen, *ATTEMPTS)},
     (KeysAdvertised, T.E1): take_list,
     (NonceShown, T.E2): take_nonces,
-    **{(state, T.R0): join_attempt for state in (EpochOpen, *_ATTEMPTS)},
-    (SharesSent, T.R1P): send_input,
+    **{(state, T.R0): partial(join_attempt, begin=deal_update) for state in (EpochOpen, *ATTEMPTS)},
+    (SharesSent, T.R1P): partial(send_input, frame_of=masked_frame),
     (InputSent, T.R3A): confirm_set,
     (SetConfirmed, T.R3C): return_shares,
-    **{(state, T.R5): take_sum for state in _ATTEMPTS},
+    **{(state, T.R5): take_sum for state in ATTEMPTS},
 }
 _ANSWERED: dict[type[Any], frozenset[MessageType]] = {  # stages of the open attempt that have had their one answer
     InputSent: frozenset({T.R1P}),
@@ -64,8 +73,9 @@ _ANSWERED: dict[type[Any], frozenset[MessageType]] = {  # stages of the open att
     SumAwaited: frozenset({T.R1P, T.R3A, T.R3C}),
     Departed: frozenset({T.R1P, T.R3A, T.R3C}),
 }
-_OPENING = (T.E0, T.E1, T.E2)
-_REQUESTS = frozenset({T.E0, T.E1, T.E2, T.R0, T.R1P, T.R3A, T.R3C, T.R5})
+_OUTSIDE_ROUNDS = (T.E0, T.E1, T.E2, T.E3, T.PACKAGE, T.R6)
+_INSIDE_ATTEMPTS = frozenset({T.R1P, T.R3A, T.R3C, T.R5, T.R5C})
+_PUBLICATIONS = (T.R5, T.R5C)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,8 @@ class _Sent:
 
 class SiteProtocol:
     """One site under one charter. Not for use by two threads at once."""
+
+    table: ClassVar[Mapping[tuple[type[Any], MessageType], _Handler]] = TABLE
 
     def __init__(
         self,
@@ -111,6 +123,7 @@ class SiteProtocol:
             mask_adder(terms.constants),
             config_hash(terms.constants),
         )
+        self._sizes = sizes_of(terms)
         self._state: SiteState = WithoutEpoch()
         self._sent: dict[MessageType, _Sent] = {}
         self._log = log
@@ -141,17 +154,16 @@ class SiteProtocol:
         return refuse(frame, name, self._party.terms.session, self._party.me, self._party.signing_key)
 
     def _answer(self, frame: bytes) -> bytes | Exception:
-        terms, state = self._party.terms, self._state
+        state = self._state
         header = read_header(frame)
-        constants, enrolled = terms.constants, len(terms.site_public_keys)
-        check_length(header.type, len(frame), enrolled, constants.length, constants.modulus_bits)
+        check_length(header.type, len(frame), self._sizes)
         message_type = MessageType(header.type)
         digest = hashlib.sha256(frame).digest()
         sent = self._sent.get(message_type)
         if sent is not None and sent.request_digest == digest:
             return sent.reply
         self._check_header(header)
-        handler = TABLE.get((type(state), message_type))
+        handler = self.table.get((type(state), message_type))
         if handler is None:
             raise self._unexpected(message_type, header)
         body, rest = self._open(message_type, header, frame)
@@ -168,27 +180,31 @@ class SiteProtocol:
 
     def _check_header(self, header: Header) -> None:
         """Check who speaks to whom, and inside an attempt which one. Raises MalformedMessage or UnexpectedMessage."""
-        expected = (self._party.terms.session, COORDINATOR_ID, self._party.me, EMPTY_32)
-        if (header.session, header.sender, header.receiver, header.key_id) != expected or header.type not in _REQUESTS:
+        expected = (self._party.terms.session, COORDINATOR_ID, self._party.me)
+        is_sound = header.key_id == EMPTY_32 or header.type in KEYED  # which key, the handler of its type looks
+        if (header.session, header.sender, header.receiver) != expected or not is_sound or not self._is_request(header):
             raise UnexpectedMessage("expected a request of this session's coordinator to this site. Drop it.")
         state = self._state
-        if header.type in (T.R1P, T.R3A, T.R3C, T.R5) and isinstance(state, _ATTEMPTS):
+        if header.type in _INSIDE_ATTEMPTS and isinstance(state, ATTEMPTS):
             context, attempt = state.attempt.context, state.attempt
-            fresh = attempt.fresh_coordinator if header.type == T.R5 else attempt.fresh_site
+            fresh = attempt.fresh_coordinator if header.type in _PUBLICATIONS else attempt.fresh_site
             named = (context.epoch, context.round, context.attempt, fresh)
             if (header.epoch, header.round, header.attempt, header.fresh) != named:
                 raise self._unexpected(MessageType(header.type), header)
 
+    def _is_request(self, header: Header) -> bool:
+        return any(header.type == kind for _, kind in self.table)
+
     def _unexpected(self, message_type: MessageType, header: Header) -> Exception:
         """Return AlreadyAnswered for what has had its answer, also before a restart, else UnexpectedMessage."""
         state, last = self._state, self._party.register.last_stage()
-        if isinstance(state, _ATTEMPTS):
+        if isinstance(state, ATTEMPTS):
             context = state.attempt.context
             pair = (context.round, context.attempt)
             is_past = (header.round, header.attempt) < pair or (
                 (header.round, header.attempt) == pair and message_type in _ANSWERED.get(type(state), frozenset())
             )
-        elif message_type in _OPENING:
+        elif message_type in _OUTSIDE_ROUNDS:
             is_past = header.epoch <= self._party.register.last_epoch()
         else:
             is_past = last is not None and (header.round, header.attempt) <= last[:2]
@@ -208,36 +224,36 @@ class SiteProtocol:
         if body_type is None:  # only sites send raw vectors
             raise UnexpectedMessage(f"expected a request, got {message_type.name}. Drop it.")
         body = cut(frame, header, spec.trailer_bytes, open_ended=spec.is_open_ended)
-        constants, enrolled = self._party.terms.constants, len(self._party.terms.site_public_keys)
-        if len(body) > spec.size_limit(enrolled, constants.length, constants.modulus_bits):
+        if len(body) > spec.limit(self._sizes):
             raise MalformedMessage(f"expected a smaller body for {spec.name}, got {len(body)} bytes. Drop it.")
         rest = frame[HEADER_BYTES + len(body) + spec.trailer_bytes :]
-        if len(rest) > spec.rest_limit(enrolled, constants.length, constants.modulus_bits):
+        if len(rest) > spec.rest(self._sizes):
             raise MalformedMessage(f"expected less behind {spec.name}, got {len(rest)} bytes. Drop it.")
         if spec.protection.startswith("signed"):
             verify_frame(frame, body, self._party.terms.coordinator_public_key)
             return decode_body(body_type, body), (rest,) if spec.is_open_ended else ()
         if not spec.is_open_ended:
             return decode_body(body_type, unseal_frame(frame, self._link(message_type))), ()
-        digest = members_hash(rest)  # the tag covers it, so nothing of the list is read before
+        # the tag covers it, so nothing of what follows is read before
+        digest = members_hash(rest) if message_type is T.R1P else hashlib.sha256(rest).digest()
         plain = unseal_frame(frame, self._link(message_type), len(rest), digest)
         return decode_body(body_type, plain), (rest, digest)
 
     def _link(self, message_type: MessageType) -> bytes:
         """Return the key of a sealed request in the present state."""
         state = self._state
-        if isinstance(state, InputSent | SetConfirmed) and message_type is not T.R5:
+        if isinstance(state, InputSent | SetConfirmed) and message_type not in _PUBLICATIONS:
             return state.attempt.link(message_type, state.ctx2)
-        if isinstance(state, _ATTEMPTS):
+        if isinstance(state, ATTEMPTS):
             return state.attempt.link(message_type, state.attempt.ctx1)
         raise BadSignature("expected a message of an open attempt, got one without a key. Drop it.")
 
     def _after_failure(self, state: SiteState, message_type: MessageType) -> None:
         """End what a refused, authenticated message ends: nothing before R1, the attempt from R1' on."""
-        if message_type in (*_OPENING, T.R0):
+        if message_type in (*_OUTSIDE_ROUNDS, T.R0):
             return
         self._state, outcome = left(state)  # first, so that nothing the host does can keep the attempt alive
-        if message_type is T.R5 and isinstance(state, _ATTEMPTS):
+        if message_type in _PUBLICATIONS and isinstance(state, ATTEMPTS):
             self._state = EpochOpen(state.attempt.view)
             outcome = outcome or "unknown"  # R4 has left: what others made of the sum is not known here
         self._sent.clear()
@@ -249,4 +265,4 @@ class SiteProtocol:
         if message_type is T.E0 or isinstance(self._state, Departed):
             self._sent.clear()
         elif message_type is T.R0:
-            self._sent = {kind: sent for kind, sent in self._sent.items() if kind in _OPENING}
+            self._sent = {kind: sent for kind, sent in self._sent.items() if kind in _OUTSIDE_ROUNDS}

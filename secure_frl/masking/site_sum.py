@@ -27,7 +27,8 @@ from secure_frl.masking.site_memory import (
 )
 from secure_frl.secure_sum import SiteId, Sum, SumConstants
 from secure_frl.wire.envelope import Header, seal_frame
-from secure_frl.wire.messages import MessageType, Nothing, PublishedSum, encode_body, vector_bytes
+from secure_frl.wire.messages import EncryptedTotal, MessageType, Nothing, PublishedSum, encode_body
+from secure_frl.wire.registry import vector_bytes
 from secure_frl.wire.signatures import check_signature
 
 
@@ -39,7 +40,8 @@ def take_sum(party: SiteParty, state: AttemptState, header: Header, body: Publis
     attempt = state.attempt
     context = attempt.context
     party.register.record(context.round, context.attempt, "closed", hashlib.sha256(body.total).digest())
-    total = check_sum(party, state, body)
+    survivors = check_survivors(party, state, body, hashlib.sha256(body.total).digest(), body.next_tag)
+    total = read_sum(body.total, survivors, party.terms.constants)
     if party.host.next_tag(total) != body.next_tag:
         raise ModelDoesNotFollow(
             "expected the policy that follows from the published sum, got another. Keep the old one."
@@ -52,12 +54,16 @@ def take_sum(party: SiteParty, state: AttemptState, header: Header, body: Publis
     return EpochOpen(attempt.view), reply
 
 
-def check_sum(party: SiteParty, state: AttemptState, body: PublishedSum) -> Sum:
-    """Return the published sum if it is one that this site can believe."""
+def check_survivors(
+    party: SiteParty, state: AttemptState, body: PublishedSum | EncryptedTotal, digest: bytes, next_tag: bytes
+) -> tuple[SiteId, ...]:
+    """Return over whom a published sum goes, if it is one that this site can believe; its content is not looked at.
+
+    digest: SHA-256 of the published bytes. next_tag: as signed, empty where the coordinator knows none.
+    """
     attempt, constants = state.attempt, party.terms.constants
     survivors = as_sites(body.survivors)
-    digest = hashlib.sha256(body.total).digest()
-    signed = (attempt.ctx1, list(survivors), digest, body.next_tag, body.transcript_hash)
+    signed = (attempt.ctx1, list(survivors), digest, next_tag, body.transcript_hash)
     check_signature(party.terms.coordinator_public_key, body.signature, "R5", *signed)
     known = set(attempt.context.cohort)
     if list(survivors) != sorted(set(survivors) & known) or len(survivors) < constants.min_survivors:
@@ -68,7 +74,7 @@ def check_sum(party: SiteParty, state: AttemptState, body: PublishedSum) -> Sum:
         transcript = contexts.transcript_hash(state.ctx2, contexts.survivors_hash(state.ctx2, survivors), digest)
         if transcript != body.transcript_hash:
             raise SurvivorsRefused("expected the transcript that this site saw, got another. Tell the auditor.")
-    return read_sum(body.total, survivors, constants)
+    return survivors
 
 
 def read_sum(data: bytes, survivors: tuple[SiteId, ...], constants: SumConstants) -> Sum:

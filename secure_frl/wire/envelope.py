@@ -75,6 +75,7 @@ class Address:
     sender: int
     receiver: int
     fresh: bytes
+    key_id: bytes = EMPTY_32
 
     def header(self, message_type: int, body_bytes: int) -> Header:
         """Return the header of one message."""
@@ -88,6 +89,7 @@ class Address:
             receiver=self.receiver,
             fresh=self.fresh,
             body_bytes=body_bytes,
+            key_id=self.key_id,
         )
 
 

@@ -1,32 +1,23 @@
-"""The registry of every message of protocol v1: number, body, direction, protection, size limit, readers.
+"""Every message of protocol v1: its number and its body.
 
-Bodies are MessagePack arrays with their fields in the order of the design's tables; unknown fields, leftovers and
-wrong types are refused, and nothing but MalformedMessage leaves a decoder. Sizes are checked before anything is
-decoded, so no message makes its reader hold more than its type allows for this charter.
-Source: docs/protocol.md, sections 6 and 7.
+Bodies are MessagePack arrays with their fields in the order of the page's tables; unknown fields, leftovers and wrong
+types are refused, and nothing but MalformedMessage leaves a decoder.
+Source: docs/protocol.md, sections 6, 7 and 14.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, TypeVar
 
 import msgspec
 
 from secure_frl.errors import MalformedMessage
-from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, Buffer
-from secure_frl.wire.records import CONFIRMATION_BYTES, DEALT_BYTES, MEMBER_BYTES, SHARE_RECORD_BYTES
-from secure_frl.wire.signatures import SIGNATURE_BYTES
-
-LANE_WORDS = 4  # [count][zero] values [weight][zero]
-MODEL_SLACK_BYTES = 1 << 16  # dtype and shape manifest beside parameters and optimiser state
-MODEL_BYTES_PER_VALUE = 64  # parameters, two moments in float64 and room to spare
+from secure_frl.wire.envelope import Buffer
 
 
 class MessageType(IntEnum):
-    """Type byte of the header."""
+    """Type byte of the header. A C marks what takes the place of R2 and R5 where sums are encrypted."""
 
     E0 = 1
     E0_REPLY = 2
@@ -34,6 +25,10 @@ class MessageType(IntEnum):
     E1_REPLY = 4
     E2 = 5
     E2_REPLY = 6
+    E3 = 7
+    E3_REPLY = 8
+    PACKAGE = 9
+    PACKAGE_REPLY = 10
     R0 = 16
     R1 = 17
     R1P = 18
@@ -45,7 +40,15 @@ class MessageType(IntEnum):
     R4 = 24
     R5 = 25
     R5_REPLY = 26
+    R6 = 27
+    R6_REPLY = 28
+    R2C = 29
+    R5C = 30
     REFUSAL = 31
+    R5C_REPLY = 32
+
+
+KEYED = frozenset({MessageType.R2C, MessageType.R5C})  # their headers name the key of their ciphertexts
 
 
 STAGE_NAMES = {  # the stage's ASCII name inside link keys
@@ -60,6 +63,9 @@ STAGE_NAMES = {  # the stage's ASCII name inside link keys
     MessageType.R4: "R4",
     MessageType.R5: "R5",
     MessageType.R5_REPLY: "R5",
+    MessageType.R2C: "R2c",
+    MessageType.R5C: "R5c",
+    MessageType.R5C_REPLY: "R5c",
 }
 
 # --- bodies ----------------------------------------------------------------------------------------------------------
@@ -71,6 +77,8 @@ B32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 B64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 UpToB32 = Annotated[bytes, msgspec.Meta(max_length=32)]
 Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=_MOST_SITES)]
+MAX_PACKAGE_BYTES = 66_400  # fresh bytes, hashes, a signature, a CKKS context of at most 66,000 bytes, a tag
+SealedPackage = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_PACKAGE_BYTES)]
 
 
 class Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -196,147 +204,65 @@ class Nothing(Body, frozen=True):
     """R5's reply under masking."""
 
 
+class PackageRequest(Body, frozen=True):
+    """E3, coordinator to the steward: make this epoch's key."""
+
+    epoch_hash: B32
+
+
+class Packages(Body, frozen=True):
+    """E3's reply: the sealed package of every other member of the epoch, in the list's order."""
+
+    key_id: B32  # SHA-256 of the secret context
+    policy_tag: B32  # of the policy that the steward holds
+    packages: Annotated[tuple[SealedPackage, ...], msgspec.Meta(max_length=_MOST_SITES)]
+
+
+class PackageDelivery(Body, frozen=True):
+    """The steward's package for one site, as the coordinator passes it on."""
+
+    steward: Id
+    package: SealedPackage
+
+
+class KeyAck(Body, frozen=True):
+    """A package's reply: which key this site holds now, and which policy."""
+
+    key_id: B32
+    policy_tag: B32
+
+
+class PolicyRequest(Body, frozen=True):
+    """R6, coordinator to a site that holds the policy of this tag."""
+
+    policy_tag: B32
+
+
+class PolicyParcel(Body, frozen=True):
+    """R6's reply: the policy, sealed under a key that only sites have."""
+
+    parcel: bytes
+
+
+class EncryptedTotal(Body, frozen=True):
+    """R5C; the encrypted sum follows the tag in clear, its SHA-256 under the tag."""
+
+    survivors: Ids
+    correction: bytes  # M, one little-endian word each; empty under plain ckks
+    transcript_hash: B32
+    signature: B64  # over lp(LABEL, "R5", ctx1, U3, SHA-256 of correction and ciphertexts, "", transcript hash)
+
+
+class FollowingTag(Body, frozen=True):
+    """R5C's reply: the tag of the policy that follows, or 32 random bytes."""
+
+    policy_tag: B32
+
+
 class RefusalCode(Body, frozen=True):
     """Why a request was not answered, from a fixed list; two bytes whatever the reason."""
 
     code: Annotated[int, msgspec.Meta(ge=0, le=127)]
-
-
-# --- registry --------------------------------------------------------------------------------------------------------
-
-SizeLimit = Callable[[int, int, int], int]  # (sites, length P, modulus bits) -> greatest body in bytes
-
-
-@dataclass(frozen=True, slots=True)
-class MessageSpec:
-    """One row of the registry."""
-
-    name: str
-    body: type[Body] | None  # None: raw words
-    to_site: bool
-    protection: str  # signed | sealed | mac | signed+sealed | sealed+clear
-    limit: SizeLimit
-    exact: bool  # the body has exactly that many bytes
-    readers: str  # who can read the body
-    rest: SizeLimit = lambda n, p, w: 0  # what may follow the trailer
-
-    @property
-    def is_open_ended(self) -> bool:
-        """Return whether something follows the trailer: R0's sealed model, or U2 in clear."""
-        return self.protection in ("signed+sealed", "sealed+clear")
-
-    @property
-    def trailer_bytes(self) -> int:
-        """Return the length of signature or tag."""
-        return SIGNATURE_BYTES if self.protection.startswith("signed") else TAG_BYTES
-
-    def size_limit(self, sites: int, length: int, modulus_bits: int = 32) -> int:
-        """Return the greatest body in bytes under a charter of these numbers."""
-        return self.limit(sites, length, modulus_bits)
-
-    def rest_limit(self, sites: int, length: int, modulus_bits: int = 32) -> int:
-        """Return the greatest number of bytes that may follow the trailer."""
-        return self.rest(sites, length, modulus_bits)
-
-
-def vector_bytes(length: int, modulus_bits: int = 32) -> int:
-    """Return the size of `length` values with their lanes: four bytes a word up to 32 bits, eight beyond."""
-    return (4 if modulus_bits <= 32 else 8) * (length + LANE_WORDS)
-
-
-_MOST_IN_SILO = 100  # more sites are a cross_device charter, whose epochs have nonces
-
-
-def _nonce(sites: int) -> int:
-    """Return the bytes of a nonce or of a commitment to one."""
-    return 32 if sites > _MOST_IN_SILO else 0
-
-
-_ENTRY = 3 + 34 + 2 + 66 + 1
-_LIST = 8  # prefixes of arrays and of packed records
-
-_COORDINATOR = "coordinator and this site"
-_READERS_OF_R0 = f"anyone; the model: {_COORDINATOR}"
-_T = MessageType
-REGISTRY: dict[MessageType, MessageSpec] = {
-    _T.E0: MessageSpec("E0", OpenEpoch, True, "signed", lambda n, p, w: 1 + 9 + 34 + 18, False, "anyone"),
-    _T.E0_REPLY: MessageSpec("E0 reply", EpochKey, False, "signed", lambda n, p, w: 103 + _nonce(n), True, "anyone"),
-    _T.E1: MessageSpec(
-        "E1", EpochList, True, "signed", lambda n, p, w: _LIST + n * (_ENTRY + 3 + _nonce(n)), False, "anyone"
-    ),
-    _T.E1_REPLY: MessageSpec(
-        "E1 reply", EpochAck, False, "signed", lambda n, p, w: 35 if _nonce(n) else 67, True, "anyone"
-    ),
-    _T.E2: MessageSpec("E2", EpochNonces, True, "signed", lambda n, p, w: _LIST + 34 * n, False, "anyone"),
-    _T.E2_REPLY: MessageSpec("E2 reply", EpochAck, False, "signed", lambda n, p, w: 67, True, "anyone"),
-    _T.R0: MessageSpec(
-        "R0",
-        Announcement,
-        True,
-        "signed+sealed",
-        lambda n, p, w: _LIST + 3 * n + 4 * 34,
-        False,
-        _READERS_OF_R0,
-        lambda n, p, w: greatest_model_bytes(p),
-    ),
-    _T.R1: MessageSpec(
-        "R1", RoundKeys, False, "sealed", lambda n, p, w: _LIST + 3 * 34 + n * DEALT_BYTES, False, _COORDINATOR
-    ),
-    _T.R1P: MessageSpec(
-        "R1'",
-        Inbox,
-        True,
-        "sealed+clear",
-        lambda n, p, w: _LIST + n * DEALT_BYTES,
-        False,
-        f"{_COORDINATOR}; the list of members: anyone",
-        lambda n, p, w: n * MEMBER_BYTES,
-    ),
-    _T.R2: MessageSpec("R2", None, False, "mac", lambda n, p, w: vector_bytes(p, w), True, "anyone: masked words"),
-    _T.BAD_SHARE: MessageSpec(
-        "BadShare", Complaint, False, "sealed", lambda n, p, w: _LIST + 3 * n, False, _COORDINATOR
-    ),
-    _T.R3A: MessageSpec("R3a", Survivors, True, "sealed", lambda n, p, w: _LIST + 3 * n + 66, False, _COORDINATOR),
-    _T.R3B: MessageSpec(
-        "R3b", Confirmations, False, "sealed", lambda n, p, w: _LIST + n * CONFIRMATION_BYTES, False, _COORDINATOR
-    ),
-    _T.R3C: MessageSpec(
-        "R3c", Confirmations, True, "sealed", lambda n, p, w: _LIST + n * CONFIRMATION_BYTES, False, _COORDINATOR
-    ),
-    _T.R4: MessageSpec(
-        "R4", ReturnedShares, False, "sealed", lambda n, p, w: 2 * _LIST + n * SHARE_RECORD_BYTES, False, _COORDINATOR
-    ),
-    _T.R5: MessageSpec(
-        "R5",
-        PublishedSum,
-        True,
-        "sealed",
-        lambda n, p, w: 2 * _LIST + 3 * n + vector_bytes(p, w) + 134,
-        False,
-        _COORDINATOR,
-    ),
-    _T.R5_REPLY: MessageSpec("R5 reply", Nothing, False, "sealed", lambda n, p, w: 1, True, _COORDINATOR),
-    _T.REFUSAL: MessageSpec("Refusal", RefusalCode, False, "signed", lambda n, p, w: 2, True, "anyone"),
-}
-
-
-def greatest_model_bytes(length: int) -> int:
-    """Return the greatest sealed model that may follow R0 for P = `length` values, tag included."""
-    return MODEL_SLACK_BYTES + MODEL_BYTES_PER_VALUE * length
-
-
-def check_length(message_type: int, frame_bytes: int, sites: int, length: int, modulus_bits: int = 32) -> MessageSpec:
-    """Return the type's row if a frame of this size may be one. Raises MalformedMessage before anything is read."""
-    try:
-        spec = REGISTRY[MessageType(message_type)]
-    except ValueError:
-        raise MalformedMessage(f"expected a message type of v1, got {message_type}. Drop it.") from None
-    greatest = HEADER_BYTES + spec.size_limit(sites, length, modulus_bits) + spec.trailer_bytes
-    greatest += spec.rest_limit(sites, length, modulus_bits)
-    if frame_bytes > greatest or (spec.exact and frame_bytes != greatest):
-        bound = "exactly" if spec.exact else "at most"
-        raise MalformedMessage(f"expected {bound} {greatest} bytes for {spec.name}, got {frame_bytes}. Drop it.")
-    return spec
 
 
 # --- encoding --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from fault_insider import Opened, altered_bytes, apart, together
 from fault_world import FIRST_MODEL, Charter, World, charter_of
 
 from secure_frl.wire.envelope import HEADER_BYTES, read_header
-from secure_frl.wire.messages import REGISTRY, MessageType
+from secure_frl.wire.messages import MessageType
+from secure_frl.wire.registry import REGISTRY
 
 KINDS = ("drop", "delay", "duplicate", "reorder", "reflect", "replay", "flip", "truncate", "splice")
 DOWN = ("E0", "E1", "R0", "R1P", "R3A", "R3C", "R5")

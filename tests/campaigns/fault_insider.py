@@ -28,7 +28,8 @@ from secure_frl.wire.envelope import (
     sign_frame,
     unseal_frame,
 )
-from secure_frl.wire.messages import REGISTRY, Body, EpochNonce, MessageType, decode_body
+from secure_frl.wire.messages import Body, EpochNonce, MessageType, decode_body
+from secure_frl.wire.registry import REGISTRY
 
 T = MessageType
 _UNDER_CTX1 = frozenset({T.R1, T.R1P, T.R5, T.R5_REPLY})

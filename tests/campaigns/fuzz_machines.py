@@ -25,7 +25,8 @@ from mutation_rules import is_acceptable
 
 from secure_frl.errors import MalformedMessage
 from secure_frl.wire.canonical import parse_canonical_object
-from secure_frl.wire.messages import REGISTRY, decode_body
+from secure_frl.wire.messages import decode_body
+from secure_frl.wire.registry import REGISTRY
 
 STAGES = ("E0", "E1", "R0", "R1P", "R3A", "R3C", "R5")
 BODIES = tuple(spec.body for spec in REGISTRY.values() if spec.body is not None)

@@ -22,7 +22,8 @@ from fault_world import next_model
 
 from secure_frl.masking.contexts import config_hash, model_tag, survivors_hash, transcript_hash
 from secure_frl.wire.hashing import LABEL, lp
-from secure_frl.wire.messages import REGISTRY, MessageType
+from secure_frl.wire.messages import MessageType
+from secure_frl.wire.registry import REGISTRY, Sizes
 from secure_frl.wire.signatures import signed_bytes
 
 T = MessageType
@@ -48,7 +49,7 @@ def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: by
         return False
     spec = REGISTRY[letter.kind]
     constants = world.charter.constants
-    limit = spec.size_limit(constants.sites, constants.length, constants.modulus_bits)
+    limit = spec.limit(Sizes(constants.sites, constants.length, constants.modulus_bits))
     if len(plain) > limit or (spec.exact and len(plain) != limit):
         return False
     if letter.kind is T.R1P:

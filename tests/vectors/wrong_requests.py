@@ -46,7 +46,7 @@ def _frames(f: Frames, case: Case) -> None:
     case("empty frame", None, b"", "MalformedMessage")
     case("other magic", None, b"SFS2" + honest[4:], "MalformedMessage")
     case("reserved byte set", None, honest[:6] + b"\x01" + honest[7:], "MalformedMessage")
-    case("unknown type 30", None, honest[:4] + b"\x1e" + honest[5:], "MalformedMessage")
+    case("unknown type 33", None, honest[:4] + b"\x21" + honest[5:], "MalformedMessage")
     case("longer than E0 may be", None, honest + bytes(100), "MalformedMessage")
     case("cut short", None, honest[:-1], "MalformedMessage")
     case("bytes left over", None, honest + b"\x00", "MalformedMessage")

@@ -7,7 +7,8 @@ import pytest
 from secure_frl.errors import InvalidParameter, PeerError, RoundAborted, TooFewSurvivors, UnexpectedState
 from secure_frl.masking.coordinator_states import TABLE, EpochOpening
 from secure_frl.wire.envelope import Address
-from secure_frl.wire.messages import REGISTRY, MessageType
+from secure_frl.wire.messages import MessageType
+from secure_frl.wire.registry import REGISTRY, Sizes
 
 STAGES = ["AskingKeys", "AskingInputs", "AskingConfirmations", "AskingShares", "Summed", "Publishing", "Published"]
 TAKES = {  # written out from section 5
@@ -48,7 +49,7 @@ def test_every_message_in_every_stage_is_refused_unless_genuine(federation, stag
     address = Address(parties.terms.session, 1, 1, 0, 0, 2**64 - 1, fresh)
 
     for kind, spec in REGISTRY.items():
-        size = spec.size_limit(3, 17)
+        size = spec.limit(Sizes(3, 17))
         frame = address.header(kind, size).encode() + bytes(size + spec.trailer_bytes)
         with pytest.raises(PeerError) as caught:
             machine.receive(0, frame)

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from secure_frl.errors import CharterRefused
 from secure_frl.masking import prg
-from secure_frl.masking.prg import PairwiseMasks, UnsafePlain, mask_adder
+from secure_frl.masking.prg import PairwiseMasks, NoMasks, mask_adder
 
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
 
@@ -134,7 +134,7 @@ def test_only_the_charter_leaves_masks_out(make_constants):
     plain = mask_adder(make_constants(3, protection="unsafe-plain"))
     plain.add_(words, NIST_KEY, +1)
 
-    assert isinstance(plain, UnsafePlain)
+    assert isinstance(plain, NoMasks)
     assert words.tolist() == list(range(21))
     assert isinstance(mask_adder(make_constants(3)), PairwiseMasks)
     with pytest.raises(CharterRefused):

@@ -10,12 +10,15 @@ import pytest
 from secure_frl import errors
 from secure_frl.masking.refusals import CODES, REFUSAL_BYTES
 from secure_frl.masking.site_states import TABLE
-from secure_frl.wire.messages import REGISTRY, MessageType, greatest_model_bytes
+from secure_frl.wire.messages import MessageType
+from secure_frl.wire.registry import REGISTRY, Sizes, greatest_model_bytes
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
 NAMES = {"E0_REPLY": "E0 reply", "E1_REPLY": "E1 reply", "E2_REPLY": "E2 reply", "R1P": "R1′"} | {
-    "BAD_SHARE": "BadShare", "R3A": "R3a", "R3B": "R3b", "R3C": "R3c", "R5_REPLY": "R5 reply", "REFUSAL": "Refusal"
+    "BAD_SHARE": "BadShare", "R3A": "R3a", "R3B": "R3b", "R3C": "R3c", "R5_REPLY": "R5 reply", "REFUSAL": "Refusal",
+    "E3_REPLY": "E3 reply", "PACKAGE": "Package", "PACKAGE_REPLY": "Package reply", "R6_REPLY": "R6 reply",
+    "R5C_REPLY": "R5C reply",
 }  # fmt: skip
 
 
@@ -45,9 +48,9 @@ def test_the_page_lists_every_message_with_its_number_direction_and_protection()
 def test_the_greatest_bodies_are_those_of_the_page(n, length, width):
     for kind, row in messages().items():
         formula = re.split("[,;]", row[-1])[0].replace("·", "*")
-        size = eval(formula, {"n": n, "D": length, "W": 4 if width <= 32 else 8})  # a formula of this repository's page
+        size = eval(formula, {"n": n, "D": length, "W": 4 if width <= 32 else 8, "C": 70_000})  # a formula of this repository's page
 
-        assert size == REGISTRY[MessageType(kind)].size_limit(n, length, width), row
+        assert size == REGISTRY[MessageType(kind)].limit(Sizes(n, length, width, 70_000)), row
         assert ("exact" in row[-1]) == REGISTRY[MessageType(kind)].exact
     (sealed,) = re.findall(r"sealed part ([\d,]+) \+ (\d+)·D", messages()[16][-1])
     assert int(sealed[0].replace(",", "")) + int(sealed[1]) * length == greatest_model_bytes(length)

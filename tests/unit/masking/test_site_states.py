@@ -15,7 +15,8 @@ from secure_frl.masking.site_states import TABLE, SiteProtocol
 from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import COORDINATOR_ID, SiteId
 from secure_frl.wire.envelope import Address, Header, read_header
-from secure_frl.wire.messages import REGISTRY, MessageType
+from secure_frl.wire.messages import MessageType
+from secure_frl.wire.registry import REGISTRY, Sizes
 
 STATES = [
     "WithoutEpoch",
@@ -86,7 +87,7 @@ def bring_to(parties, requests, state):
 def forged(parties, kind, like=None):
     """A frame of any type with a plausible header and a body of zeros."""
     spec = REGISTRY[kind]
-    size = spec.size_limit(3, 17)
+    size = spec.limit(Sizes(3, 17))
     if like is not None:
         header = read_header(like)
         address = Address(
