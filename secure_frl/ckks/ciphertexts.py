@@ -2,7 +2,7 @@
 
 Both run in a worker that holds the epoch's key; the sum comes from a coordinator who may have put anything in its
 place, so it is decoded under the same guard as a peer's contribution is at the coordinator.
-Source: secure_aggregation.md, section 11.
+Source: docs/protocol.md, section 18.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Worker
 from secure_frl.encoding.slots import ChunkPlan, from_slots, sum_refused, to_slots
-from secure_frl.errors import CiphertextRefused, DecryptionFailed, EnvelopeRefused, WorkerDied
+from secure_frl.errors import CiphertextRefused, EnvelopeRefused, WorkerDied
 from secure_frl.secure_sum import Words
 
 
@@ -36,5 +36,5 @@ def open_sum(body: bytes | memoryview, plan: ChunkPlan, contributors: int, worke
     try:
         rows = worker.ask_each(Op.DECRYPT, unpack_chunks(body, plan))
         return from_slots((np.frombuffer(row, "<i8").astype(np.int64) for row in rows), plan, contributors)
-    except (EnvelopeRefused, CiphertextRefused, WorkerDied, DecryptionFailed):
+    except (EnvelopeRefused, CiphertextRefused, WorkerDied):
         raise sum_refused() from None

@@ -4,7 +4,7 @@ The sum is the bytes that are held here; a worker's copy of it is a cache. A con
 touches the sum, so one that cannot be decoded changes nothing. Should it end the worker, the next worker is given the
 sum again: only its sender is lost. Held at any time: the sum, the sum before, and one contribution.
 No key and no context of the federation comes here, not even a public one.
-Source: secure_aggregation.md, section 11, "Decode guard".
+Source: docs/protocol.md, section 18.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class EncryptedSum:
 
     def __init__(self, plan: ChunkPlan, key_id: bytes, worker: Worker) -> None:
         """key_id: of the epoch's key, 32 bytes, as sites signed it."""
-        self._plan, self._key_id, self._worker = plan, key_id, worker
+        self._plan, self.key_id, self._worker = plan, key_id, worker
         self._chunks: list[bytes] = []
         self._contributors: set[SiteId] = set()
 
@@ -58,7 +58,7 @@ class EncryptedSum:
         and nobody else. RoundAborted when no worker can hold the sum, LocalProtocolError for more sites than the plan
         is exact for.
         """
-        if key_id != self._key_id:
+        if key_id != self.key_id:
             raise KeyRefused(f"expected ciphertexts under this epoch's key, site {site} names another. Leave it out.")
         if site in self._contributors:
             raise UnexpectedMessage(f"expected one contribution of site {site}, got a second. Drop it.")

@@ -7,7 +7,7 @@ coordinator's worker has a context without any key.
 
 A refused chunk leaves the sum as it was. Whatever fails while the sum itself is touched ends the process: its caller
 has the sum as bytes, and an honest half is worse than none.
-Source: secure_aggregation.md, section 11.
+Source: docs/protocol.md, section 18.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ import numpy as np
 import tenseal
 
 from secure_frl.ckks.requests import LENGTH_BYTES, MAX_FRAME_BYTES, OK, REFUSED, Op
-from secure_frl.encoding.slots import GRID_BITS, POLY_DEGREE, PRIME_BITS, RESIDUAL_LIMIT, SCALE_BITS, SLOTS
+from secure_frl.encoding.slots import GRID_BITS, POLY_DEGREE, PRIME_BITS, SCALE_BITS, SLOTS
+
+# How far from an integer a decoded slot may be. Noise of n symmetric encryptions has a deviation of 3.2 sqrt(n N / 2)
+# in a slot before the scale, .0014 of a step for n = 100: a quarter is more than 170 of them. Under a wrong key a slot
+# is uniform between integers, and half of all slots are farther off.
+RESIDUAL_LIMIT = 0.25
 
 
-def keyed_context() -> tenseal.Context:
+def _keyed_context() -> tenseal.Context:
     """Return a context of the fixed parameters with a fresh secret key, from SEAL's own generator."""
     context = tenseal.context(
         tenseal.SCHEME_TYPE.CKKS,
@@ -36,7 +41,7 @@ def keyed_context() -> tenseal.Context:
     return context
 
 
-def serialise(context: tenseal.Context, *, with_secret: bool) -> bytes:
+def _serialise(context: tenseal.Context, *, with_secret: bool) -> bytes:
     """Return the bytes of a context: its parameters, and the secret key if asked for."""
     data: bytes = context.serialize(
         save_public_key=False, save_secret_key=with_secret, save_galois_keys=False, save_relin_keys=False
@@ -48,14 +53,14 @@ class Lattice:
     """One worker's state: a context, a key or none, the sum, and the contribution that is being read."""
 
     def __init__(self) -> None:
-        own = keyed_context()  # to know what an honest ciphertext says of itself; its key is dropped here
+        own = _keyed_context()  # to know what an honest ciphertext says of itself; its key is dropped here
         self._form = _form(tenseal.ckks_vector(own, np.zeros(SLOTS)))
-        self._parameters = serialise(own, with_secret=False)
+        self._parameters = _serialise(own, with_secret=False)
         self._context = tenseal.context_from(self._parameters, n_threads=1)
         self._sum: list[tenseal.CKKSVector] = []
         self._staged: list[tenseal.CKKSVector] = []
         self._own: dict[int, Callable[[bytes], bytes]] = {
-            Op.MAKE_KEY: lambda _: serialise(keyed_context(), with_secret=True),
+            Op.MAKE_KEY: lambda _: _serialise(_keyed_context(), with_secret=True),
             Op.ENCRYPT: self._encrypt,
             Op.CLEAR: self._clear,
             Op.DROP: self._drop,
@@ -83,7 +88,7 @@ class Lattice:
 
     def _take_key(self, data: bytes) -> bytes:
         context = tenseal.context_from(data, n_threads=1)
-        same = serialise(context, with_secret=False) == self._parameters and context.global_scale == 2.0**SCALE_BITS
+        same = _serialise(context, with_secret=False) == self._parameters and context.global_scale == 2.0**SCALE_BITS
         if not (same and context.has_secret_key()):
             raise ValueError("a key of other parameters")
         self._context = context

@@ -93,9 +93,7 @@ class Worker:
         sum is as before. WorkerDied when it ended or passed a limit, which takes what it held along. KeyRefused for a
         key of other parameters.
         """
-        if self._process is None:
-            self._start()
-        return self._exchange(op, payloads)
+        return self._exchange(self._process or self._start(), op, payloads)
 
     def close(self) -> None:
         """End the process; a second call does nothing."""
@@ -108,9 +106,9 @@ class Worker:
             if stream is not None:
                 stream.close()
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         arguments = (_ROOT, str(self._limits.address_bytes), str(self._limits.cpu_s))
-        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and program
+        process = self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and program
             [sys.executable, "-I", "-c", _PROGRAM, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -120,21 +118,21 @@ class Worker:
             env=_ENVIRONMENT | {name: os.environ[name] for name in _INHERITED if name in os.environ},
             process_group=0,  # a keyboard's interrupt is the caller's to handle
         )
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (process.stdin, process.stdout):
             os.set_blocking(_number(stream), False)
         if self._secret_context is not None:
             try:
-                self._exchange(Op.TAKE_KEY, (self._secret_context,))
+                self._exchange(process, Op.TAKE_KEY, (self._secret_context,))
             except CiphertextRefused:
                 self.close()
                 raise KeyRefused(
                     "expected a CKKS key of the fixed parameters, got another. Ask the steward for a new package."
                 ) from None
+        return process
 
-    def _exchange(self, op: Op, payloads: Iterable[bytes | memoryview]) -> list[bytes]:
-        process = self._process
-        if process is None:
-            raise WorkerDied("expected a running worker, got none. Ask again.")
+    def _exchange(
+        self, process: subprocess.Popen[bytes], op: Op, payloads: Iterable[bytes | memoryview]
+    ) -> list[bytes]:
         line, asked = _Line(_number(process.stdin), _number(process.stdout), self._limits.wall_s), 0
         try:
             for asked, payload in enumerate(payloads, start=1):

@@ -9,7 +9,7 @@ modulus 1, so no coefficient of the polynomial is beyond max|v| 2^20, whatever t
 reaches n 2^(b-1) 2^20 <= 2^52 when b + ceil(log2 n) <= 33; coefficients wrap at half the 54-bit prime, just below 2^53,
 and what lies between is room for noise (at most 22 n). At b + ceil(log2 n) = 34 the sum of equal extremes is 2^53: it
 wraps, and every slot decrypts to a wrong number without a sign of it.
-Source: secure_aggregation.md, section 11; the embedding, Cheon, Kim, Kim and Song 2017, section 3.2.
+Source: docs/protocol.md, section 18; the embedding, Cheon, Kim, Kim and Song 2017, section 3.2.
 """
 
 from __future__ import annotations
@@ -31,13 +31,9 @@ SCALE_BITS = 40
 GRID_BITS = 20  # g: a slot holds integer / 2^g
 SLOTS = POLY_DEGREE // 2
 EXACT_BITS = 33  # 13 + g, derived above
-# How far from an integer a decoded slot may be. Noise of n symmetric encryptions has a deviation of 3.2 sqrt(n N / 2)
-# in a slot before the scale, .0014 of a step for n = 100: a quarter is more than 170 of them. Under a wrong key a slot
-# is uniform between integers, and half of all slots are farther off.
-RESIDUAL_LIMIT = 0.25
 _MARKS = 2  # slots before the values: 1, which counts contributors, and the chunk's number + 1
 CHUNK_VALUES = SLOTS - _MARKS
-LENGTH_BYTES = 4  # before each chunk in a site's body
+PREFIX_BYTES = 4  # the length of a chunk, before it in a site's body
 MAX_CHUNK_BYTES = 66_000  # an honest one has about 61,770, of 65,536 before compression
 
 
@@ -97,7 +93,7 @@ class ChunkPlan:
     @property
     def max_body_bytes(self) -> int:
         """Return the greatest size of a site's ciphertexts, for the size check before anything is read."""
-        return self.chunks * (LENGTH_BYTES + MAX_CHUNK_BYTES)
+        return self.chunks * (PREFIX_BYTES + MAX_CHUNK_BYTES)
 
 
 def plan_chunks(*, sites: int, length: int, modulus_bits: int) -> ChunkPlan:

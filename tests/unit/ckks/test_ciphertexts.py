@@ -8,7 +8,8 @@ import tenseal
 from secure_frl.ckks.ciphertexts import encrypt, open_sum
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
-from secure_frl.encoding.slots import RESIDUAL_LIMIT, plan_chunks
+from secure_frl.ckks.lattice import RESIDUAL_LIMIT
+from secure_frl.encoding.slots import plan_chunks
 from secure_frl.errors import DecryptionFailed
 
 REFUSED = "expected the encrypted sum of the named sites, got other ciphertexts. Discard this round."
