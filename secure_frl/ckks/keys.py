@@ -4,7 +4,7 @@ The steward is a site. It makes the key in its own worker, signs what it hands o
 that it shares with each site, so the coordinator carries packages that it cannot open. Each epoch has a key of its own;
 the site secret stays for the charter, and a site that holds one takes no other. Whoever holds a package's content reads
 every update under plain `ckks`: that is every site.
-Source: secure_aggregation.md, section 11, "Keys", and section 3.
+Source: docs/protocol.md, section 18.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Worker
 from secure_frl.errors import BadSignature, KeyRefused, MalformedMessage
 from secure_frl.masking.keys import SECRET_BYTES, derive
 from secure_frl.secure_sum import RandomSource, SiteId
-from secure_frl.wire.envelope import TAG_BYTES, Buffer, seal, unseal
+from secure_frl.wire.envelope import Buffer, seal, unseal
 from secure_frl.wire.messages import B32, B64, Body, decode_body, encode_body
-from secure_frl.wire.signatures import Signer, check_signature
+from secure_frl.wire.signatures import check_signature, signed_bytes
 
 MAX_CONTEXT_BYTES = 66_000  # a fresh one has about 61,800: one polynomial of the key, two primes, compressed
 _FRESH_BYTES = 32
-_FIELDS_BYTES = 1 + 3 * 34 + 66 + 5  # array, three hashes or secrets, a signature, the context's own length
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,13 +73,15 @@ def make_key(worker: Worker, site_secret: bytes) -> EpochKey:
     return EpochKey(hashlib.sha256(context).digest(), context, site_secret)
 
 
-def seal_package(key: EpochKey, to: Addressee, channel: bytes, steward: Signer, random: RandomSource) -> bytes:
+def seal_package(
+    key: EpochKey, to: Addressee, channel: bytes, steward: Ed25519PrivateKey, random: RandomSource
+) -> bytes:
     """Return 32 fresh bytes and the package for one site, sealed under a key that seals nothing else.
 
     channel: chan of steward and site in this epoch, before its first round (`masking.keys.channel_key`).
     """
     fresh = random.take(_FRESH_BYTES)
-    signature = steward.sign("package", *_signed(key, to))
+    signature = steward.sign(signed_bytes("package", *_signed(key, to)))
     package = Package(key.key_id, key.context, key.site_secret, to.epoch_hash, signature)
     return fresh + seal(_sealing_key(channel, to, fresh), encode_body(package), b"")
 
@@ -89,12 +91,11 @@ def open_package(
 ) -> EpochKey:
     """Return the epoch's key from the steward's package.
 
-    sealed: as it came through the coordinator. held_secret: the charter's site secret, None before the first package.
+    sealed: as it came through the coordinator, its size checked as the frame's. held_secret: the charter's site
+    secret, None before the first package.
     Raises KeyRefused for whatever the steward did not sign for this site and epoch, or another site secret than the
     one held. Whether the context is one of the fixed parameters is seen in the worker that takes it.
     """
-    if not _FRESH_BYTES + TAG_BYTES < len(sealed) <= max_package_bytes():
-        raise _refused(f"a package of at most {max_package_bytes()} bytes", f"{len(sealed)}")
     view = memoryview(sealed)
     fresh, body = bytes(view[:_FRESH_BYTES]), view[_FRESH_BYTES:]
     try:
@@ -102,17 +103,12 @@ def open_package(
         key = EpochKey(package.key_id, package.context, package.site_secret)
         check_signature(steward_public_key, package.signature, "package", *_signed(key, to))
     except (BadSignature, MalformedMessage):
-        raise _refused("a package of this epoch's steward for this site", "another") from None
+        raise _refused("a package of this epoch's steward for this site") from None
     if package.epoch_hash != to.epoch_hash or hashlib.sha256(key.context).digest() != key.key_id:
-        raise _refused("a key of this epoch under its own id", "another")
+        raise _refused("a key of this epoch under its own id")
     if held_secret is not None and not hmac.compare_digest(held_secret, key.site_secret):
-        raise _refused("the charter's site secret unchanged", "another")
+        raise _refused("the charter's site secret unchanged")
     return key
-
-
-def max_package_bytes() -> int:
-    """Return the greatest size of a sealed package, for the size check before anything is read."""
-    return _FRESH_BYTES + _FIELDS_BYTES + MAX_CONTEXT_BYTES + TAG_BYTES
 
 
 def _signed(key: EpochKey, to: Addressee) -> tuple[bytes, bytes, int, bytes, bytes]:
@@ -123,5 +119,5 @@ def _sealing_key(channel: bytes, to: Addressee, fresh: bytes) -> bytes:
     return derive(channel, to.epoch_hash, "package", to.site, fresh)
 
 
-def _refused(expected: str, found: str) -> KeyRefused:
-    return KeyRefused(f"expected {expected}, got {found}. Take no key of it; ask the steward.")
+def _refused(expected: str) -> KeyRefused:
+    return KeyRefused(f"expected {expected}, got another. Take no key of it; ask the steward.")

@@ -10,12 +10,12 @@ import tenseal
 
 from secure_frl.ckks.ciphertexts import encrypt, open_sum
 from secure_frl.ckks.keys import (
+    MAX_CONTEXT_BYTES,
     Addressee,
     EpochKey,
     Package,
     draw_site_secret,
     make_key,
-    max_package_bytes,
     open_package,
     seal_package,
 )
@@ -27,7 +27,7 @@ from secure_frl.masking.keys import KeyPair, channel_key, derive
 from secure_frl.randomness import rehearsal_source, system_source
 from secure_frl.secure_sum import SiteId
 from secure_frl.wire.envelope import seal
-from secure_frl.wire.messages import encode_body
+from secure_frl.wire.messages import MAX_PACKAGE_BYTES, encode_body
 
 ROOMY = Limits(address_bytes=1 << 30)
 SESSION, EPOCH = b"\x01" * 32, b"\x02" * 32
@@ -44,7 +44,7 @@ def channel(epoch: bytes = EPOCH) -> bytes:
 @pytest.fixture(scope="module")
 def sealed(key: EpochKey) -> bytes:
     stewards = channel_key(STEWARD_PAIR, SITE_PAIR.public, EPOCH, 0, 2)
-    return seal_package(key, TO, stewards, STEWARD, system_source())
+    return seal_package(key, TO, stewards, STEWARD.private_key, system_source())
 
 
 def windows(data: bytes, size: int = 16) -> list[bytes]:
@@ -58,7 +58,12 @@ def test_a_site_opens_the_package_that_is_for_it(key: EpochKey, sealed: bytes) -
     assert opened.key_id == hashlib.sha256(key.context).digest()
     again = open_package(sealed, TO, channel(), STEWARD.public_key, key.site_secret)
     assert again.key_id == key.key_id
-    assert len(sealed) <= max_package_bytes()
+
+
+def test_the_longest_package_fits_the_message_that_carries_it(key: EpochKey) -> None:
+    longest = replace(key, context=bytes(MAX_CONTEXT_BYTES))
+
+    assert len(seal_package(longest, TO, channel(), STEWARD.private_key, system_source())) <= MAX_PACKAGE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ def test_a_changed_byte_anywhere_is_refused(sealed: bytes) -> None:
         changed = sealed[:at] + bytes((sealed[at] ^ 1,)) + sealed[at + 1 :]
         with pytest.raises(KeyRefused):
             open_package(changed, TO, channel(), STEWARD.public_key, None)
-    for size in (0, 48, max_package_bytes() + 1):
+    for size in (0, 48, MAX_PACKAGE_BYTES + 1):
         with pytest.raises(KeyRefused):
             open_package(bytes(size), TO, channel(), STEWARD.public_key, None)
 
@@ -112,7 +117,7 @@ def test_an_insider_on_the_channel_cannot_change_a_field(changed: str, key: Epoc
 
 
 def test_two_packages_of_one_key_share_no_bytes_and_show_none_of_it(key: EpochKey, sealed: bytes) -> None:
-    second = seal_package(key, TO, channel(), STEWARD, system_source())
+    second = seal_package(key, TO, channel(), STEWARD.private_key, system_source())
     plaintext = encode_body(Package(key.key_id, key.context, key.site_secret, EPOCH, bytes(64)))
 
     assert not set(windows(sealed)) & set(windows(second))
