@@ -198,8 +198,11 @@ class PrivacySection(_Section):
 class ProtectionSection(_Section):
     """How sums are protected."""
 
-    method: Literal["masking", "unsafe-plain"] = Field(
-        default="masking", description="'masking'; 'unsafe-plain' as the control of an attack only"
+    method: Literal["masking", "ckks", "ckks+masking", "unsafe-plain"] = Field(
+        default="masking",
+        description="'masking'; 'ckks+masking' where the coordinator may not learn the sums either; 'ckks' where in "
+        "addition no site ever helps it, for one that does reads every update; 'unsafe-plain' as the control of an "
+        "attack only",
     )
     profile: Literal["cross_silo", "cross_device"] = Field(
         default="cross_silo",
@@ -227,7 +230,7 @@ class ProtectionSection(_Section):
     modulus_bits: int = Field(
         default=0, ge=0, le=64, description="0 = the smallest that holds the sum; above 32 doubles the bytes"
     )
-    stewards: list[str] = Field(default=[], max_length=0, description="empty: used by the ckks methods only")
+    stewards: list[str] = Field(default=[], max_length=0, description="empty: the first site of an epoch makes its key")
     epoch_rounds: int = Field(default=64, ge=1, le=64, description="how many rounds share channel keys, 1 to 64")
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from secure_frl.errors import InvalidParameter, StudyRefused
 from secure_frl.study import Study
-from secure_frl.study_rules import sum_mistakes, unit_mistakes
+from secure_frl.study_rules import method_mistakes, sum_mistakes, unit_mistakes
 
 MAX_STUDY_BYTES = 1 << 20
 
@@ -33,6 +33,10 @@ def _delta_fits(study: Study) -> Iterator[str]:
 
 def _units_fit(study: Study) -> Iterator[str]:
     yield from unit_mistakes(study)
+
+
+def _method_fits(study: Study) -> Iterator[str]:
+    yield from method_mistakes(study)
 
 
 def _drops_fit(study: Study) -> Iterator[str]:
@@ -155,6 +159,12 @@ _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]
         ("privacy", "data.source", "training.objective", "training.gae_lambda", "policy.critic"),
         _units_fit,
         "change the key that is named",
+    ),
+    (
+        "protection.method",
+        ("protection.method", "protection.profile"),
+        _method_fits,
+        "set protection.method to masking, or use cross_silo with up to 100 sites",
     ),
     ("sites.simulate_drop", ("sites.simulate_drop", "sites.count"), _drops_fit, "lose fewer sites"),
     ("policy.hidden", ("policy.hidden", "policy.kind"), _widths_fit, "write for instance [64, 64]"),

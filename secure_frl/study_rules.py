@@ -40,6 +40,17 @@ def unit_mistakes(study: Study) -> tuple[str, ...]:
     return tuple(message for holds, message in rules if not holds)
 
 
+def method_mistakes(study: Study) -> tuple[str, ...]:
+    """Return why nobody may sign this protection in this profile; empty when they go together."""
+    method = study.protection.method
+    if not (study.is_sparse and method.startswith("ckks")):
+        return ()
+    return (
+        f"protection.method = {method}: masking in cross_device, where corrupt_fraction of hundreds of sites is taken "
+        "for corrupt: every site of an epoch has its one key, so the coordinator would have it too",
+    )
+
+
 def sum_mistakes(study: Study) -> tuple[str, ...]:
     """Return what makes the constants of a study's sum unsafe to sign; empty when they hold."""
     sites = study.sites

@@ -16,7 +16,9 @@ StudyPath = Annotated[Path, typer.Argument(help="A study file, for instance exam
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 Epsilon = Annotated[float | None, typer.Option(help="Replace privacy.target_epsilon.")]
 Seed = Annotated[int | None, typer.Option(help="Replace study.seed: training and simulated patients only.")]
-Protection = Annotated[str | None, typer.Option(help="Replace protection.method: masking | unsafe-plain.")]
+Protection = Annotated[
+    str | None, typer.Option(help="Replace protection.method: masking | ckks | ckks+masking | unsafe-plain.")
+]
 SetKey = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace any key, e.g. privacy.noise=local; may be repeated."),

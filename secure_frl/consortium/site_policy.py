@@ -20,7 +20,7 @@ class SitePolicy:
 
     max_epsilon: float  # greatest target_epsilon of one study
     max_delta: float
-    protections: frozenset[str] = frozenset({"masking"})
+    protections: frozenset[str] = frozenset({"masking", "ckks+masking"})  # under ckks one site may open all others
     noises: frozenset[str] = frozenset({"distributed", "local"})
     profiles: frozenset[str] = frozenset({"cross_silo"})  # cross_device trusts the coordinator to follow the protocol
     units: frozenset[str] = frozenset({"patient", "site"})  # a trajectory is less than a person
@@ -50,7 +50,7 @@ class SitePolicy:
             text
             for text, allowed in (
                 (f"unsafe choices ({', '.join(unsafe)})", self.allow_unsafe or not unsafe),
-                (f"protection {constants.protection}", constants.protection in self.protections),
+                (_named_protection(constants.protection), constants.protection in self.protections),
                 (f"noise {constants.noise}", constants.noise in self.noises),
                 (f"profile {constants.profile}", constants.profile in self.profiles),
                 (f"unit {table.get('unit')}", table.get("unit") in self.units),
@@ -90,6 +90,16 @@ def policy_of_simulated_site(charter: Charter) -> SitePolicy:
         allow_unsafe=any(
             name.startswith("unsafe") for name in (constants.protection, constants.noise, str(table.get("unit")))
         ),
+    )
+
+
+def _named_protection(protection: str) -> str:
+    """Name a protection in a refusal, with what a site must know before its policy allows it."""
+    if protection != "ckks":
+        return f"protection {protection}"
+    return (
+        "protection ckks (all sites have the key, so one in league with the coordinator reads every single update; "
+        "ckks+masking closes that; a site that trusts all others to stay away from the coordinator lists ckks by name)"
     )
 
 

@@ -134,7 +134,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_what_this_version_cannot_carry_out_is_refused() -> None:
     for section, key, value in (
-        ("protection", "method", "ckks"),
+        ("protection", "method", "paillier"),
         ("training", "objective", "dqn"),
         ("training", "target_kl", 0.01),
         ("training", "prioritised", True),
@@ -143,6 +143,15 @@ def test_what_this_version_cannot_carry_out_is_refused() -> None:
         ("data", "source", "csv"),
     ):
         assert len(_mistakes({**LEAST, section: {key: value}})) == 1
+
+
+@pytest.mark.parametrize("method", ["masking", "ckks", "ckks+masking"])
+def test_the_three_protections_are_read_and_none_of_them_is_unsafe(method: str) -> None:
+    study = parse_study(LEAST, {"protection.method": method})
+
+    assert study.protection.method == method
+    assert study.unsafe_choices == ()
+    assert parse_study(LEAST, {"protection.method": "unsafe-plain"}).unsafe_choices != ()
 
 
 # --- cross_device ----------------------------------------------------------------------------------------------------
@@ -179,6 +188,14 @@ def test_a_cross_device_study_gets_the_graph_of_its_fractions() -> None:
 def test_a_cross_device_study_that_does_not_fit_is_refused(overrides: dict[str, object], word: str) -> None:
     with pytest.raises(StudyRefused, match=word):
         parse_study(THOUSAND, overrides)
+
+
+@pytest.mark.parametrize("method", ["ckks", "ckks+masking"])
+def test_encrypted_sums_are_refused_in_cross_device_with_the_reason(method: str) -> None:
+    with pytest.raises(StudyRefused, match=r"protection\.method: expected .* the coordinator would have it too"):
+        parse_study(THOUSAND, {"protection.method": method})
+    parse_study(THOUSAND, {"protection.method": "masking"})
+    parse_study(LEAST, {"protection.method": method})
 
 
 @pytest.mark.parametrize(

@@ -375,6 +375,26 @@ def test_nothing_unsafe_passes_unless_the_site_says_so() -> None:
     replace(listed, allow_unsafe=True).check(unsafe)
 
 
+def protected_by(method: str) -> Charter:
+    study = STUDY | {"protection": STUDY["protection"] | {"method": method}}
+    return make_charter(study, roster_of(), replace(TEN, protection=method), COORDINATOR.public_key)
+
+
+def test_a_hospital_signs_masking_and_ckks_with_masks_by_default_and_plain_ckks_only_by_name() -> None:
+    policy = SitePolicy(max_epsilon=4.0, max_delta=1e-6)
+
+    policy.check(protected_by("masking"))
+    policy.check(protected_by("ckks+masking"))
+    with pytest.raises(PolicyForbids, match="one in league with the coordinator reads every single update"):
+        policy.check(protected_by("ckks"))
+    replace(policy, protections=frozenset({"ckks"})).check(protected_by("ckks"))
+
+
+@pytest.mark.parametrize("method", ["ckks", "ckks+masking"])
+def test_a_simulated_site_accepts_what_its_charter_says(method: str) -> None:
+    policy_of_simulated_site(protected_by(method)).check(protected_by(method))
+
+
 def test_a_study_that_states_no_epsilon_is_forbidden() -> None:
     study = STUDY | {"privacy": {"noise": "distributed", "unit": "patient"}}
     charter = make_charter(study, roster_of(), TEN, COORDINATOR.public_key)
