@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from secure_frl.privacy.events import DISTRIBUTED, LOCAL, UNSAFE_NONE
+from secure_frl.privacy.round_cost import RoundCost
 from secure_frl.privacy.statement import Statement
 from secure_frl.privacy.unit import SITE, UNSAFE_TRANSITION
 from secure_frl.secure_sum import SumConstants
@@ -29,13 +30,14 @@ class Plan:
     epsilon_by_round: tuple[float | None, ...]  # spent by one person after each of the rounds shown
     epsilon_by_shares: tuple[tuple[int, float | None], ...]  # honest shares, epsilon; () where shares do not matter
     epsilon_if_one_more_colludes: float | None
+    # Under ckks, against the coordinator in league with one site; None: no such reader, or none may be stated.
+    epsilon_if_key_holder_colludes: float | None
     epsilon_household_of_2: float | None
     epsilon_household_of_4: float | None
     noise_norm: float  # L2 of the noise in the mean of one noised sum, in clips of a unit
     unsafe: tuple[str, ...]  # choices of the study that take a protection away
-    upload_bytes: int  # a site and round
-    download_bytes: int
-    round_seconds: float  # all sites on one core, an estimate
+    cost: RoundCost
+    cost_by_protection: tuple[RoundCost, ...]
 
     @property
     def epsilon(self) -> float | None:
@@ -55,6 +57,11 @@ class Plan:
             found.append("noise = unsafe-none: nobody is protected, and no epsilon is stated")
         elif self.constants.protection.startswith("unsafe"):
             found.append(f"protection = {self.constants.protection}: the coordinator reads every single update")
+        if self.constants.protection == "ckks":
+            found.append(
+                "protection = ckks: one site in league with the coordinator reads every single update; "
+                "ckks+masking closes that"
+            )
         if self.constants.profile == "cross_device":
             found.append("profile = cross_device: protects against a coordinator that follows the protocol, no other")
         if self.epsilon is not None and self.epsilon > self.target_epsilon:
@@ -77,12 +84,14 @@ class Plan:
         """Return every figure under its one name, ready for JSON; no infinity in it."""
         constants = self.constants
         figures = asdict(self)
-        del figures["constants"]
+        del figures["constants"], figures["cost"]
         terms = self.statement.plain()
         return {
             **{name: value for name, value in terms.items() if name not in ("sentence", "data_set", "trust")},
             **figures,
             "statement": terms,
+            **_cost(self.cost),
+            "cost_by_protection": {one.protection: _cost(one) for one in self.cost_by_protection},
             "epsilon_by_shares": {str(shares): value for shares, value in self.epsilon_by_shares},
             "unsafe": list(self.unsafe),
             "noise_multiplier": constants.noise_multiplier,
@@ -122,6 +131,11 @@ class Plan:
                 f"epsilon with {colluders + 1} colluders in place of {colluders}",
             ),
             (
+                "key holder colludes",
+                "" if constants.protection != "ckks" else _number(self.epsilon_if_key_holder_colludes),
+                "epsilon against the coordinator in league with one site, which has the key and reads single updates",
+            ),
+            (
                 "one more site",
                 _number(self.epsilon_if_one_more_site),
                 f"epsilon of a person at {terms.max_sites_per_person + 1} sites; an assumption nobody can check",
@@ -139,11 +153,24 @@ class Plan:
                 f"{constants.length} values of {constants.modulus_bits} bits",
                 f"{constants.sites} sites, {constants.min_survivors} survivors or more, t = {constants.threshold}",
             ),
-            ("upload", f"{self.upload_bytes:,} bytes", "a site and round, estimated"),
-            ("download", f"{self.download_bytes:,} bytes", "a site and round, estimated"),
-            ("time", f"{self.round_seconds:.1f} s", "a round, all sites on one core, estimated"),
+            ("upload", f"{self.cost.upload_bytes:,} bytes", "a site and round, estimated"),
+            ("download", f"{self.cost.download_bytes:,} bytes", "a site and round, estimated"),
+            ("time", f"{self.cost.round_seconds:.1f} s", "a round, all sites on one core, estimated"),
+            *(
+                (
+                    f"with {one.protection}",
+                    f"{one.upload_bytes:,} up, {one.download_bytes:,} down, {one.round_seconds:.1f} s",
+                    f"the same in {one.ciphertexts} ciphertexts" if one.ciphertexts else "the same in plain words",
+                )
+                for one in self.cost_by_protection
+                if one.protection != constants.protection
+            ),
         ]
         return tuple(row for row in rows if row[1])
+
+
+def _cost(cost: RoundCost) -> dict[str, Any]:  # Any: JSON values
+    return {name: value for name, value in asdict(cost).items() if name != "protection"}
 
 
 def _number(value: float | None) -> str:

@@ -13,7 +13,7 @@ from secure_frl.encoding.quantise import LARGEST_BOUND
 from secure_frl.errors import BitBudget, CharterRefused, InvalidParameter
 from secure_frl.learning.forms import policy_form
 from secure_frl.learning.layout import Layout
-from secure_frl.privacy import accountant
+from secure_frl.privacy import accountant, round_cost
 from secure_frl.privacy.charging import WhatIf
 from secure_frl.privacy.events import DISTRIBUTED, LOCAL, PRODUCTION, UNSAFE_NONE, GaussianSumEvent, sum_event
 from secure_frl.privacy.noise_solving import smallest_sigma
@@ -22,35 +22,33 @@ from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.privacy.statement import state
 from secure_frl.secure_sum import Block, SumConstants
 from secure_frl.study import Study
-from secure_frl.study_rules import sum_mistakes, unit_mistakes
-from secure_frl.wire.messages import vector_bytes
+from secure_frl.study_rules import method_mistakes, sum_mistakes, unit_mistakes
 
 LOCAL_NOISE_SCALE = 4096  # S under local noise: one site's deviation is the whole noise, so its grid is finer
 PLAIN_FRACTION_BITS = 16  # f: without noise the scale is 2^f
 _ROUNDS_IN_FULL = 16  # of more rounds, epsilon is given after some
-
-# Bytes and seconds of a round, for the estimate only.
-_PEER_BYTES = 330  # a neighbour's keys, commitments and encrypted shares, each way
-_FRAME_BYTES = 1024  # headers, signatures, lists of a round
-_EPISODE_S = 35e-6  # roll out and clip one trajectory of ICU-Sepsis, one core, two values a step
-_PEER_S = 70e-6
-_MASK_BYTE_S = 0.15e-9
 
 
 def make_plan(study: Study, sigma: float | None = None) -> Plan:
     """Return constants and promises of a study; the study's own checks have passed.
 
     sigma: a noise multiplier in place of the one that the target asks for.
-    Raises CharterRefused for numbers that no site may sign, BitBudget for a sum that does not fit the ring.
+    Raises CharterRefused for numbers that no site may sign, BitBudget for a sum that does not fit the ring, or
+    whose limbs do not fit the exact range of a sum of ciphertexts.
     """
     constants = sum_constants(study) if sigma is None else constants_at(study, sigma)
-    training, rounds = study.training, study.training.rounds
+    episodes, rounds = study.training.episodes_per_site, study.training.rounds
     event = planned_event(study, constants)
-    peers, vector = constants.neighbours, vector_bytes(constants.length, constants.modulus_bits)
     may_state = accountant.covers_every_reader(constants)
 
     def spent(after: int = rounds, **changed: int) -> float | None:
         value = accountant.epsilon_of_rounds(event, after, WhatIf(**changed)) if may_state else math.inf
+        return value if math.isfinite(value) else None
+
+    def read_one_by_one() -> float | None:
+        if not may_state or constants.protection != "ckks":
+            return None  # nobody reads single updates, or nothing can be stated
+        value = accountant.epsilon_if_updates_are_read(event, rounds)
         return value if math.isfinite(value) else None
 
     shown, one_more_site = shown_rounds(rounds), spent(sites=event.max_sites_per_person + 1)
@@ -66,14 +64,13 @@ def make_plan(study: Study, sigma: float | None = None) -> Plan:
         epsilon_by_round=by_round,
         epsilon_by_shares=tuple((shares, spent(shares=shares)) for shares in shown_shares(constants)),
         epsilon_if_one_more_colludes=spent(shares=event.honest_shares - 1),
+        epsilon_if_key_holder_colludes=read_one_by_one(),
         epsilon_household_of_2=spent(people=2),
         epsilon_household_of_4=spent(people=4),
         noise_norm=noise_norm(study, constants),
         unsafe=study.unsafe_choices,
-        upload_bytes=vector + _PEER_BYTES * peers + _FRAME_BYTES,
-        download_bytes=vector + _PEER_BYTES * peers + _FRAME_BYTES,
-        round_seconds=constants.sites
-        * (training.episodes_per_site * _EPISODE_S + peers * _PEER_S + (peers + 1) * vector * _MASK_BYTE_S),
+        cost=round_cost.cost(constants, constants.protection, episodes),
+        cost_by_protection=round_cost.costs(constants, episodes),
     )
 
 
@@ -121,7 +118,7 @@ def sum_constants(study: Study) -> SumConstants:
         return planned_event(study, _constants(study, *shape, sigma))
 
     sigma = smallest_sigma(event_at, study.privacy.target_epsilon, study.training.rounds)
-    return _constants(study, *shape, sigma)
+    return _exact(_constants(study, *shape, sigma))
 
 
 def constants_at(study: Study, sigma: float) -> SumConstants:
@@ -135,7 +132,14 @@ def constants_at(study: Study, sigma: float) -> SumConstants:
             "Correct --sigma, or set privacy.noise."
         )
     _check(study)
-    return _constants(study, *_shape(study), sigma)
+    return _exact(_constants(study, *_shape(study), sigma))
+
+
+def _exact(constants: SumConstants) -> SumConstants:
+    """Return the constants. Raises BitBudget when a sum of their ciphertexts could wrap, which leaves no sign of it."""
+    if round_cost.is_encrypted(constants.protection):
+        round_cost.ciphertext_plan(constants)
+    return constants
 
 
 def _shape(study: Study) -> tuple[int, tuple[Block, ...]]:
@@ -171,7 +175,7 @@ def planned_event(study: Study, constants: SumConstants) -> GaussianSumEvent:
 def _check(study: Study) -> None:
     """Refuse what no site may sign. Source: docs/protocol.md, sections 3 and 13; docs/privacy.md."""
     privacy, training, sites = study.privacy, study.training, study.sites
-    mistakes = [*sum_mistakes(study), *unit_mistakes(study)]
+    mistakes = [*sum_mistakes(study), *unit_mistakes(study), *method_mistakes(study)]
     units = study.declared_units
     if privacy.delta >= 1 / units:
         mistakes.append(f"delta = {privacy.delta:g}: below 1 / {units} declared units = {1 / units:.3g}")

@@ -109,11 +109,20 @@ def trust_in(constants: SumConstants) -> str:
         return "against everybody but the unit's own site, the coordinator included"
     if constants.protection.startswith("unsafe"):
         return "single shares of noise reach the coordinator without masks"
+    colluders, others = constants.max_colluders, constants.honest_shares
+    if constants.protection == "ckks":
+        return (
+            "against the coordinator alone, which has no key, and against up to "
+            f"{colluders} site(s) that pool what they know, while {others} others add their noise and the coordinator "
+            "follows the protocol; NOT against the coordinator in league with one site, nor a site that it sends one "
+            "update as the sum: every site has the key and reads single updates with it, each with its own share of "
+            "the noise only"
+        )
     is_silo = constants.profile == "cross_silo"
     kind = "even one that breaks the protocol" if is_silo else "one that follows the protocol, no other"
     return (
-        f"against the coordinator ({kind}) and up to {constants.max_colluders} site(s) that pool what they know, while "
-        f"{constants.honest_shares} others add their noise"
+        f"against the coordinator ({kind}) and up to {colluders} site(s) that pool what they know, while "
+        f"{others} others add their noise"
     )
 
 

@@ -59,6 +59,19 @@ def test_plan_solves_for_one_figure_and_draws_a_curve(secure_frl: Callable[..., 
     assert (beyond.exit_code, _json(beyond)["error"]) == (2, "CharterRefused")
 
 
+def test_plan_compares_the_protections_and_says_what_a_key_holder_could_read(secure_frl: Callable[..., Result]) -> None:
+    result = secure_frl("plan", SHIPPED, "--protection", "ckks", "--json")
+    unknown = secure_frl("plan", SHIPPED, "--protection", "rot13", "--json")
+
+    plan = _json(result)
+    assert result.exit_code == 0
+    assert set(plan["cost_by_protection"]) == {"masking", "ckks", "ckks+masking"}
+    assert plan["upload_bytes"] == plan["cost_by_protection"]["ckks"]["upload_bytes"] > 2 * 61_000
+    assert plan["epsilon_if_key_holder_colludes"] > plan["epsilon_if_one_more_colludes"] > plan["epsilon"]
+    assert "one site in league with the coordinator" in result.stderr
+    assert (unknown.exit_code, _json(unknown)["error"]) == (2, "StudyRefused")
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -113,6 +113,17 @@ def test_under_local_noise_the_number_of_shares_does_not_matter() -> None:
     assert accountant.epsilon_if_fewer_shares(local, 1) == epsilon([local], 1e-5)
 
 
+def test_a_reader_of_single_updates_meets_one_share_of_noise_at_each_site_of_a_person() -> None:
+    # One share has sigma / sqrt(7); two updates of one person, each read by itself, compose: another sqrt(2).
+    once = accountant.epsilon_if_updates_are_read(event(4.0))
+    at_two_sites = accountant.epsilon_if_updates_are_read(event(4.0, max_sites_per_person=2))
+
+    assert once == pytest.approx(gaussian_epsilon(4 / 7**0.5, 1e-5), rel=2e-3)
+    assert at_two_sites == pytest.approx(gaussian_epsilon(4 / 14**0.5, 1e-5), rel=2e-3)
+    assert accountant.epsilon_if_updates_are_read(event(noise="local")) == epsilon([event(noise="local")], 1e-5)
+    assert accountant.epsilon_if_updates_are_read(event(noise="unsafe-none")) == math.inf
+
+
 def test_a_household_moves_the_sum_as_often_as_it_has_members() -> None:
     two = WhatIf(people=2)
 

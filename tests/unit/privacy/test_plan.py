@@ -6,9 +6,11 @@ import json
 from sum_events import sum_constants
 
 from secure_frl.privacy.plan import Plan
+from secure_frl.privacy.round_cost import RoundCost
 from secure_frl.privacy.statement import Statement
 from secure_frl.secure_sum import Block
 
+MASKING = RoundCost("masking", 17_718, 17_718, 0.5, 0)
 PLAN = Plan(
     constants=sum_constants(
         modulus_bits=26,
@@ -44,13 +46,13 @@ PLAN = Plan(
     epsilon_by_round=(3.9, 3.9),
     epsilon_by_shares=((7, 3.9), (6, 4.36), (1, None)),
     epsilon_if_one_more_colludes=4.36,
+    epsilon_if_key_holder_colludes=None,
     epsilon_household_of_2=8.9,
     epsilon_household_of_4=None,
     noise_norm=0.005,
     unsafe=(),
-    upload_bytes=17_718,
-    download_bytes=17_718,
-    round_seconds=0.5,
+    cost=MASKING,
+    cost_by_protection=(MASKING, RoundCost("ckks", 124_602, 124_602, 0.75, 2)),
 )
 
 
@@ -62,6 +64,13 @@ def test_the_figures_are_json_under_the_names_of_the_design() -> None:
     assert plain["epsilon_household_of_4"] is None
     assert (plain["noise_multiplier"], plain["noise_norm"], plain["honest_shares_assumed"]) == (1.1956, 0.005, 7)
     assert (plain["upload_bytes"], plain["round_seconds"]) == (17_718, 0.5)
+    assert plain["cost_by_protection"]["ckks"] == {
+        "upload_bytes": 124_602,
+        "download_bytes": 124_602,
+        "round_seconds": 0.75,
+        "ciphertexts": 2,
+    }
+    assert plain["cost_by_protection"]["masking"]["upload_bytes"] == 17_718
     assert plain["blocks"] == [{"name": "policy", "start": 0, "stop": 100, "clip_norm": 0.4, "noise_share": 1.0}]
 
 
@@ -75,6 +84,28 @@ def test_an_epsilon_is_never_shown_without_its_terms() -> None:
     assert rows["by honest shares"][0] == "7: 3.9  6: 4.36  1: not stated"
     assert rows["by round"][0] == "1: 3.9  2: 3.9"
     assert rows["household"][0] == "8.9 / not stated"
+
+
+def test_the_other_protections_stand_beside_the_studys_own() -> None:
+    rows = {name: (value, note) for name, value, note in PLAN.explained()}
+
+    assert rows["upload"][0] == "17,718 bytes"
+    assert rows["with ckks"] == ("124,602 up, 124,602 down, 0.8 s", "the same in 2 ciphertexts")
+    assert "with masking" not in rows
+    assert "key holder colludes" not in rows
+
+
+def test_under_ckks_a_plan_shows_and_warns_what_a_key_holder_beside_the_coordinator_reads() -> None:
+    constants = dataclasses.replace(PLAN.constants, protection="ckks")
+    plan = dataclasses.replace(PLAN, constants=constants, epsilon_if_key_holder_colludes=12.46)
+    rows = {name: (value, note) for name, value, note in plan.explained()}
+
+    assert rows["key holder colludes"][0] == "12.46"
+    assert "in league with one site" in rows["key holder colludes"][1]
+    assert "one site in league with the coordinator reads every single update" in plan.warnings[0]
+    assert plan.plain()["epsilon_if_key_holder_colludes"] == 12.46
+    both = dataclasses.replace(PLAN, constants=dataclasses.replace(constants, protection="ckks+masking"))
+    assert both.warnings == ()
 
 
 def test_a_plan_that_hides_nothing_has_no_warning_and_a_bad_one_says_why() -> None:

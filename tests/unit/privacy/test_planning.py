@@ -6,10 +6,12 @@ import sys
 from typing import Any
 
 import pytest
+from sum_events import gaussian_epsilon
 
+from secure_frl.encoding import slots
 from secure_frl.errors import BitBudget, CharterRefused
 from secure_frl.privacy.accountant import Budget, guard
-from secure_frl.privacy.planning import make_plan, planned_event
+from secure_frl.privacy.planning import constants_at, make_plan, planned_event, sum_constants
 from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 
@@ -128,6 +130,7 @@ def test_noise_longer_than_the_clip_is_warned_about() -> None:
         ("sites", {"count": 2}, "sites = 2"),
         ("sites", {"count": 101}, "sites = 101"),
         ("protection", {"threshold": 5}, "threshold = 5"),
+        ("protection", {"method": "ckks+masking", "profile": "cross_device"}, "the coordinator would have it too"),
         ("protection", {"threshold": 9}, "min_survivors = 8"),
         ("privacy", {"delta": 1 / 200_100}, "delta = "),
         ("privacy", {"unit": "site", "max_rounds_per_person": 2}, "1 for unit = site"),
@@ -160,9 +163,53 @@ def test_a_sum_beyond_32_bits_gets_words_of_eight_bytes() -> None:
     narrow, same = make_plan(shipped()), make_plan(altered("protection", modulus_bits=64))
 
     assert wide.constants.modulus_bits == 34
-    assert wide.upload_bytes - narrow.upload_bytes == 4 * (narrow.constants.length + 4)
-    assert same.upload_bytes == wide.upload_bytes
+    assert wide.cost.upload_bytes - narrow.cost.upload_bytes == 4 * (narrow.constants.length + 4)
+    assert same.cost.upload_bytes == wide.cost.upload_bytes
     assert same.constants.modulus_bits == 64
+
+
+# --- the three protections -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["ckks", "ckks+masking"])
+def test_encrypted_sums_have_the_constants_and_the_privacy_of_masked_ones(method: str) -> None:
+    masked, encrypted = make_plan(shipped()), make_plan(shipped(protection__method=method))
+
+    assert encrypted.constants == dataclasses.replace(masked.constants, protection=method)
+    assert encrypted.epsilon_by_round == masked.epsilon_by_round
+    assert encrypted.epsilon_if_one_more_colludes == masked.epsilon_if_one_more_colludes
+    assert encrypted.cost_by_protection == masked.cost_by_protection
+
+
+def test_a_key_holder_beside_the_coordinator_meets_one_share_of_noise_under_ckks_only() -> None:
+    plan = make_plan(shipped(protection__method="ckks"))
+    local = make_plan(shipped(protection__method="ckks", privacy__noise="local"))
+
+    # One share of seven: the exact trade-off of one Gaussian of sigma / sqrt(7), computed beside the code.
+    exact = gaussian_epsilon(plan.constants.noise_multiplier / 7**0.5, 1e-6)
+    assert plan.epsilon_if_key_holder_colludes == pytest.approx(exact, rel=3e-3)
+    assert local.epsilon_if_key_holder_colludes == local.epsilon
+    for method in ("masking", "ckks+masking"):
+        assert make_plan(shipped(protection__method=method)).epsilon_if_key_holder_colludes is None
+    silent = make_plan(shipped(protection__method="ckks", privacy__noise="unsafe-none"))
+    assert silent.epsilon_if_key_holder_colludes is None
+
+
+@pytest.mark.parametrize("method", ["ckks", "ckks+masking"])
+def test_limbs_whose_sum_is_not_exact_are_refused_with_the_study(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ten sites need 4 bits above a limb; 26 bits of 3,431 words are 12 chunks in limbs of 5 bits, whose numbers are
+    # below 2^4, and 14 in limbs of 4, where 2^3 is too few. In a range of 4 bits no limb is left at all.
+    study = shipped(protection__method=method)
+
+    monkeypatch.setattr(slots, "EXACT_BITS", 9)
+    assert make_plan(study).cost.ciphertexts == 12
+    for too_few, words in ((8, r"fewer than 2\^3 chunks, got 14"), (4, "Use the protection masking")):
+        monkeypatch.setattr(slots, "EXACT_BITS", too_few)
+        with pytest.raises(BitBudget, match=words):
+            sum_constants(study)
+        with pytest.raises(BitBudget, match=words):
+            constants_at(study, 1.2)
+    assert [one.protection for one in make_plan(shipped()).cost_by_protection] == ["masking"]
 
 
 @pytest.mark.slow

@@ -92,5 +92,17 @@ def test_who_is_trusted_follows_from_noise_protection_and_profile() -> None:
 
     assert "even one that breaks the protocol" in trust()
     assert "no other" in trust(profile="cross_device")
+    assert trust(protection="ckks+masking") == trust()
     assert "without masks" in trust(protection="unsafe-plain")
     assert "the coordinator included" in trust(noise="local")
+
+
+def test_under_ckks_the_sentence_says_that_one_site_with_the_coordinator_reads_single_updates() -> None:
+    sentence = stated(protection__method="ckks").sentence()
+
+    assert sentence.startswith("epsilon ")
+    assert "against the coordinator alone, which has no key, and against up to 1 site(s)" in sentence
+    assert "and the coordinator follows the protocol" in sentence
+    assert "NOT against the coordinator in league with one site" in sentence
+    assert "each with its own share of the noise only" in sentence
+    assert "the coordinator included" in stated(protection__method="ckks", privacy__noise="local").trust
