@@ -2,7 +2,8 @@
 
 Hash-chained like a ledger, each row synced before the next step. One coordinator at a time holds it; the operating
 system lets go of it when that one is killed. A round that was begun and has no outcome is lost after a restart: the
-coordinator kept nothing of it. The bytes of the last policy stand beside the chain, their hash inside it.
+coordinator kept nothing of it. One whose sum was published stays open: sites may have made a policy of it. The bytes of
+the last policy stand beside the chain, their hash inside it; a blind coordinator has a sealed parcel in their place.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from secure_frl.errors import InvalidParameter, LedgerCorrupt, NewerFormat, UnexpectedState
+from secure_frl.errors import InvalidParameter, LedgerCorrupt, UnexpectedState
 from secure_frl.records.book import ROWS_TABLE, Book, open_book, open_book_read_only
-from secure_frl.records.chain import Receipt, Row
+from secure_frl.records.chain import Receipt
+from secure_frl.records.journal_state import FORMAT, JournalState, RoundRecord
 from secure_frl.wire.canonical import canonical_json
 
 APPLICATION = 0x53464A31  # "SFJ1"
-FORMAT = 1  # of its rows
 LOST_BY_RESTART = "restart"
 _SCHEMA = (
     ROWS_TABLE,
@@ -28,142 +29,12 @@ _SCHEMA = (
 
 
 @dataclass(frozen=True, slots=True)
-class RoundRecord:
-    """One attempt of a round: begun, then summed or lost."""
-
-    round: int
-    attempt: int
-    epoch: int
-    cohort: tuple[str, ...]
-    policy_tag: bytes  # of the policy it was asked with
-    outcome: str  # begun | summed | lost
-    reason: str = ""  # why it was lost
-    survivors: tuple[str, ...] = ()
-    next_tag: bytes = b""
-    details: Mapping[str, object] = field(default_factory=dict)  # what the caller wants back, JSON-ready
-
-
-@dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where a study goes on: after this round, with this policy, in this epoch."""
+    """Where a study goes on: after this round, with this policy."""
 
     last_closed_round: int  # 0 before the first
-    model: bytes = field(repr=False)
+    model: bytes = field(repr=False)  # the policy, or what a blind coordinator has in its place: a parcel, or b""
     tag: bytes
-    next_epoch: int
-
-
-@dataclass(slots=True)
-class JournalState:
-    """What the rows say, folded one by one."""
-
-    where: str
-    name: str = ""
-    charter_hash: bytes = b""
-    last: Row | None = None
-    tag: bytes = b""
-    model_hash: bytes = b""
-    last_epoch: int = 0
-    rounds: list[RoundRecord] = field(default_factory=list)
-
-    @property
-    def open_round(self) -> RoundRecord | None:
-        """The round that was begun and has no outcome, if any."""
-        return self.rounds[-1] if self.rounds and self.rounds[-1].outcome == "begun" else None
-
-    @property
-    def last_closed_round(self) -> int:
-        """The greatest round with an outcome, 0 before the first."""
-        return max((one.round for one in self.rounds if one.outcome != "begun"), default=0)
-
-    def fold(self, row: Row) -> None:
-        """Take the next row in. Raises LedgerCorrupt if it contradicts the rows before it."""
-        try:
-            self._fold(row, row.fields())
-        except (KeyError, TypeError, ValueError, UnexpectedState):
-            raise LedgerCorrupt(
-                f"row {row.sequence} of {self.where} ({row.kind[:20]}) contradicts the rows before it. "
-                "Restore the file from a copy; a study is not resumed from a broken journal."
-            ) from None
-        self.last = row
-
-    def _fold(self, row: Row, plain: dict[str, object]) -> None:
-        if (row.kind == "opened") != (row.sequence == 0) or (row.kind == "started") != (row.sequence == 1):
-            raise ValueError(row.kind)
-        if row.kind == "opened":
-            if type(plain["format"]) is int and plain["format"] > FORMAT:
-                raise NewerFormat(
-                    f"{self.where} has format {plain['format']}, this version reads up to {FORMAT}. "
-                    "Use a newer secure_frl."
-                )
-            self.name, self.charter_hash = row.hash.hex(), _hex(plain["charter"])
-        elif row.kind == "started":
-            self.tag, self.model_hash = _hex(plain["tag"]), _hex(plain["model_hash"])
-        elif row.kind == "epoch":
-            self.check_epoch(_count(plain["epoch"]))
-            self.last_epoch = _count(plain["epoch"])
-        elif row.kind == "begun":
-            self._begin(plain)
-        elif row.kind in ("summed", "lost"):
-            self._close(row.kind, plain)
-        else:
-            raise ValueError(row.kind)
-
-    def _begin(self, plain: dict[str, object]) -> None:
-        number, attempt = _count(plain["round"]), _count(plain["attempt"])
-        self.check_begin(number, attempt)
-        cohort, policy_tag = _names(plain["cohort"]), _hex(plain["policy_tag"])
-        if policy_tag != self.tag:
-            raise ValueError("policy_tag")
-        self.rounds.append(RoundRecord(number, attempt, self.last_epoch, cohort, policy_tag, "begun"))
-
-    def _close(self, outcome: str, plain: dict[str, object]) -> None:
-        begun = self.check_open()
-        details = plain["details"]
-        if not isinstance(details, dict):
-            raise TypeError("details")
-        closed = RoundRecord(
-            begun.round,
-            begun.attempt,
-            begun.epoch,
-            begun.cohort,
-            begun.policy_tag,
-            outcome,
-            reason=str(plain["reason"]) if outcome == "lost" else "",
-            survivors=_names(plain["survivors"]) if outcome == "summed" else (),
-            next_tag=_hex(plain["next_tag"]) if outcome == "summed" else begun.policy_tag,
-            details=details,
-        )
-        if outcome == "summed":
-            self.tag, self.model_hash = closed.next_tag, _hex(plain["model_hash"])
-        self.rounds[-1] = closed
-
-    # --- rules, used before writing and when reading ----------------------------------------------------------------
-
-    def check_epoch(self, epoch: int) -> None:
-        """Raise UnexpectedState unless `epoch` may open now."""
-        if self.open_round is not None or epoch <= self.last_epoch or self.last is None or self.last.sequence < 1:
-            raise UnexpectedState(
-                f"expected an epoch after {self.last_epoch}, between rounds of a started study, got {epoch}. "
-                "Close the round first."
-            )
-
-    def check_begin(self, number: int, attempt: int) -> None:
-        """Raise UnexpectedState unless this round and attempt may begin now."""
-        last = self.rounds[-1] if self.rounds else None
-        newer = last is None or (number, attempt) > (last.round, last.attempt)
-        retried_sum = last is not None and last.outcome == "summed" and number == last.round
-        if number < 1 or attempt < 0 or self.last_epoch < 1 or self.open_round is not None or not newer or retried_sum:
-            raise UnexpectedState(
-                f"expected a round after {self.last_closed_round} in an open epoch, got round {number}, attempt "
-                f"{attempt}. Go on from `resume_point`."
-            )
-
-    def check_open(self) -> RoundRecord:
-        """Return the open round. Raises UnexpectedState without one."""
-        if self.open_round is None:
-            raise UnexpectedState("expected a round that was begun, got none. Begin it first.")
-        return self.open_round
 
 
 class Journal:
@@ -175,7 +46,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, *, charter_hash: bytes, code_version: str) -> Self:
-        """Open or create the journal of a study, verifying it whole; an open round is written down as lost.
+        """Open or create the journal of a study, verifying it whole; a round that was begun is written down as lost.
 
         Raises UnexpectedState if another coordinator holds it, LedgerCorrupt, InvalidParameter for another charter.
         """
@@ -193,7 +64,7 @@ class Journal:
                 )
             if journal._state.tag:
                 journal._model()
-            if journal._state.open_round is not None:
+            if journal._state.begun_round is not None:
                 journal.lose_round(LOST_BY_RESTART)
         except BaseException:
             journal._book.abandon()
@@ -211,14 +82,39 @@ class Journal:
         """True once the first policy is written down."""
         return bool(self._state.tag)
 
+    @property
+    def last_epoch(self) -> int:
+        """The epoch that was opened last, 0 before the first."""
+        return self._state.last_epoch
+
+    @property
+    def last_closed_round(self) -> int:
+        """The greatest round that is summed or lost, 0 before the first."""
+        return self._state.last_closed_round
+
+    @property
+    def published_round(self) -> RoundRecord | None:
+        """The round whose sum was published and that is neither summed nor lost, if any."""
+        return self._state.published_round
+
     def start(self, tag: bytes, model: bytes) -> None:
-        """Write the first policy down. Raises UnexpectedState if there is one."""
-        if self.is_started:
-            raise UnexpectedState("expected a journal without a policy, got one that has begun. Use `resume_point`.")
+        """Write the first policy down, before the first round. Raises UnexpectedState if there is one.
+
+        tag: 32 bytes. model: the policy; empty where only sites have it.
+        """
+        self._state.check_start()
         self._append("started", {"model_hash": hashlib.sha256(model).hexdigest(), "tag": tag.hex()}, (tag, model))
 
+    def keep_parcel(self, parcel: bytes) -> None:
+        """Put the last policy's sealed parcel in the place of what is kept for its tag.
+
+        Raises UnexpectedState before `start`.
+        """
+        self._state.check_started()
+        self._append("kept", {"model_hash": hashlib.sha256(parcel).hexdigest()}, (self._state.tag, parcel))
+
     def open_epoch(self, epoch: int) -> None:
-        """Write an epoch down before it is announced."""
+        """Write an epoch down before it is announced. Raises UnexpectedState while a round has no sum."""
         self._state.check_epoch(epoch)
         self._append("epoch", {"epoch": epoch})
 
@@ -235,11 +131,23 @@ class Journal:
             },
         )
 
+    def publish_round(self, survivors: Sequence[str], details: Mapping[str, object]) -> None:
+        """Write down that the open round has a sum, before it is published to sites who make the next policy of it.
+
+        Raises UnexpectedState without a round that was begun.
+        """
+        self._state.check_publish()
+        self._append("published", {"details": dict(details), "survivors": list(survivors)})
+
     def sum_round(
         self, survivors: Sequence[str], next_tag: bytes, model: bytes, details: Mapping[str, object] | None = None
     ) -> None:
-        """Close the open round with its sum: who survived, and the policy that follows; one transaction."""
-        self._state.check_open()
+        """Close the open round with its sum: who survived, and the policy that follows; one transaction.
+
+        model: the policy, or its sealed parcel, empty when no site gave it. details: over those of a published round.
+        Raises UnexpectedState without an open round, and for other survivors than were published.
+        """
+        self._state.check_sum(tuple(survivors))
         payload = {
             "details": dict(details or {}),
             "model_hash": hashlib.sha256(model).hexdigest(),
@@ -249,7 +157,10 @@ class Journal:
         self._append("summed", payload, (next_tag, model))
 
     def lose_round(self, reason: str, details: Mapping[str, object] | None = None) -> None:
-        """Close the open round without a sum; what was released stays spent."""
+        """Close the open round without a policy that follows; what was released stays spent.
+
+        details: over those of a published round. Raises UnexpectedState without an open round.
+        """
         self._state.check_open()
         self._append("lost", {"details": dict(details or {}), "reason": reason})
 
@@ -259,11 +170,8 @@ class Journal:
 
     def resume_point(self) -> ResumePoint:
         """Return where to go on. Raises UnexpectedState before `start`."""
-        if not self.is_started:
-            raise UnexpectedState("expected a journal with a policy, got one before its start. Call `start` first.")
-        return ResumePoint(
-            self._state.last_closed_round, self._model(), self._state.tag, next_epoch=self._state.last_epoch + 1
-        )
+        self._state.check_started()
+        return ResumePoint(self._state.last_closed_round, self._model(), self._state.tag)
 
     def head(self) -> Receipt:
         """Return the last row's receipt."""
@@ -293,7 +201,7 @@ class Journal:
         query = "SELECT model FROM policy WHERE tag = ?"
         found = self._connection.execute(query, (self._state.tag,)).fetchone()
         model = bytes(found[0]) if found else b""
-        if hashlib.sha256(model).digest() != self._state.model_hash:
+        if found is None or hashlib.sha256(model).digest() != self._state.model_hash:
             raise LedgerCorrupt(
                 f"expected {self._book.name} to hold the policy {self._state.tag.hex()[:16]} of its last row, it does "
                 "not. Restore the file from a copy."
@@ -312,21 +220,3 @@ def read_journal(path: Path) -> JournalState:
         return state
     finally:
         book.connection.close()
-
-
-def _hex(value: object) -> bytes:
-    if not isinstance(value, str) or not value:
-        raise TypeError("hex")
-    return bytes.fromhex(value)
-
-
-def _count(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError("count")
-    return value
-
-
-def _names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError("names")
-    return tuple(value)

@@ -33,9 +33,11 @@ def test_a_study_resumes_after_its_last_closed_round(tmp_path: Path) -> None:
         journal.begin_round(1, 0, ["a", "b"])
         journal.sum_round(["a"], SECOND, b"second policy", {"return": 0.5})
 
-    point = open_journal(tmp_path / "j.sqlite").resume_point()
+    journal = open_journal(tmp_path / "j.sqlite")
 
-    assert (point.last_closed_round, point.model, point.tag, point.next_epoch) == (1, b"second policy", SECOND, 2)
+    point = journal.resume_point()
+    assert (point.last_closed_round, point.model, point.tag) == (1, b"second policy", SECOND)
+    assert (journal.last_closed_round, journal.last_epoch) == (1, 1)
 
 
 def test_a_round_that_was_begun_is_lost_after_a_restart(tmp_path: Path) -> None:
@@ -79,10 +81,11 @@ def test_a_lost_round_keeps_the_policy_and_its_details(tmp_path: Path) -> None:
 def test_every_step_out_of_order_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     journal = open_journal(tmp_path / "j.sqlite")
     refused = [
-        lambda: journal.open_epoch(1),  # before the first policy
         lambda: journal.begin_round(1, 0, ["a"]),
         lambda: journal.lose_round("x"),
+        lambda: journal.publish_round(["a"], {}),
         lambda: journal.sum_round(["a"], SECOND, b""),
+        lambda: journal.keep_parcel(b"x"),
         lambda: journal.resume_point(),
     ]
     for step in refused:
@@ -159,7 +162,7 @@ def test_a_journal_from_the_future_is_refused(tmp_path: Path) -> None:
         open_journal(tmp_path / "j.sqlite")
 
 
-STEPS = st.lists(st.sampled_from(["begin", "sum", "lose", "epoch", "restart"]), max_size=15)
+STEPS = st.lists(st.sampled_from(["begin", "publish", "sum", "lose", "keep", "epoch", "restart"]), max_size=15)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
@@ -178,7 +181,11 @@ def test_any_history_with_restarts_reads_back_and_its_policies_chain(tmp_path: P
             elif step == "lose":
                 journal.lose_round("deadline")
             elif step == "epoch":
-                journal.open_epoch(journal.resume_point().next_epoch)
+                journal.open_epoch(journal.last_epoch + 1)
+            elif step == "publish":
+                journal.publish_round(["a"], {})
+            elif step == "keep":
+                journal.keep_parcel(os.urandom(8))
             else:
                 journal.close_cleanly()
                 journal = open_journal(path)
