@@ -17,18 +17,17 @@ from dataclasses import dataclass
 from itertools import chain
 
 from secure_frl.consortium.identity import Identity
-from secure_frl.errors import BudgetExhausted, NonceWithheld, PeerError, RoundAborted, StudyStopped
-from secure_frl.federation.evaluation import Evaluate
-from secure_frl.federation.optimisers import OptimiserRule, released_figures, step
+from secure_frl.errors import BudgetExhausted, NonceWithheld, PeerError, RoundAborted, StewardMissing, StudyStopped
+from secure_frl.federation.policy_keepers import Drivable, PolicyKeeper
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.windows import window_event
-from secure_frl.masking.contexts import model_tag
-from secure_frl.masking.coordinator_states import CoordinatorEpoch, EpochOpening, MaskedSum
+from secure_frl.masking.coordinator_epoch import CoordinatorEpoch, EpochOpening
+from secure_frl.masking.coordinator_states import SumMachine
 from secure_frl.masking.next_attempt import MOST_ATTEMPTS, first_cohort, left_out
 from secure_frl.records.chain import Receipt
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
-from secure_frl.secure_sum import Addressed, Carrier, RandomSource, SecureSum, SiteId, Sum, SumTerms
+from secure_frl.secure_sum import Addressed, Carrier, RandomSource, SiteId, SumTerms
 from secure_frl.study import Study
 
 MAX_CONSECUTIVE_LOST = 3  # then the study stops (exit 6): more rounds would only spend people for nothing
@@ -48,8 +47,6 @@ class CoordinatorParts:
     journal: Journal
     ledger: Ledger
     carrier: Carrier
-    rule: OptimiserRule
-    evaluate: Evaluate
     random: RandomSource
     clock: Callable[[], float]  # Unix seconds
     log: logging.Logger
@@ -66,43 +63,37 @@ class RoundOutcome:
     is_summed: bool
     reason: str  # the name of the error that ended it; empty when summed
     survivors: tuple[SiteId, ...]
-    state: TrainingState  # the policy after this round
-    shown: Mapping[str, float]  # return and gap on the public simulator; empty when lost
+    state: TrainingState | None  # the policy that this round made, where the coordinator may read it
+    shown: Mapping[str, float]  # return and gap on the public simulator; empty when lost, or not known here
 
 
 class Coordinator:
     """Runs the rounds of one study, from where the journal stands."""
 
-    def __init__(self, parts: CoordinatorParts, first: TrainingState) -> None:
-        """first: the policy that follows from the charter; used when the journal is new."""
-        self._parts = parts
-        if not parts.journal.is_started:
-            content = first.to_bytes()
-            parts.journal.start(model_tag(content), content)
-        point = parts.journal.resume_point()
-        self._state = TrainingState.from_bytes(point.model)
-        self._last_round = point.last_closed_round
-        self._epoch_number = point.next_epoch - 1
+    def __init__(self, parts: CoordinatorParts, keeper: PolicyKeeper) -> None:
+        """keeper: what is held here of the policy, by protection."""
+        self._parts, self._keeper = parts, keeper
+        self._epoch_number = parts.journal.last_epoch
         self._epoch: CoordinatorEpoch | None = None
         self._epoch_first_round = 0
         self._windows = len(parts.journal.rounds())  # begun so far, attempts included
         self._left_out: frozenset[SiteId] = frozenset()  # of this epoch's cohorts, after complaints
-        # Sites that acknowledged the last policy need no copy of it; after a restart nobody is known to have it.
-        self._up_to_date: frozenset[SiteId] = frozenset() if self._last_round else self._everybody()
 
-    @property
-    def state(self) -> TrainingState:
-        """Return the policy as it stands."""
-        return self._state
+    def settle(self) -> None:
+        """Close a round that was interrupted between its published sum and the policy that sites made of it."""
+        published = self._parts.journal.published_round
+        if published is not None:
+            self._open_epoch_if_needed(published.round + 1)
 
     def rounds(self) -> Iterator[RoundOutcome]:
         """Run the remaining rounds, yielding each when it is in the journal.
 
         Raises BudgetExhausted before a round that would overspend, StudyStopped when no sum can be had.
         """
+        self.settle()
         consecutive_lost = 0
         announced = self._parts.study.training.rounds
-        for number in range(self._last_round + 1, announced + 1):
+        for number in range(self._parts.journal.last_closed_round + 1, announced + 1):
             if self._windows >= announced:
                 break
             outcome = self._round(number)
@@ -114,7 +105,7 @@ class Coordinator:
                     f"{consecutive_lost} rounds in a row were lost ({outcome.reason}). "
                     "Bring sites back, then `secure-frl resume`."
                 )
-        if not self._state.round:
+        if not any(record.outcome == "summed" for record in self._parts.journal.rounds()):
             raise StudyStopped(
                 f"expected a sum in at least one of {self._parts.study.training.rounds} rounds, but all were lost. "
                 "Begin a new study when enough sites are back; what was released stays spent."
@@ -158,50 +149,41 @@ class Coordinator:
         parts.journal.begin_round(number, attempt, [parts.names[site] for site in cohort])
         self._windows += 1
         parts.ledger.release(receipt)  # sites release on their own; the claim is booked before the first of them can
-        content = self._state.to_bytes()
-        models = {site: None if site in self._up_to_date else content for site in cohort}
-        machine = MaskedSum(parts.terms, epoch, number, attempt, cohort, model_tag(content), models, parts.random)
+        machine = self._keeper.machine(epoch, number, attempt, cohort)
         try:
             self._drive(machine, parts.study.sites.deadline_s.train)
-            total = machine.outcome()
+            machine.outcome()
         except RoundAborted as error:
             return self._lose(machine, epoch, receipt, error)
-        return self._publish(machine, epoch, receipt, total), None
+        return self._publish(machine, epoch, receipt), None
 
-    def _publish(self, machine: MaskedSum, epoch: CoordinatorEpoch, receipt: Receipt, total: Sum) -> RoundOutcome:
-        """Step the policy, write both down, then tell the cohort."""
+    def _publish(self, machine: SumMachine, epoch: CoordinatorEpoch, receipt: Receipt) -> RoundOutcome:
+        """Let the keeper publish the sum and write down what follows; a sum that nobody agrees about waits for that."""
         parts, context = self._parts, machine.context
-        following = step(self._state, total, parts.rule)
-        next_content = following.to_bytes()
-        next_tag = model_tag(next_content)
-        shown = {**parts.evaluate(following), **released_figures(following, total, parts.rule)}
-        details = {
-            "transcript_hash": machine.transcript_hash.hex(),
-            "excluded": self._excluded(machine),
-            "shown": dict(shown),
-        }
-        survivors = [parts.names[site] for site in total.contributors]
-        parts.journal.sum_round(survivors, next_tag, next_content, details)
-        parts.ledger.commit(receipt, "summed")
-        machine.publish(next_tag)
-        self._drive(machine, parts.study.sites.deadline_s.stage)
-        self._up_to_date = frozenset(machine.followers)
-        self._state = following
-        self._leave_epoch_if_broken(machine)
+        details = {"transcript_hash": machine.transcript_hash.hex(), "excluded": self._excluded(machine)}
+        concluded = self._keeper.conclude(machine, self._drive_stages, details)
+        if concluded is None:
+            self._epoch = None
+            self._open_epoch_if_needed(context.round + 1)
+        closed = parts.journal.rounds()[-1]
+        is_summed = closed.outcome == "summed"
+        parts.ledger.commit(receipt, "summed" if is_summed else "aborted")
+        if self._epoch is epoch:
+            self._leave_epoch_if_broken(machine)
         return RoundOutcome(
             context.round,
             context.attempt,
             epoch.epoch,
             context.cohort,
-            True,
-            "",
-            total.contributors,
-            following,
-            shown,
+            is_summed,
+            closed.reason,
+            machine.survivors if is_summed else (),
+            concluded.state if concluded is not None else None,
+            concluded.shown if concluded is not None else {},
         )
 
     def _lose(
-        self, machine: MaskedSum, epoch: CoordinatorEpoch, receipt: Receipt, error: RoundAborted
+        self, machine: SumMachine, epoch: CoordinatorEpoch, receipt: Receipt, error: RoundAborted
     ) -> tuple[RoundOutcome, tuple[SiteId, ...] | None]:
         parts, context = self._parts, machine.context
         reason = type(error).__name__
@@ -221,12 +203,13 @@ class Coordinator:
                 f"{len(exhausted)} of {len(parts.names)} sites refuse to spend more. "
                 "End the study here, or ask those hospitals for a larger budget."
             )
-        lost = RoundOutcome(
-            context.round, context.attempt, epoch.epoch, context.cohort, False, reason, (), self._state, {}
-        )
+        lost = RoundOutcome(context.round, context.attempt, epoch.epoch, context.cohort, False, reason, (), None, {})
         return lost, again if self._epoch is epoch else None
 
-    def _drive(self, machine: SecureSum | EpochOpening, first_deadline_s: float) -> None:
+    def _drive_stages(self, machine: Drivable) -> None:
+        self._drive(machine, self._parts.study.sites.deadline_s.stage)
+
+    def _drive(self, machine: Drivable, first_deadline_s: float) -> None:
         """Carry one machine through its stages; a request is made when the carrier takes it, never n at once."""
         deadline_s = first_deadline_s
         while (requests := _unless_empty(machine.requests())) is not None:
@@ -245,36 +228,41 @@ class Coordinator:
         parts = self._parts
         if self._epoch is not None and number < self._epoch_first_round + parts.terms.epoch_rounds:
             return self._epoch
+        self._epoch = None
         without: set[SiteId] = set()
         for opened in range(1, MOST_OPENINGS + 1):
             self._epoch_number += 1
             parts.journal.open_epoch(self._epoch_number)
-            opening = EpochOpening(
-                parts.terms,
-                parts.identity.private_key,
-                parts.random,
-                parts.clock,
-                epoch=self._epoch_number,
-                first_round=number,
-                expiry_s=parts.clock() + EPOCH_LIFE_S,
-                without=without,
+            opening = self._keeper.opening(
+                EpochOpening(
+                    parts.terms,
+                    parts.identity.private_key,
+                    parts.random,
+                    parts.clock,
+                    epoch=self._epoch_number,
+                    first_round=number,
+                    expiry_s=parts.clock() + EPOCH_LIFE_S,
+                    without=without,
+                )
             )
             try:
-                self._drive(opening, parts.study.sites.deadline_s.stage)
-                self._epoch = opening.outcome()
+                self._drive_stages(opening)
+                self._epoch = self._keeper.opened(opening, self._drive_stages)
                 break
             except RoundAborted as error:
-                if isinstance(error, NonceWithheld) and opened < MOST_OPENINGS:
+                if isinstance(error, NonceWithheld | StewardMissing) and opened < MOST_OPENINGS:
                     without |= set(map(SiteId, error.sites))
                     continue
                 raise StudyStopped(
                     f"expected {parts.terms.constants.min_survivors} sites in epoch {self._epoch_number}: {error} "
                     "Bring sites back, then `secure-frl resume`."
                 ) from error
+        if self._epoch is None:
+            raise StudyStopped(f"expected an open epoch after {MOST_OPENINGS} tries, got none. See the sites' logs.")
         self._epoch_first_round, self._left_out = number, frozenset()  # fresh keys: whoever was blamed is back
-        return opening.outcome()
+        return self._epoch
 
-    def _leave_epoch_if_broken(self, machine: MaskedSum) -> None:
+    def _leave_epoch_if_broken(self, machine: SumMachine) -> None:
         """Open a new epoch at the next round when a site is outside this one, or restarted and lost its keys.
 
         In cross_device there is always such a site: only when they are half of what a round may lose.
@@ -287,10 +275,7 @@ class Coordinator:
         if outside > bearable:
             self._epoch = None
 
-    def _everybody(self) -> frozenset[SiteId]:
-        return frozenset(SiteId(site) for site in range(len(self._parts.names)))
-
-    def _excluded(self, machine: MaskedSum) -> dict[str, str]:
+    def _excluded(self, machine: SumMachine) -> dict[str, str]:
         return {self._parts.names[site]: code for site, code in sorted(machine.excluded.items())}
 
 

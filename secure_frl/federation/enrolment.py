@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from secure_frl.ckks.epoch_cipher import SiteWorkers
+from secure_frl.ckks.worker import limits_for
 from secure_frl.consortium.charter import Charter, SignedCharter, make_charter, sign_charter
 from secure_frl.consortium.identity import Identity
 from secure_frl.consortium.keystore import read_key, write_simulated_key
@@ -18,6 +20,7 @@ from secure_frl.consortium.roster import Roster, RosterEntry, decode_roster, sig
 from secure_frl.consortium.site_policy import policy_of_simulated_site
 from secure_frl.errors import CharterViolation, DataRefused, StaleLedger
 from secure_frl.evidence.books import read_head
+from secure_frl.federation.blind_site import BlindStudySite
 from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.federation.logged_patients import LoggedPatients
 from secure_frl.federation.logs import close_log, open_log
@@ -26,6 +29,7 @@ from secure_frl.federation.simulated_patients import PatientSource, SimulatedPat
 from secure_frl.federation.site import SiteParts, StudySite
 from secure_frl.federation.study_parts import code_version
 from secure_frl.files import allow_open_files, write_durably
+from secure_frl.masking.contexts import ENCRYPTED, chunk_plan
 from secure_frl.privacy.planning import sum_constants
 from secure_frl.randomness import rehearsal_source, system_source
 from secure_frl.records.chain import Receipt
@@ -55,9 +59,9 @@ class Enrolled:
         """Return whose lifetime budget is spent: the named data set, or this run's fresh people."""
         return self.study.data.dataset_id or f"fresh-{self.charter.charter.nonce.hex()}"
 
-    def random_source(self, party: str) -> RandomSource:
-        """Return a party's own source: the operating system's, or a rehearsal's."""
-        return rehearsal_source(self.study.study.seed, party) if self.rehearse else system_source()
+    def random_source(self, *purpose: str) -> RandomSource:
+        """Return a party's own source for one purpose: the operating system's, or a rehearsal's."""
+        return rehearsal_source(self.study.study.seed, *purpose) if self.rehearse else system_source()
 
 
 def site_names(count: int) -> tuple[str, ...]:
@@ -104,9 +108,16 @@ def coordinator_identity(folder: RunFolder) -> Identity:
     return _identity(folder.coordinator)
 
 
-def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId, group: GroupCommit | None = None) -> StudySite:
+def open_site(
+    folder: RunFolder,
+    enrolled: Enrolled,
+    site: SiteId,
+    group: GroupCommit | None = None,
+    workers: SiteWorkers | None = None,
+) -> StudySite:
     """Open one simulated site from its own folder: its key, ledger, register, generator and patients.
 
+    workers: hold the epoch's key where sums are encrypted, and are for the caller to close; see `site_workers`.
     group: whose file and sync its books share unless they have files; None syncs each row, as a real site does.
     Raises StaleLedger for a ledger without the head that its register noted, or that the coordinator holds. Raises
     DataRefused for data that may not join. Of records it says no more than that: why is in the site's own log,
@@ -145,12 +156,14 @@ def open_site(folder: RunFolder, enrolled: Enrolled, site: SiteId, group: GroupC
             register=register,
             patients=_patients(enrolled, site, register.person_key()),
             random=enrolled.random_source(name),
+            protocol_random=enrolled.random_source(name, "protocol"),
             clock=time.time,
+            home=home,
             exports=folder.ledgers,
             held_heads=folder.held_heads,
             log=log,
         )
-        return StudySite(parts)
+        return StudySite(parts) if workers is None else BlindStudySite(parts, workers)
     except DataRefused as error:
         log.error("may not join: %s", error)
         register.close_cleanly()
@@ -212,14 +225,22 @@ def _held_head(path: Path, identity: Identity) -> Receipt | None:
     return head.receipt
 
 
+def site_workers(enrolled: Enrolled) -> SiteWorkers | None:
+    """Return what will hold the epochs' keys, None where nothing is encrypted."""
+    constants = enrolled.terms.constants
+    return SiteWorkers(limits_for(chunk_plan(constants))) if constants.protection in ENCRYPTED else None
+
+
 def open_all_sites(folder: RunFolder, enrolled: Enrolled, group: GroupCommit | None = None) -> dict[SiteId, StudySite]:
     """Open every site of a simulation in this process.
 
     group: whoever drives the sites syncs it before an answer leaves; None syncs each row by itself.
+    Where sums are encrypted the sites share one worker: all of them hold the same key.
     """
     sites = tuple(map(SiteId, range(len(enrolled.roster.names))))
     allow_open_files(_FILES_PER_SITE * len(sites))
-    opened = {site: open_site(folder, enrolled, site, group) for site in sites}
+    workers = site_workers(enrolled)
+    opened = {site: open_site(folder, enrolled, site, group, workers) for site in sites}
     if group is not None:
         group.sync()
     return opened

@@ -13,19 +13,23 @@ from typing import Any
 
 from secure_frl.federation.enrolment import Enrolled
 from secure_frl.federation.evaluation import evaluate_state
+from secure_frl.federation.optimisers import initial_state
 from secure_frl.federation.policy_files import write_policy
 from secure_frl.federation.protections import protection_in_force
+from secure_frl.federation.released import Released
 from secure_frl.federation.results import RunResult
 from secure_frl.federation.run_folder import RunFolder
+from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.files import write_durably
-from secure_frl.masking.contexts import model_tag
+from secure_frl.masking.contexts import ENCRYPTED, model_tag
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.privacy.planning import planned_event
 from secure_frl.privacy.statement import state as state_epsilon
 from secure_frl.records.chain import decode_export
-from secure_frl.records.journal import Journal, RoundRecord
+from secure_frl.records.journal import Journal
+from secure_frl.records.journal_state import RoundRecord
 from secure_frl.records.ledger import Ledger
 from secure_frl.records.ledger_state import replay
 from secure_frl.study import Study
@@ -45,7 +49,7 @@ def epsilon_of(ledger: Ledger, enrolled: Enrolled) -> float:
 def write_results(
     folder: RunFolder,
     enrolled: Enrolled,
-    state: TrainingState,
+    released: Released,
     journal: Journal,
     started: float,
 ) -> RunResult:
@@ -55,9 +59,14 @@ def write_results(
     started: time.monotonic() at the run's beginning.
     """
     rounds = journal.rounds()
-    write_last_policy(folder, enrolled, state, rounds)
-    write_durably(folder.rounds, _lines(_account(record, enrolled) for record in rounds))
-    write_durably(folder.metrics, _lines(_metrics(record) for record in rounds if record.outcome == "summed"))
+    summed = [record for record in rounds if record.outcome == "summed"]
+    state = released.last_state() or initial_state(optimiser_rule(enrolled.study, enrolled.terms.constants))
+    if summed:
+        keyed = summed[-1].next_tag if enrolled.terms.constants.protection in ENCRYPTED else b""
+        write_policy(folder.policies, summed[-1].round, state, enrolled.study, enrolled.terms.session, keyed_tag=keyed)
+    write_durably(folder.rounds, _lines(_account(record) for record in rounds))
+    write_durably(folder.protections, _lines(_protection(record, enrolled) for record in rounds))
+    write_durably(folder.metrics, _lines({"round": record.round, **released.metrics(record)} for record in summed))
     result = _summary(enrolled, state, rounds, _exported_events(folder, enrolled), started)
     text = json.dumps(result.plain(), indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_durably(folder.result, text.encode())
@@ -73,17 +82,7 @@ def _exported_events(folder: RunFolder, enrolled: Enrolled) -> dict[str, list[Ga
     return exported
 
 
-def write_last_policy(
-    folder: RunFolder, enrolled: Enrolled, state: TrainingState, rounds: Iterable[RoundRecord]
-) -> None:
-    """Write the policy of the last round that gave one, if any did."""
-    summed = [record.round for record in rounds if record.outcome == "summed"]
-    if summed:
-        write_policy(folder.policies, summed[-1], state, enrolled.study, enrolled.terms.session)
-
-
-def _account(record: RoundRecord, enrolled: Enrolled) -> dict[str, Any]:  # Any: JSON values
-    constants = enrolled.terms.constants
+def _account(record: RoundRecord) -> dict[str, Any]:  # Any: JSON values
     return {
         "round": record.round,
         "attempt": record.attempt,
@@ -96,16 +95,20 @@ def _account(record: RoundRecord, enrolled: Enrolled) -> dict[str, Any]:  # Any:
         "policy_tag": record.policy_tag.hex(),
         "next_tag": record.next_tag.hex(),
         "transcript_hash": record.details.get("transcript_hash", ""),
+    }
+
+
+def _protection(record: RoundRecord, enrolled: Enrolled) -> dict[str, Any]:  # Any: JSON values
+    constants = enrolled.terms.constants
+    return {
+        "round": record.round,
+        "attempt": record.attempt,
+        "epoch": record.epoch,
         "noise": constants.noise,
         "honest_shares_assumed": constants.honest_shares,
         "rehearsal": enrolled.rehearse,
         **protection_in_force(constants.protection, constants.profile),
     }
-
-
-def _metrics(record: RoundRecord) -> dict[str, Any]:  # Any: JSON values
-    shown = record.details.get("shown", {})
-    return {"round": record.round, **(shown if isinstance(shown, dict) else {})}
 
 
 def _summary(

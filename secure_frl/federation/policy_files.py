@@ -47,8 +47,13 @@ class ReleasedPolicy:
         return NetworkActing(network, self.arrays, admissible, self.sharpen)
 
 
-def write_policy(folder: Path, round_number: int, state: TrainingState, study: Study, session: bytes) -> Path:
-    """Write the policy that a round left and return the path of its safetensors file."""
+def write_policy(
+    folder: Path, round_number: int, state: TrainingState, study: Study, session: bytes, keyed_tag: bytes = b""
+) -> Path:
+    """Write the policy that a round left and return the path of its safetensors file.
+
+    keyed_tag: under which the coordinator's journal has it, where it cannot read policies.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     form = policy_form(study)
     named = form.arrays(state.parameters)
@@ -67,7 +72,7 @@ def write_policy(folder: Path, round_number: int, state: TrainingState, study: S
         "sharpen": repr(study.output.sharpen),
         "policy_tag": model_tag(content).hex(),
         "use": "research only; not for clinical decisions",
-    }
+    } | ({"keyed_tag": keyed_tag.hex()} if keyed_tag else {})
     path = folder / f"{stem}.safetensors"
     write_durably(path, save_tensors(tensors, metadata=described))
     write_durably(folder / f"{stem}.model", content)

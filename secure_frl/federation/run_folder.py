@@ -56,6 +56,11 @@ class RunFolder:
         return self.root / "rounds.jsonl"
 
     @property
+    def protections(self) -> Path:
+        """Return the account of what was in force in each round, and who could have read what."""
+        return self.root / "protections.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """Return the released values of each round."""
         return self.root / "metrics.jsonl"

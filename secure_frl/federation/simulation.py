@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from secure_frl.ckks.worker import Worker, limits_for
 from secure_frl.errors import InvalidParameter
 from secure_frl.evidence.manifest import write_manifest
 from secure_frl.federation import finish, run_folder
@@ -22,10 +23,12 @@ from secure_frl.federation.enrolment import Enrolled, coordinator_identity, enro
 from secure_frl.federation.evaluation import evaluate_state
 from secure_frl.federation.logs import close_log, open_log
 from secure_frl.federation.optimisers import initial_state
-from secure_frl.federation.policy_files import write_policy
+from secure_frl.federation.policy_keepers import BlindKeeper, OpenKeeper, PolicyKeeper, Ties
+from secure_frl.federation.released import released_by
 from secure_frl.federation.results import RoundReport, RunResult
 from secure_frl.federation.run_folder import RunFolder, RunOptions
 from secure_frl.federation.study_parts import code_version, optimiser_rule
+from secure_frl.masking.contexts import ENCRYPTED, chunk_plan
 from secure_frl.records.group_commit import FILE, GroupCommit
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
@@ -116,20 +119,20 @@ def _carry_on(
         for site in sites.values():
             stack.callback(site.shut_down)
         coordinator, ledger = _coordinator(folder, enrolled, options, sites, group, journal, stack)
+        released = released_by(folder, enrolled, journal)
         watcher = watch(enrolled.study.training.rounds) if watch is not None else None
         keeps_all = enrolled.study.output.keep_policies == "all"
-        if keeps_all:  # a kill may have come between the journal's row and the file
-            finish.write_last_policy(folder, enrolled, coordinator.state, journal.rounds())
+        coordinator.settle()
+        released.catch_up(journal.rounds(), keeps_all=keeps_all)
         for outcome in () if end else coordinator.rounds():
-            if outcome.is_summed and keeps_all:
-                write_policy(folder.policies, outcome.round, outcome.state, enrolled.study, enrolled.terms.session)
+            released.round_ended(outcome, keeps_all=keeps_all)
             if watcher is not None:
-                watcher.round_ended(_report(enrolled, outcome, ledger))
+                watcher.round_ended(_report(enrolled, outcome, released.shown(outcome), ledger))
         folder.ledgers.mkdir(exist_ok=True)
         for site in sites.values():
             site.shut_down(export=True)
         ledger.export(folder.ledgers / f"{COORDINATOR}.jsonl", folder.ledgers / f"{COORDINATOR}.head")
-        result = finish.write_results(folder, enrolled, coordinator.state, journal, started)
+        result = finish.write_results(folder, enrolled, released, journal, started)
     write_manifest(  # after every database is closed
         folder.root,
         coordinator_identity(folder),
@@ -178,7 +181,6 @@ def _coordinator(
         capture = CaptureWriter(run_folder.next_free_path(options.capture.parent, options.capture.name))
     carrier = InProcessCarrier(sites, schedule, capture, sync=group.sync if group is not None else None)
     stack.callback(carrier.close)
-    rule = optimiser_rule(study, terms.constants)
     parts = CoordinatorParts(
         study=study,
         terms=terms,
@@ -188,17 +190,27 @@ def _coordinator(
         journal=journal,
         ledger=ledger,
         carrier=carrier,
-        rule=rule,
-        evaluate=evaluate_state(study),
         random=enrolled.random_source(COORDINATOR),
         clock=time.time,
         log=open_log(folder.coordinator / "coordinator.log"),
     )
     stack.callback(close_log, parts.log)
-    return Coordinator(parts, initial_state(rule)), ledger
+    keeper = _keeper(enrolled, parts)
+    stack.callback(keeper.close)
+    return Coordinator(parts, keeper), ledger
 
 
-def _report(enrolled: Enrolled, outcome: RoundOutcome, ledger: Ledger) -> RoundReport:
+def _keeper(enrolled: Enrolled, parts: CoordinatorParts) -> PolicyKeeper:
+    """Return what the coordinator keeps of the policy, by protection."""
+    study, terms = enrolled.study, parts.terms
+    ties = Ties(terms, parts.names, parts.journal, parts.random, parts.log)
+    if terms.constants.protection in ENCRYPTED:
+        return BlindKeeper(ties, Worker(limits_for(chunk_plan(terms.constants))))
+    rule = optimiser_rule(study, terms.constants)
+    return OpenKeeper(ties, initial_state(rule), rule, evaluate_state(study))
+
+
+def _report(enrolled: Enrolled, outcome: RoundOutcome, shown: Mapping[str, float], ledger: Ledger) -> RoundReport:
     study = enrolled.study
     spent = finish.epsilon_of(ledger, enrolled)
     return RoundReport(
@@ -209,8 +221,8 @@ def _report(enrolled: Enrolled, outcome: RoundOutcome, ledger: Ledger) -> RoundR
         reason=outcome.reason,
         survivors=len(outcome.survivors),
         cohort=len(outcome.cohort),
-        mean_return=outcome.shown.get("return", float("nan")),
-        gap_recovered=outcome.shown.get("gap_recovered", float("nan")),
+        mean_return=shown.get("return", float("nan")),
+        gap_recovered=shown.get("gap_recovered", float("nan")),
         epsilon_spent=spent,
         epsilon_left=max(0.0, study.privacy.target_epsilon - spent),
         protection=study.protection.method,

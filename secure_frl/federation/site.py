@@ -10,25 +10,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.encoding.lanes import to_ring_vector
-from secure_frl.errors import LocalProtocolError, ModelDoesNotFollow, ModelMissing
+from secure_frl.errors import LocalProtocolError
+from secure_frl.federation.held_policy import HeldPolicy
 from secure_frl.federation.logs import close_log
-from secure_frl.federation.optimisers import has_form_of, initial_state, step
+from secure_frl.federation.optimisers import initial_state, released_figures, step
 from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
-from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.windows import window_event, window_name
 from secure_frl.files import write_durably
 from secure_frl.learning.trajectories import Trajectories
-from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.records.chain import Receipt
 from secure_frl.records.ledger import Ledger
@@ -51,8 +50,12 @@ class SiteParts:
     ledger: Ledger
     register: Register
     patients: PatientSource
-    random: RandomSource
+    random: RandomSource  # dither, sampling and privacy noise
+    protocol_random: (
+        RandomSource  # keys, seeds and shares: apart, so that a rehearsal's noise is that of any protection
+    )
     clock: Callable[[], float]  # Unix seconds
+    home: Path  # this site's own folder
     exports: Path  # where this site's exported ledger goes
     held_heads: Path  # where the coordinator keeps the last head that this site signed for it
     log: logging.Logger  # stays at the site: it may count what its own data did
@@ -76,22 +79,27 @@ class StudySite:
         self._parts = parts
         constants = parts.terms.constants
         self._rule = optimiser_rule(parts.study, constants)
-        self._state = initial_state(self._rule)
-        self._next: TrainingState | None = None
+        self._held = self._first_policy()
         self._window: _Window | None = None
         self._is_shut = False
         self._trainer = Trainer(parts.study, constants)
-        self._trainer.check_before_joining(self._state, parts.patients.probe(), parts.patients.records())
-        self._protocol = SiteProtocol(
+        self._trainer.check_before_joining(self._held.state, parts.patients.probe(), parts.patients.records())
+        self._protocol = self._machine(
             terms=parts.terms,
             me=parts.me,
             signing_key=parts.identity.private_key,
             register=parts.register.stage_register(parts.terms.session),
-            random=parts.random,
+            random=parts.protocol_random,
             clock=parts.clock,
             host=self,
             log=self._refused,
         )
+
+    def _first_policy(self) -> HeldPolicy:
+        return HeldPolicy(initial_state(self._rule), self._rule, self._parts.log)
+
+    def _machine(self, **given: Any) -> SiteProtocol:  # Any: exactly SiteProtocol's arguments
+        return SiteProtocol(**given)
 
     def handle(self, request: bytes) -> bytes:
         """Answer one frame: a reply, or a signed refusal of constant size."""
@@ -104,32 +112,7 @@ class StudySite:
 
     def policy_tag(self, announced_tag: bytes, model: bytes | None) -> bytes:
         """Return the tag of the policy this site holds, taking `model` only for steps that this site missed."""
-        held = model_tag(self._state.to_bytes())
-        if held == announced_tag:
-            return held
-        if model is None:
-            raise ModelMissing("expected the policy that this site holds, got another tag. Send the policy with R0.")
-        offered = TrainingState.from_bytes(model)
-        if offered.round <= self._state.round:
-            raise ModelDoesNotFollow(
-                f"expected the policy after step {self._state.round} as this site computed it, got another one. "
-                "Compare versions with the coordinator; nothing was answered."
-            )
-        if not has_form_of(offered, self._rule):
-            raise ModelDoesNotFollow(
-                "expected a policy of the charter's sizes, with a clip that its steps can reach, got another. "
-                "Refuse its sender; nothing was answered."
-            )
-        if offered.round == self._state.round + 1 and offered.predecessor != sha256(self._state.to_bytes()).digest():
-            raise ModelDoesNotFollow(
-                f"expected the policy that follows the one of step {self._state.round} here, got another one's. "
-                "Compare versions with the coordinator; nothing was answered."
-            )
-        tag = model_tag(model)
-        if tag == announced_tag:  # else the round is refused, and nothing of it stays
-            self._parts.log.warning("took the policy of step %d unchecked, for this site missed steps", offered.round)
-            self._state = offered
-        return tag
+        return self._held.announced(announced_tag, model)
 
     def contribute(self, context: RoundContext) -> RingVector:
         """Reserve, collect, sample, clip, quantise, add noise, in this order."""
@@ -140,10 +123,10 @@ class StudySite:
         )
         receipt = parts.ledger.reserve(event.canonical())
         self._window = _Window(receipt)
-        trajectories = parts.patients.collect(self._trainer.acting(self._state), context)
+        trajectories = parts.patients.collect(self._trainer.acting(self._held.state), context)
         admitted = self._admitted(trajectories, context)
         self._window.register_root = parts.register.participation_root()
-        update = self._trainer.update(self._state, trajectories, admitted, parts.random, receipt.sequence)
+        update = self._trainer.update(self._held.state, trajectories, admitted, parts.random, receipt.sequence)
         parts.log.info("round %d: %d units count as zero", context.round, update.dropped)
         return to_ring_vector(update.integers, constants)
 
@@ -175,17 +158,15 @@ class StudySite:
 
     def next_tag(self, total: Sum) -> bytes:
         """Run the optimiser on the published sum."""
-        self._next = step(self._state, total, self._rule)
+        following = step(self._held.state, total, self._rule)
         if self._window is not None:
             self._window.survivors = total.contributors
-        return model_tag(self._next.to_bytes())
+        return self._held.follow(following, released_figures(following, total, self._rule))
 
     def close(self, outcome: str) -> None:
         """End the round: a released window is committed, an unreleased one is given back, nothing else changes."""
         window, self._window = self._window, None
-        following, self._next = self._next, None
-        if outcome == "summed" and following is not None:
-            self._state = following
+        self._held.concluded(outcome)
         if window is None:
             return
         if window.is_released:

@@ -20,8 +20,8 @@ from secure_frl.wire.envelope import read_header
 from secure_frl.wire.messages import MessageType
 
 # A site lost before its masked input answers R0 and nothing later; one lost after it answers R1' and nothing later.
-_SILENT_BEFORE = frozenset({MessageType.R1P, MessageType.R3A, MessageType.R3C, MessageType.R5})
-_SILENT_AFTER = frozenset({MessageType.R3A, MessageType.R3C, MessageType.R5})
+_SILENT_BEFORE = frozenset({MessageType.R1P, MessageType.R3A, MessageType.R3C, MessageType.R5, MessageType.R5C})
+_SILENT_AFTER = frozenset({MessageType.R3A, MessageType.R3C, MessageType.R5, MessageType.R5C})
 
 _Reply = tuple[SiteId, bytes, float]  # the last: when it was answered, seconds of the carrier's clock
 GROUP_BYTES = 64 << 20  # of replies that wait for one sync; a thousand sites' of a small policy
@@ -50,6 +50,13 @@ class DropSchedule:
         header = read_header(frame)
         before, after = self.lost(header.round)
         return (site in before and header.type in _SILENT_BEFORE) or (site in after and header.type in _SILENT_AFTER)
+
+    def loses(self, site: SiteId, reply: bytes) -> bool:
+        """Return whether this reply is lost on its way: ciphertexts that answer R0, of a site lost before its input."""
+        if not self.before_masked:
+            return False
+        header = read_header(reply)
+        return header.type == MessageType.R2C and site in self.lost(header.round)[0]
 
 
 class InProcessCarrier:
@@ -99,6 +106,8 @@ class InProcessCarrier:
                 reply = bytes(bytearray(self._sites[site].handle(delivered)))
             except (PeerError, ConnectionError):
                 continue  # a site that cannot even refuse is a silent one
+            if self._drops is not None and self._drops.loses(site, reply):
+                continue
             yield site, reply, self._clock()
 
     def close(self) -> None:

@@ -30,47 +30,47 @@ def site(tiny: Callable[..., Study], tmp_path: Path) -> Iterator[Any]:
 
 
 def test_a_policy_under_another_tag_than_announced_is_not_kept(site: Any) -> None:
-    held = site._state
+    held = site._held.state
     ahead = replace(held, round=10**6).to_bytes()
 
     tag = site.policy_tag(b"\x09" * 32, ahead)
 
     assert tag == model_tag(ahead) != b"\x09" * 32  # so that the protocol refuses the round
-    assert site._state is held
+    assert site._held.state is held
 
 
 @pytest.mark.parametrize("clip", [1e-200, 0.4])
 def test_a_clip_from_elsewhere_is_refused(site: Any, clip: float) -> None:
-    held = site._state
+    held = site._held.state
     ahead = replace(held, round=held.round + 1, clip_norm=clip).to_bytes()
 
     with pytest.raises(ModelDoesNotFollow, match="a clip that its steps can reach"):
         site.policy_tag(model_tag(ahead), ahead)
 
-    assert site._state is held
+    assert site._held.state is held
 
 
 def test_a_policy_of_missed_steps_is_taken_and_one_in_place_of_the_own_is_not(site: Any) -> None:
-    held = site._state
+    held = site._held.state
     other = replace(held, parameters=held.parameters + 1.0).to_bytes()
     with pytest.raises(ModelDoesNotFollow):
         site.policy_tag(model_tag(other), other)
     with pytest.raises(ModelMissing):
         site.policy_tag(model_tag(other), None)
-    assert site._state is held
+    assert site._held.state is held
 
     later = replace(held, round=held.round + 3).to_bytes()
     assert site.policy_tag(model_tag(later), later) == model_tag(later)
 
-    assert site._state.to_bytes() == later
+    assert site._held.state.to_bytes() == later
 
 
 def test_the_policy_of_one_missed_step_follows_the_one_held(site: Any) -> None:
-    held = site._state
+    held = site._held.state
     stranger = replace(held, round=held.round + 1, predecessor=b"\x01" * 32).to_bytes()
     with pytest.raises(ModelDoesNotFollow, match="that follows the one of step"):
         site.policy_tag(model_tag(stranger), stranger)
-    assert site._state is held
+    assert site._held.state is held
 
     following = replace(held, round=held.round + 1, predecessor=sha256(held.to_bytes()).digest()).to_bytes()
     assert site.policy_tag(model_tag(following), following) == model_tag(following)

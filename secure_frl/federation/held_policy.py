@@ -1,0 +1,248 @@
+"""The policy that a site holds, step by step, and what tags it.
+
+Under masking it is public to the consortium: its tag is a hash and a site that missed steps takes the coordinator's
+copy. Under ckks and ckks+masking only sites read it: its tag is keyed, and a site that missed steps opens a parcel that
+another site sealed. Nobody but sites has it then, so a site keeps it on disk.
+
+A step is provisional until the coordinator names it in a later round: when too few sites followed, the study goes on
+from the step before, and so does this site, once, as long as nothing was built on the newer one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from secure_frl.ckks.policies import keyed_tag, open_policy, seal_policy
+from secure_frl.errors import KeyRefused, LedgerCorrupt, MalformedMessage, ModelDoesNotFollow, ModelMissing
+from secure_frl.federation.optimisers import OptimiserRule, has_form_of
+from secure_frl.federation.training_state import TrainingState
+from secure_frl.files import write_durably
+from secure_frl.masking.contexts import model_tag
+from secure_frl.secure_sum import RandomSource, SiteId
+
+FORMAT = "secure_frl/held-policy/v1"
+_SECRET_BYTES = 32
+_PRIVATE = 0o600
+
+
+class HeldPolicy:
+    """The policy in memory, under masking."""
+
+    def __init__(self, first: TrainingState, rule: OptimiserRule, log: logging.Logger) -> None:
+        """first: as it follows from the charter."""
+        self._rule, self._log = rule, log
+        self.state = first
+        self._next: TrainingState | None = None
+
+    def tag(self) -> bytes:
+        """Return the tag of the policy held."""
+        return self._tag_of(self.state.to_bytes())
+
+    def announced(self, tag: bytes, parcel: bytes | None) -> bytes:
+        """Return the tag of the policy held, taking `parcel` only for steps that this site missed.
+
+        Raises ModelMissing, ModelDoesNotFollow, MalformedMessage; then nothing has changed.
+        """
+        held = self.tag()
+        if held == tag:
+            return held
+        if parcel is None:
+            raise ModelMissing("expected the policy that this site holds, got another tag. Send the policy with R0.")
+        model = self._read(parcel, tag)
+        offered = TrainingState.from_bytes(model)
+        if offered.round <= self.state.round:
+            raise ModelDoesNotFollow(
+                f"expected the policy after step {self.state.round} as this site computed it, got another one. "
+                "Compare versions with the coordinator; nothing was answered."
+            )
+        if not has_form_of(offered, self._rule):
+            raise ModelDoesNotFollow(
+                "expected a policy of the charter's sizes, with a clip that its steps can reach, got another. "
+                "Refuse its sender; nothing was answered."
+            )
+        if offered.round == self.state.round + 1 and offered.predecessor != sha256(self.state.to_bytes()).digest():
+            raise ModelDoesNotFollow(
+                f"expected the policy that follows the one of step {self.state.round} here, got another one's. "
+                "Compare versions with the coordinator; nothing was answered."
+            )
+        found = self._tag_of(model)
+        if found == tag:  # else the round is refused, and nothing of it stays
+            self._log.warning("took the policy of step %d unchecked, for this site missed steps", offered.round)
+            self._take(offered)
+        return found
+
+    def follow(self, following: TrainingState, figures: Mapping[str, float]) -> bytes:
+        """Note what follows from a sum and return its tag; it is held once the round is `concluded`."""
+        self._next = following
+        return self._tag_of(following.to_bytes())
+
+    def concluded(self, outcome: str) -> None:
+        """Hold what follows, when the round ended with a sum."""
+        following, self._next = self._next, None
+        if outcome == "summed" and following is not None:
+            self._take(following)
+
+    def _take(self, state: TrainingState) -> None:
+        self.state = state
+
+    def _tag_of(self, model: bytes) -> bytes:
+        return model_tag(model)
+
+    def _read(self, parcel: bytes, tag: bytes) -> bytes:
+        return parcel
+
+
+class StoredPolicy(NamedTuple):
+    """What a site's file holds: the policy, the one before while the newer is provisional, released figures."""
+
+    current: TrainingState
+    previous: TrainingState | None
+    figures: Mapping[str, float]
+
+
+class SealedPolicy(HeldPolicy):
+    """The policy under a protection whose coordinator is blind: keyed, and on this site's disk."""
+
+    def __init__(
+        self,
+        first: TrainingState,
+        rule: OptimiserRule,
+        log: logging.Logger,
+        *,
+        me: SiteId,
+        session: bytes,
+        home: Path,
+        random: RandomSource,
+    ) -> None:
+        """home: the site's own folder. Raises LedgerCorrupt for a file that is not this charter's."""
+        super().__init__(first, rule, log)
+        self._me, self._session, self._random = me, session, random
+        self._secret_path, self._path = secret_path(home, session), policy_path(home, session)
+        self._previous: TrainingState | None = None
+        self._figures: Mapping[str, float] = {}
+        if self._path.exists():
+            self.state, self._previous, self._figures = read_stored(self._path)
+
+    # --- the charter's secret
+
+    def secret(self) -> bytes | None:
+        """Return the charter's site secret, None before the first package."""
+        return read_secret(self._secret_path)
+
+    def keep_secret(self, secret: bytes) -> None:
+        """Write the site secret down. Raises KeyRefused when this site holds another."""
+        held = self.secret()
+        if held is not None and held != secret:
+            raise KeyRefused("expected the charter's site secret unchanged, got another. Ask the steward.")
+        if held is None:
+            write_durably(self._secret_path, secret, mode=_PRIVATE)
+
+    # --- the policy
+
+    def announced(self, tag: bytes, parcel: bytes | None) -> bytes:
+        """As in memory; and the newest step stays provisional no longer, or is given up for the one before."""
+        if self._previous is not None and self._tag_of(self._previous.to_bytes()) == tag:
+            self._log.warning("went back to the policy of step %d: too few sites followed", self._previous.round)
+            self.state, self._previous = self._previous, None
+            self._write()
+            return tag
+        found = super().announced(tag, parcel)
+        if found == tag and self._previous is not None:
+            self._previous = None
+            self._write()
+        return found
+
+    def sealed(self, tag: bytes) -> bytes:
+        """Return the policy for sites that lack it. Raises ModelMissing unless it is the one of this tag."""
+        model = self.state.to_bytes()
+        if self._tag_of(model) != tag:
+            raise ModelMissing("expected to be asked for the policy that this site holds, got another tag. Ask others.")
+        previous = b"" if self._previous is None else self._previous.to_bytes()
+        return seal_policy(
+            self._held_secret(),
+            self._session,
+            writer=self._me,
+            step=self.state.round,
+            tag=tag,
+            previous_tag=self._tag_of(previous),
+            model=model,
+            random=self._random,
+        )
+
+    def follow(self, following: TrainingState, figures: Mapping[str, float]) -> bytes:
+        """As in memory; the sum's released figures are kept with it."""
+        self._figures = dict(figures)
+        return super().follow(following, figures)
+
+    def concluded(self, outcome: str) -> None:
+        """Hold what follows, provisionally."""
+        self._previous = self.state if outcome == "summed" and self._next is not None else self._previous
+        super().concluded(outcome)
+
+    def _take(self, state: TrainingState) -> None:
+        super()._take(state)
+        self._write()
+
+    def _tag_of(self, model: bytes) -> bytes:
+        return keyed_tag(self._held_secret(), self._session, model)
+
+    def _read(self, parcel: bytes, tag: bytes) -> bytes:
+        return open_policy(self._held_secret(), self._session, parcel, tag).model
+
+    def _held_secret(self) -> bytes:
+        secret = self.secret()
+        if secret is None:
+            raise ModelMissing("expected the charter's site secret here, got none yet. Send the steward's package.")
+        return secret
+
+    def _write(self) -> None:
+        current = self.state.to_bytes()
+        previous = b"" if self._previous is None else self._previous.to_bytes()
+        head = {
+            "format": FORMAT,
+            "charter": self._session.hex(),
+            "sizes": [len(current), len(previous)],
+            "figures": dict(self._figures),
+        }
+        text = json.dumps(head, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        write_durably(self._path, text + current + previous, mode=_PRIVATE)
+
+
+def secret_path(home: Path, session: bytes) -> Path:
+    """Return where a site keeps a charter's site secret."""
+    return home / f"site-secret-{session.hex()[:16]}.key"
+
+
+def policy_path(home: Path, session: bytes) -> Path:
+    """Return where a site keeps a charter's policy."""
+    return home / f"policy-{session.hex()[:16]}.held"
+
+
+def read_secret(path: Path) -> bytes | None:
+    """Return a site secret, or None where there is none. Raises LedgerCorrupt for another content."""
+    if not path.exists():
+        return None
+    secret = path.read_bytes()
+    if len(secret) != _SECRET_BYTES:
+        raise LedgerCorrupt(f"expected {path.name} to hold {_SECRET_BYTES} bytes, it does not. Restore a copy.")
+    return secret
+
+
+def read_stored(path: Path) -> StoredPolicy:
+    """Return what a site's file holds. Raises LedgerCorrupt when it is damaged."""
+    head, _, content = path.read_bytes().partition(b"\n")
+    try:
+        fields = json.loads(head)
+        size, before = fields["sizes"]
+        if fields["format"] != FORMAT or len(content) != size + before:
+            raise ValueError("sizes")
+        current = TrainingState.from_bytes(content[:size])
+        previous = TrainingState.from_bytes(content[size:]) if before else None
+        return StoredPolicy(current, previous, {str(name): float(value) for name, value in fields["figures"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError, MalformedMessage) as error:
+        raise LedgerCorrupt(f"expected {path.name} as this program wrote it, it is damaged. Restore a copy.") from error
