@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from secure_frl.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "SECURITY.md", "docs/architecture.md", "docs/privacy.md")
+PAGES = ("README.md", "SECURITY.md", "docs/architecture.md", "docs/privacy.md", "docs/protections.md")
 
 
 @pytest.mark.slow
@@ -64,6 +64,21 @@ def test_the_readme_numbers_follow_from_the_plan() -> None:
     assert f"at two: {plan.epsilon_if_one_more_site:.2f}" in text
     assert f"{plan.constants.honest_shares} honest shares" in text
     assert f"{plan.declared_units:,} declared patients" in text
+
+
+def test_the_protections_pages_numbers_follow_from_the_plan() -> None:
+    from secure_frl.privacy.planning import make_plan
+    from secure_frl.study_file import load_study
+
+    study = ROOT / "examples" / "icu_sepsis" / "study.toml"
+    plan = make_plan(load_study(study, {"protection.method": "ckks"}))
+    text = " ".join((ROOT / "docs" / "protections.md").read_text().split())
+
+    assert len(plan.cost_by_protection) == 3
+    for one in plan.cost_by_protection:
+        assert f"| `{one.protection}` | {one.upload_bytes:,} | {one.download_bytes:,} |" in text
+    assert f"an epsilon of {plan.epsilon_if_key_holder_colludes:.2f} in place of {plan.epsilon:.0f}" in text
+    assert f"({plan.constants.length:,} values a site, {plan.constants.sites} sites)" in text
 
 
 def test_the_privacy_pages_numbers_follow_from_the_plan() -> None:
