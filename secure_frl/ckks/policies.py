@@ -1,8 +1,9 @@
 """The policy as only sites can read it: its keyed tag, and the parcel in which one site hands it to another.
 
 The coordinator stores and carries parcels. A tag is keyed, so that it cannot try models against it; a parcel seals the
-model under a key that seals nothing else, and its tag, its step and the tag before it are authenticated. A parcel says
-that some site of the charter sealed this model, not which: the key follows from what every site holds.
+model under a key that seals nothing else; its tag and its step are authenticated. A parcel says that some site of the
+charter sealed this model, not which: the key follows from what every site holds. From which policy it follows, the
+model says itself.
 Source: docs/protocol.md, section 18.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
@@ -23,7 +23,6 @@ from secure_frl.wire.hashing import lp
 from secure_frl.wire.messages import B32, Body, Id, Natural, decode_body, encode_body
 
 _FRESH_BYTES = 32
-_FIELDS_BYTES = 1 + 3 + 9 + 2 * 34 + 5  # array, writer, step, fresh bytes and a tag, the sealed part's own length
 
 
 class SealedPolicy(Body, frozen=True):
@@ -32,18 +31,7 @@ class SealedPolicy(Body, frozen=True):
     writer: Id
     step: Natural  # the optimiser's step that made this policy
     fresh: B32
-    previous_tag: B32
     sealed: Annotated[bytes, msgspec.Meta(min_length=TAG_BYTES, max_length=1 << 30)]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedPolicy:
-    """A policy out of a parcel, its tag checked. previous_tag: of the policy from which the step was made."""
-
-    writer: SiteId
-    step: int
-    previous_tag: bytes
-    model: bytes = field(repr=False)
 
 
 def keyed_tag(site_secret: bytes, session: bytes, model: bytes) -> bytes:
@@ -58,41 +46,34 @@ def seal_policy(
     writer: SiteId,
     step: int,
     tag: bytes,
-    previous_tag: bytes,
     model: bytes,
     random: RandomSource,
 ) -> bytes:
     """Return the parcel of a policy; two of one policy differ.
 
     tag: `keyed_tag` of the model, 32 bytes; it is not in the parcel, who opens it says which policy is wanted.
-    previous_tag: of the policy before this step, 32 bytes.
     """
     fresh = random.take(_FRESH_BYTES)
     key = _sealing_key(site_secret, session, step, writer, fresh)
-    sealed = seal(key, model, lp(session, step, tag, previous_tag))
-    return encode_body(SealedPolicy(writer, step, fresh, previous_tag, sealed))
+    sealed = seal(key, model, lp(session, step, tag))
+    return encode_body(SealedPolicy(writer, step, fresh, sealed))
 
 
-def open_policy(site_secret: bytes, session: bytes, parcel: Buffer, tag: bytes) -> OpenedPolicy:
+def open_policy(site_secret: bytes, session: bytes, parcel: Buffer, tag: bytes) -> bytes:
     """Return the policy of this tag from a parcel that came through the coordinator.
 
     Raises ModelDoesNotFollow, with one text whatever the cause, unless a site of this charter sealed a policy of this
-    tag in these very bytes. Whether step and previous tag follow what the caller knows is the caller's to check.
+    tag in these very bytes. Whether it follows from the policy held is the caller's to check.
     """
     try:
         body = decode_body(SealedPolicy, parcel)
         key = _sealing_key(site_secret, session, body.step, body.writer, body.fresh)
-        model = unseal(key, body.sealed, lp(session, body.step, tag, body.previous_tag))
+        model = unseal(key, body.sealed, lp(session, body.step, tag))
     except (BadSignature, MalformedMessage):
         raise _refused() from None
     if not hmac.compare_digest(keyed_tag(site_secret, session, model), tag):
         raise _refused()
-    return OpenedPolicy(SiteId(body.writer), body.step, body.previous_tag, model)
-
-
-def max_policy_bytes(model_bytes: int) -> int:
-    """Return the greatest size of a parcel with a model of at most so many bytes, for the check before it is read."""
-    return _FIELDS_BYTES + model_bytes + TAG_BYTES
+    return model
 
 
 def _sealing_key(site_secret: bytes, session: bytes, step: int, writer: int, fresh: bytes) -> bytes:

@@ -162,14 +162,12 @@ class SealedPolicy(HeldPolicy):
         model = self.state.to_bytes()
         if self._tag_of(model) != tag:
             raise ModelMissing("expected to be asked for the policy that this site holds, got another tag. Ask others.")
-        previous = b"" if self._previous is None else self._previous.to_bytes()
         return seal_policy(
             self._held_secret(),
             self._session,
             writer=self._me,
             step=self.state.round,
             tag=tag,
-            previous_tag=self._tag_of(previous),
             model=model,
             random=self._random,
         )
@@ -192,7 +190,7 @@ class SealedPolicy(HeldPolicy):
         return keyed_tag(self._held_secret(), self._session, model)
 
     def _read(self, parcel: bytes, tag: bytes) -> bytes:
-        return open_policy(self._held_secret(), self._session, parcel, tag).model
+        return open_policy(self._held_secret(), self._session, parcel, tag)
 
     def _held_secret(self) -> bytes:
         secret = self.secret()

@@ -51,7 +51,7 @@ class BlindHost(Host):
             if model is None:
                 raise ModelMissing("expected the policy held here, got another tag. Send it.")
             assert self.secret is not None
-            self.model = open_policy(self.secret, self.session, model, announced_tag).model
+            self.model = open_policy(self.secret, self.session, model, announced_tag)
         return self.held_tag()
 
     def next_tag(self, total: Sum) -> bytes:
@@ -69,7 +69,6 @@ class BlindHost(Host):
             writer=SiteId(self.me),
             step=1,
             tag=tag,
-            previous_tag=bytes(32),
             model=self.model,
             random=rehearsal_source(self.me, "parcel"),
         )
