@@ -1,25 +1,24 @@
-"""Checks of what the coordinator wrote: rounds, the chain of policy tags, kept policies, the result.
+"""Checks of what the coordinator wrote: rounds, the chain of policy tags, the result.
 
 These files rest on the coordinator's word; what they say is held against the charter, the journal and itself.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from secure_frl.consortium.charter import Charter
 from secure_frl.evidence.findings import Notes
-from secure_frl.records.journal import JournalState
-from secure_frl.wire.hashing import labelled_hash
+from secure_frl.masking.contexts import ENCRYPTED
+from secure_frl.records.journal_state import JournalState
 
 ROUNDS, RESULT, JOURNAL = "rounds.jsonl", "result.json", "journal.sqlite"
-_MODEL = re.compile(r"round-(\d{4,})\.model")
 _MAX_BYTES = 64 << 20
+_Line = TypeVar("_Line", bound=msgspec.Struct)
 
 
 class RoundLine(msgspec.Struct, frozen=True):
@@ -29,8 +28,6 @@ class RoundLine(msgspec.Struct, frozen=True):
     attempt: int
     epoch: int
     outcome: Literal["summed", "lost"]
-    protection: str
-    noise: str
     cohort: tuple[str, ...]
     survivors: tuple[str, ...]
     policy_tag: str  # hex, of the policy that was asked with
@@ -53,23 +50,23 @@ class Result(msgspec.Struct, frozen=True):
     statement: dict[str, str | int | float | None] | None = None
 
 
-def read_rounds(directory: Path, notes: Notes) -> tuple[RoundLine, ...] | None:
-    """Read rounds.jsonl; None, with a finding, if it can't be read."""
+def read_lines(directory: Path, file: str, kind: type[_Line], notes: Notes) -> tuple[_Line, ...] | None:
+    """Read a file with one JSON object a line; None, with a finding, if it can't be read."""
     try:
-        data = (directory / ROUNDS).read_bytes()
+        data = (directory / file).read_bytes()
     except OSError as error:
-        notes.find_error(ROUNDS, error)
+        notes.find_error(file, error)
         return None
     lines = data.split(b"\n")
     if len(data) > _MAX_BYTES or lines.pop() != b"":
-        notes.find(ROUNDS, "doesn't end with a whole line: its tail was cut. Restore it.")
+        notes.find(file, "doesn't end with a whole line: its tail was cut. Restore it.")
         return None
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(msgspec.json.decode(line, type=RoundLine))
+            found.append(msgspec.json.decode(line, type=kind))
         except (msgspec.MsgspecError, RecursionError):
-            notes.find(ROUNDS, f"line {number} doesn't have the fields of a round. Restore it.")
+            notes.find(file, f"line {number} doesn't have the fields of a round. Restore it.")
             return None
     return tuple(found)
 
@@ -97,8 +94,6 @@ def check_rounds(rounds: Sequence[RoundLine], charter: Charter, names: Sequence[
             notes.find(ROUNDS, f"{where} doesn't start from the policy of the round before: the tag chain is broken.")
         if last is not None and last.outcome == "summed" and line.round == last.round:
             notes.find(ROUNDS, f"{where} follows a sum of the same round. A round gives one sum.")
-        if (line.protection, line.noise) != (constants.protection, constants.noise):
-            notes.find(ROUNDS, f"{where} ran with {line.protection} and {line.noise}, the charter says otherwise.")
         strangers = {*line.cohort, *line.survivors} - set(names)
         if strangers or not set(line.survivors) <= set(line.cohort) or len(set(line.survivors)) < len(line.survivors):
             notes.find(ROUNDS, f"{where} names sites that were not asked, or one twice. Compare it with the roster.")
@@ -116,9 +111,17 @@ def tag_after(line: RoundLine) -> str:
 
 
 def check_journal(rounds: Sequence[RoundLine], journal: JournalState, charter: Charter, notes: Notes) -> None:
-    """The journal of this charter says the same rounds."""
+    """The journal of this charter says the same rounds; a blind coordinator's says nothing of a policy but its tag."""
     if journal.charter_hash != charter.session:
         notes.find(JOURNAL, "belongs to another charter. Restore the journal of this run.")
+    protection = charter.constants.protection
+    for one in journal.rounds if protection in ENCRYPTED else ():
+        if "shown" in one.details:
+            notes.find(
+                JOURNAL,
+                f"has figures of the policy of round {one.round}, which no coordinator knows under {protection}. "
+                "Ask the coordinator who gave it the policy.",
+            )
     written = [
         (one.round, one.attempt, one.epoch, one.outcome, one.cohort, one.survivors, one.policy_tag.hex())
         for one in journal.rounds
@@ -134,22 +137,6 @@ def check_journal(rounds: Sequence[RoundLine], journal: JournalState, charter: C
         notes.find(ROUNDS, f"line {differing} differs from what {JOURNAL} says. Restore both from where the run ended.")
     elif rounds and journal.tag.hex() != tag_after(rounds[-1]):
         notes.find(ROUNDS, f"ends with another policy than {JOURNAL}. Restore both from where the run ended.")
-
-
-def check_policies(directory: Path, rounds: Sequence[RoundLine], notes: Notes) -> None:
-    """Each kept policy has the tag that its round left, and the last one is kept, if any round gave one."""
-    after = {line.round: tag_after(line) for line in rounds}
-    kept = {
-        int(match[1]): path
-        for path in sorted((directory / "policies").glob("*.model"))
-        if (match := _MODEL.fullmatch(path.name))
-    }
-    for number, path in kept.items():
-        if labelled_hash("model", path.read_bytes()).hex() != after.get(number):
-            notes.find(f"policies/{path.name}", f"isn't the policy that round {number} left. Restore it.")
-    last = max(after, default=0) if any(line.outcome == "summed" for line in rounds) else 0
-    if last and not any(after.get(number) == after[last] for number in kept):
-        notes.find(f"policies/round-{last:04}.model", "is missing: the last policy must be kept. Restore it.")
 
 
 def check_result(result: Result, rounds: Sequence[RoundLine], charter: Charter, notes: Notes) -> None:

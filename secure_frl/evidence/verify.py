@@ -13,9 +13,10 @@ from secure_frl.consortium.charter import Charter, SignedCharter
 from secure_frl.consortium.identity import fingerprint
 from secure_frl.consortium.roster import Roster, decode_roster
 from secure_frl.errors import LedgerCorrupt, SecureFrlError, UnexpectedState
-from secure_frl.evidence import books, rounds
+from secure_frl.evidence import books, policies, protections, rounds
 from secure_frl.evidence.findings import Notes, Verification
 from secure_frl.evidence.manifest import NAME, SIGNATURE_NAME, check_manifest, read_manifest
+from secure_frl.masking.contexts import ENCRYPTED
 from secure_frl.privacy.events import REHEARSAL, decode_event
 from secure_frl.records.journal import read_journal
 from secure_frl.records.ledger import has_ledger, read_ledger
@@ -56,10 +57,7 @@ def _verify_folder(directory: Path, notes: Notes, allow_rehearsal: bool, consort
     if agreed is None:
         return _conclude(notes, allow_rehearsal, unfinished=not ended)
     roster, charter = agreed
-    if charter.constants.protection.startswith("unsafe"):
-        notes.not_proved.append(
-            f"any protection from the coordinator: with {charter.constants.protection} it read every single update"
-        )
+    protections.say_what_is_open(charter, notes)
     if charter.constants.noise.startswith("unsafe"):
         notes.not_proved.append(f"any differential privacy: with {charter.constants.noise} no noise was added")
     if _said(charter, "privacy", "unit").startswith("unsafe"):
@@ -122,17 +120,28 @@ def _check_manifest(directory: Path, charter: Charter, notes: Notes) -> None:
 
 def _check_rounds(directory: Path, roster: Roster, charter: Charter, notes: Notes) -> tuple[rounds.RoundLine, ...]:
     before = len(notes.findings)
-    lines = rounds.read_rounds(directory, notes)
+    in_force = rounds.read_lines(directory, protections.PROTECTIONS, protections.ProtectionLine, notes)
+    lines = rounds.read_lines(directory, rounds.ROUNDS, rounds.RoundLine, notes)
     if lines is None:
         return ()
     rounds.check_rounds(lines, charter, roster.names, notes)
+    if in_force is not None:
+        protections.check_protections(in_force, lines, charter, notes)
+    journal = None
     try:
-        rounds.check_journal(lines, read_journal(directory / rounds.JOURNAL), charter, notes)
+        journal = read_journal(directory / rounds.JOURNAL)
+        rounds.check_journal(lines, journal, charter, notes)
     except (SecureFrlError, OSError) as error:
         notes.find_error(rounds.JOURNAL, error)
-    rounds.check_policies(directory, lines, notes)
+    policies.check_policies(directory, lines, charter, journal, notes)
     if len(notes.findings) == before:
-        notes.proved.append("the chain of policy tags is unbroken, in rounds and journal, and ends at the kept policy")
+        is_blind = charter.constants.protection in ENCRYPTED
+        end = "the tag that the last kept policy's description states" if is_blind else "the kept policy"
+        notes.proved.append(f"the chain of policy tags is unbroken, in rounds and journal, and ends at {end}")
+        notes.proved.append(
+            f"{protections.PROTECTIONS} says of every round the protection, noise and honest shares of the charter; "
+            "its sentences on who could read what are the coordinator's"
+        )
     return lines
 
 

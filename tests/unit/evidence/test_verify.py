@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -13,204 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import made_runs
 import pytest
+from made_runs import CONSORTIUM, COORDINATOR, DELTA, NAMES, SIGMA, STUDY, build, named, replaced_result, resign
 
-from secure_frl.consortium.charter import Charter, SignedCharter, make_charter, sign_charter
-from secure_frl.consortium.identity import Identity
-from secure_frl.consortium.keystore import write_simulated_key
-from secure_frl.consortium.roster import RosterEntry, sign_roster
-from secure_frl.evidence.findings import Verification
-from secure_frl.evidence.manifest import write_manifest
 from secure_frl.evidence.verify import verify
-from secure_frl.privacy import accountant
-from secure_frl.privacy.events import GaussianSumEvent, sum_event
+from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.records import chain
-from secure_frl.records.journal import Journal
-from secure_frl.records.ledger import Ledger
 from secure_frl.records.ledger_state import Budget
-from secure_frl.secure_sum import Block, SumConstants
 from secure_frl.wire.canonical import canonical_json
-from secure_frl.wire.hashing import labelled_hash
 
-SIGMA, DELTA, BATCH = 2.0, 1e-5, 100
-CONSORTIUM, COORDINATOR = Identity(bytes([200]) * 32), Identity(bytes([201]) * 32)
-SITES = {f"site-{number}": Identity(bytes([number + 1]) * 32) for number in range(3)}
-NAMES = tuple(SITES)
-CONSTANTS = SumConstants(
-    sites=3,
-    threshold=3,
-    max_colluders=1,
-    min_survivors=3,
-    honest_shares=2,
-    profile="cross_silo",
-    neighbours=2,
-    protection="masking",
-    length=5,
-    modulus_bits=32,
-    scale=1024 * math.sqrt(2) / SIGMA,
-    bound=80_000,
-    noise_bound=30_000,
-    blocks=(Block("policy", 0, 3, 0.4, 0.85), Block("critic", 3, 5, 1.0, 0.15)),
-    noise="distributed",
-    noise_multiplier=SIGMA,
-    integer_noise_scale=1024,
-)
-STUDY = {
-    "study": {"schema": 1, "name": "made-up"},
-    "sites": {"count": 3, "min_survivors": 3, "max_colluders": 1},
-    "training": {"episodes_per_site": BATCH, "rounds": 3},
-    "protection": {"method": "masking", "profile": "cross_silo", "epoch_rounds": 64},
-    "privacy": {
-        "unit": "patient",
-        "relation": "add_or_remove_one",
-        "noise": "distributed",
-        "target_epsilon": 4.0,
-        "delta": DELTA,
-        "sampling_rate": 1.0,
-        "max_rounds_per_person": 1,
-        "max_sites_per_person": 1,
-    },
-}
-MODELS = [f"policy after round {number}".encode() for number in range(4)]
-TAGS = [labelled_hash("model", model) for model in MODELS]
 # Analytic Gaussian, sigma = 2, delta = 1e-5 (Balle and Wang 2018, theorem 8): 1.9931. The accountant is pessimistic and
 # adds rounding, by less than half a percent.
 LEAST_EPSILON, MOST_EPSILON = 1.9931, 2.0031
-
-
-def event_of(charter: Charter, number: int, **changes: object) -> GaussianSumEvent:
-    event = sum_event(
-        CONSTANTS,
-        charter_hash=charter.session.hex(),
-        dataset_id="simulated",
-        round_number=number,
-        attempt=0,
-        window=f"{number}/0",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=BATCH,
-        delta=DELTA,
-        random_source="production",
-        code_version="0.1.0",
-    )
-    return replace(event, **changes)
-
-
-def book(directory: Path, home: Path, holder: str, identity: Identity, events: list[GaussianSumEvent]) -> None:
-    """What a holder does in a run, rounds 1 and 3 with a sum, round 2 lost after release."""
-    home.mkdir(parents=True)
-    write_simulated_key(home / "identity.key", identity)
-    ledger = Ledger.open(
-        home / "ledger.sqlite",
-        holder=holder,
-        dataset_id="simulated",
-        budget=Budget(4.0, DELTA),
-        guard=lambda *_: None,
-        signer=identity,
-        code_version="0.1.0",
-    )
-    for event in events:
-        receipt = ledger.reserve(event.canonical())
-        ledger.release(receipt)
-        ledger.commit(receipt, "aborted" if event.round == 2 else "summed")
-    ledger.export(directory / f"ledgers/{holder}.jsonl", directory / f"ledgers/{holder}.head")
-    ledger.close_cleanly()
-
-
-def write_rounds(directory: Path, charter: Charter) -> None:
-    journal = Journal.open(directory / "journal.sqlite", charter_hash=charter.session, code_version="0.1.0")
-    journal.start(TAGS[0], MODELS[0])
-    journal.open_epoch(1)
-    lines = []
-    for number in (1, 2, 3):
-        summed = number != 2
-        before = TAGS[1] if number > 1 else TAGS[0]
-        after = TAGS[number] if summed else before
-        journal.begin_round(number, 0, NAMES)
-        if summed:
-            journal.sum_round(NAMES, after, MODELS[number])
-        else:
-            journal.lose_round("TooFewShares")
-        lines.append(
-            {
-                "round": number,
-                "attempt": 0,
-                "epoch": 1,
-                "outcome": "summed" if summed else "lost",
-                "reason": None if summed else "TooFewShares",
-                "protection": "masking",
-                "noise": "distributed",
-                "cohort": NAMES,
-                "survivors": NAMES if summed else (),
-                "policy_tag": before.hex(),
-                "next_tag": after.hex(),
-                "transcript_hash": hashlib.sha256(b"t").hexdigest(),
-                "readers": {"sum": ["coordinator"]},
-            }
-        )
-    journal.close_cleanly()
-    (directory / "rounds.jsonl").write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
-
-
-def build(
-    directory: Path, change_event: Callable[[str, GaussianSumEvent], GaussianSumEvent] = lambda holder, event: event
-) -> Path:
-    for folder in ("ledgers", "policies"):
-        (directory / folder).mkdir(parents=True)
-    entries = [RosterEntry(name, one.public_key, datetime.date(2030, 1, 1)) for name, one in SITES.items()]
-    roster = sign_roster(CONSORTIUM, entries)
-    charter = make_charter(STUDY, roster, CONSTANTS, COORDINATOR.public_key, bytes(16))
-    signatures = tuple(sign_charter(one, charter) for one in SITES.values())
-    signed = SignedCharter(charter, signatures, sign_charter(COORDINATOR, charter))
-    (directory / "study.toml").write_text("[study]\nschema = 1\n")
-    (directory / "roster.toml").write_bytes(roster.encode())
-    (directory / "charter.json").write_bytes(signed.encode())
-    homes = {name: directory / "state/sites" / name for name in NAMES} | {
-        "coordinator": directory / "state/coordinator"
-    }
-    for holder, home in homes.items():
-        events = [change_event(holder, event_of(charter, number)) for number in (1, 2, 3)]
-        book(directory, home, holder, SITES.get(holder, COORDINATOR), events)
-    write_rounds(directory, charter)
-    (directory / "policies/round-0003.model").write_bytes(MODELS[3])
-    (directory / "policies/round-0003.safetensors").write_bytes(b"tensors")
-    (directory / "metrics.jsonl").write_bytes(b"{}\n")
-    result = {
-        "epsilon_spent": accountant.epsilon([event_of(charter, number) for number in (1, 2, 3)], DELTA),
-        "delta": DELTA,
-        "rounds_completed": 2,
-        "protection": "masking",
-        "noise": "distributed",
-        "unit": "patient",
-        "honest_shares_assumed": 2,
-        "survivors_min": 3,
-        "seconds": 1.5,
-    }
-    (directory / "result.json").write_bytes(canonical_json(result) + b"\n")
-    resign(directory)
-    return directory
-
-
-def resign(directory: Path) -> None:
-    """A coordinator writes its manifest; a dishonest one does so again after changing files."""
-    charter = SignedCharter.decode((directory / "charter.json").read_bytes()).charter
-    write_manifest(directory, COORDINATOR, charter_hash=charter.session, code_version="0.1.0")
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("run") / "icu-sepsis")
-
-
-@pytest.fixture
-def run(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "run"))
-
-
-def named(verification: Verification) -> set[str]:
-    assert not verification.holds
-    return {one.file for one in verification.findings}
 
 
 # --- an honest folder ------------------------------------------------------------------------------------------------
@@ -239,7 +51,7 @@ def test_events_that_cost_more_than_the_charter_promises_are_named(
 
 def test_a_ledger_beyond_its_lifetime_budget_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smaller = Budget(1.5, DELTA)
-    monkeypatch.setitem(globals(), "Budget", lambda epsilon, delta: smaller)  # an older, smaller one
+    monkeypatch.setattr(made_runs, "Budget", lambda epsilon, delta: smaller)  # an older, smaller one
 
     said = verify(build(tmp_path / "run"))
 
@@ -323,73 +135,6 @@ def test_a_roster_of_another_consortium_is_found_by_whoever_knows_the_key(run: P
     assert not any("consortium's key" in sentence for sentence in said.proved)
 
 
-# --- files of the folder ---------------------------------------------------------------------------------------------
-
-FILES = [
-    *("study.toml", "charter.json", "roster.toml", "journal.sqlite", "rounds.jsonl", "metrics.jsonl", "result.json"),
-    *("manifest.json", "manifest.sig", "policies/round-0003.model", "policies/round-0003.safetensors"),
-    *("ledgers/site-1.jsonl", "ledgers/site-1.head", "ledgers/coordinator.jsonl", "ledgers/coordinator.head"),
-    *("state/sites/site-0/ledger.sqlite", "state/coordinator/ledger.sqlite"),
-]
-
-
-def test_the_list_above_names_every_file_of_the_folder(run: Path) -> None:
-    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != "identity.key"}
-
-    assert found == set(FILES) | {
-        f"{folder}/{name}{ending}"
-        for name in NAMES
-        for folder, ending in (("ledgers", ".jsonl"), ("ledgers", ".head"), ("state/sites", "/ledger.sqlite"))
-    }
-
-
-@pytest.mark.parametrize("place", [0.0, 0.37, 0.99])
-@pytest.mark.parametrize("file", FILES)
-def test_a_flipped_byte_is_named(run: Path, file: str, place: float) -> None:
-    data = bytearray((run / file).read_bytes())
-    data[int(place * len(data))] ^= 0x01
-    (run / file).write_bytes(data)
-
-    files = named(verify(run))
-
-    assert file.replace("manifest.sig", "manifest.json") in files
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_truncated_tail_is_named(run: Path, file: str) -> None:
-    (run / file).write_bytes((run / file).read_bytes()[:-1])
-
-    assert file.replace("manifest.sig", "manifest.json") in named(verify(run))
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_removed_file_is_named(run: Path, file: str) -> None:
-    (run / file).unlink()
-
-    assert file in named(verify(run))
-
-
-@pytest.mark.parametrize("file", ["notes.txt", "ledgers/site-9.jsonl", "identity.key", "policies/identity.key"])
-def test_an_added_file_is_named(run: Path, file: str) -> None:
-    (run / file).write_bytes(b"added")
-
-    assert file in named(verify(run))
-
-
-def test_a_link_is_no_evidence(run: Path) -> None:
-    (run / "metrics.jsonl").unlink()
-    (run / "metrics.jsonl").symlink_to(run / "study.toml")
-
-    assert "manifest.json" in named(verify(run))
-
-
-def test_a_manifest_signed_by_anybody_else_is_found(run: Path) -> None:
-    charter = SignedCharter.decode((run / "charter.json").read_bytes()).charter
-    write_manifest(run, SITES["site-0"], charter_hash=charter.session, code_version="0.1.0")
-
-    assert named(verify(run)) == {"manifest.json"}
-
-
 # --- ledgers, under a coordinator that signs a new manifest after its changes ----------------------------------------
 
 
@@ -457,12 +202,6 @@ def test_one_sites_ledger_in_anothers_place_is_named(run: Path) -> None:
 # --- what honest signatures can still contradict ---------------------------------------------------------------------
 
 
-def replaced_result(run: Path, **changes: object) -> None:
-    plain = json.loads((run / "result.json").read_bytes()) | changes
-    (run / "result.json").write_bytes(canonical_json(plain) + b"\n")
-    resign(run)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -487,34 +226,6 @@ def test_an_epsilon_off_by_more_than_the_last_bits_is_found(run: Path) -> None:
     replaced_result(run, epsilon_spent=spent - 1e-8)
 
     assert named(verify(run)) == {"result.json"}
-
-
-def test_an_unbroken_tag_chain_is_required(run: Path) -> None:
-    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_bytes().splitlines()]
-    lines[2]["policy_tag"] = TAGS[0].hex()
-    (run / "rounds.jsonl").write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
-    resign(run)
-
-    assert any("tag chain is broken" in one.message for one in verify(run).findings)
-
-
-def test_a_sum_over_too_few_sites_is_found(run: Path) -> None:
-    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_bytes().splitlines()]
-    lines[0]["survivors"] = lines[0]["survivors"][:2]
-    (run / "rounds.jsonl").write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
-    resign(run)
-
-    messages = [one.message for one in verify(run).findings]
-
-    assert any("sum over 2 sites" in one for one in messages)
-    assert any("differs from what journal.sqlite says" in one for one in messages)
-
-
-def test_another_policy_than_the_last_tag_is_found(run: Path) -> None:
-    (run / "policies/round-0003.model").write_bytes(MODELS[1])
-    resign(run)
-
-    assert named(verify(run)) == {"policies/round-0003.model"}
 
 
 def weaker(who: str, **changes: object) -> Callable[[str, GaussianSumEvent], GaussianSumEvent]:

@@ -189,6 +189,7 @@ def test_rows_in_order_are_read() -> None:
         pytest.param([*BEGINNING, BEGINNING[2]], id="started inside a round"),
         pytest.param([BEGINNING[1]], id="an epoch in a journal that was not opened"),
         pytest.param([*BEGINNING[:2], BEGINNING[0]], id="opened twice"),
+        pytest.param([*BEGINNING[:2], BEGINNING[1]], id="an epoch that was opened before"),
         pytest.param([*BEGINNING, ("epoch", {"epoch": 2})], id="an epoch inside a round"),
         pytest.param([*BEGINNING[:3], PUBLISHED], id="published without a round"),
         pytest.param([*BEGINNING, PUBLISHED, PUBLISHED], id="published twice"),
