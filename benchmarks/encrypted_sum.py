@@ -1,4 +1,4 @@
-"""What an encrypted sum costs: ours beside NVFlare's published parameters, and a hundred sites of a million values.
+"""What an encrypted sum costs: beside NVFlare's published parameters, for a hundred sites, in a whole study.
 
     python benchmarks/encrypted_sum.py [--json] [--quick] [--only NAME,...]
 
@@ -12,20 +12,23 @@ the same under a public key, which is what these parameters cost where the sende
 
 from __future__ import annotations
 
-import argparse
+import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or not
 
 import numpy as np
 import tenseal
-from figures import Figure, at_least, at_most, report, show
+from figures import Figure, at_least, at_most, run, show
 
 from secure_frl.ckks.ciphertexts import encrypt, open_sum
 from secure_frl.ckks.encrypted_sum import EncryptedSum
@@ -136,6 +139,22 @@ def hundred_sites(options: Options) -> Iterator[Figure]:
     yield at_most("worker_vectors", decoded / largest, 4, "x contribution")
 
 
+def studies(options: Options) -> Iterator[Figure]:
+    """Run a whole study under each protection, as a user does; the seconds that its summary states."""
+    study = ROOT / ("tests/studies/tiny.toml" if options.quick else "examples/icu_sepsis/study.toml")
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for protection in ("masking", "ckks", "ckks+masking"):
+            command = [sys.executable, "-m", "secure_frl", "run", str(study), "--json", "--protection", protection]
+            ended = subprocess.run(  # noqa: S603  # our own program
+                [*command, "--out", f"{folder}/{protection}"], cwd=ROOT, capture_output=True, check=True, text=True
+            )
+            seconds[protection] = float(json.loads(ended.stdout.splitlines()[-1])["seconds"])
+            show(f"  {protection}: {seconds[protection]:.1f} s")
+    yield at_most("study_over_masking.ckks", seconds["ckks"] / seconds["masking"], 3, "x masking")
+    yield at_most("study_over_masking.ckks+masking", seconds["ckks+masking"] / seconds["masking"], 3, "x masking")
+
+
 def processor_s(worker: Worker) -> float:
     """Return the processor seconds of this process and a worker so far, all threads; on the clock without /proc."""
     threads = Path(f"/proc/{worker.process_id}/task")
@@ -154,17 +173,13 @@ def resident_peak_bytes(worker: Worker) -> int:
 PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "against_nvflare": against_nvflare,
     "hundred_sites": hundred_sites,
+    "studies": studies,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--quick", action="store_true", help="few repetitions and small sizes: a smoke test")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    chosen = parser.parse_args(arguments)
-    return report(parser, PARTS, chosen.only, Options(chosen.quick), wants_json=chosen.json)
+    return run(__doc__, PARTS, lambda chosen: Options(chosen.quick), arguments)
 
 
 if __name__ == "__main__":

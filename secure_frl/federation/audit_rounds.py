@@ -12,16 +12,24 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_frl.ckks.coordinator_epoch import BlindEpochOpening
+from secure_frl.ckks.coordinator_states import blind_sum
+from secure_frl.ckks.encrypted_sum import EncryptedSum
+from secure_frl.ckks.epoch_cipher import SiteWorkers
+from secure_frl.ckks.site_states import blind_site
+from secure_frl.ckks.worker import Worker, limits_for
 from secure_frl.consortium.identity import Identity
 from secure_frl.encoding.lanes import to_ring_vector
-from secure_frl.errors import AlreadyAnswered, UnexpectedState
+from secure_frl.errors import AlreadyAnswered, ModelMissing, UnexpectedState
 from secure_frl.federation.carriers.in_process import DropSchedule, InProcessCarrier
+from secure_frl.federation.policy_keepers import Drivable, Drive
 from secure_frl.learning.trajectories import Trajectories
-from secure_frl.masking.contexts import session_id
+from secure_frl.masking.contexts import ENCRYPTED, chunk_plan, session_id
 from secure_frl.masking.coordinator_states import CoordinatorEpoch, EpochOpening, MaskedSum
 from secure_frl.masking.next_attempt import first_cohort
 from secure_frl.masking.site_states import SiteProtocol
@@ -54,6 +62,8 @@ class AuditSite:
         self._window = canaries.nobody()
         self._turn = 0
         self.integers = np.zeros(0, dtype=np.int64)  # of the last round: what a colluder knows of itself
+        self.total: Sum | None = None  # of the last round, as this site read it
+        self._secret: bytes | None = None  # where sums are encrypted
 
     def prepare(self, turn: int, window: Trajectories, own: SumConstants) -> None:
         """Take the window of the next round. own: the constants that this site clips and draws noise by."""
@@ -83,8 +93,25 @@ class AuditSite:
         """Book nothing: no patient is in the window."""
 
     def next_tag(self, total: Sum) -> bytes:
+        """Note the sum; return the one tag there is."""
+        self.total = total
+        return _TAG
+
+    def site_secret(self) -> bytes | None:
+        """Return what the steward's package brought."""
+        return self._secret
+
+    def keep_secret(self, secret: bytes) -> None:
+        """Keep it for as long as the audit lasts."""
+        self._secret = secret
+
+    def held_tag(self) -> bytes:
         """Return the one tag there is."""
         return _TAG
+
+    def sealed_policy(self, tag: bytes) -> bytes:
+        """Hand nothing over: every site has the one policy there is."""
+        raise ModelMissing("expected no request for a policy in an audit, got one. Report this.")
 
     def close(self, outcome: str) -> None:
         """Let nothing go: nothing is held."""
@@ -118,7 +145,7 @@ class _Memory:
 
 
 class AuditFederation:
-    """Sites with canaries and a coordinator, around one charter's constants; everything is seeded."""
+    """Sites with canaries and a coordinator, around one charter's constants; everything is seeded. Close it."""
 
     def __init__(self, study: Study, constants: SumConstants, canaries: Canaries, release: GaussianSumEvent) -> None:
         """release: what is audited; it says how many shares protect a sum."""
@@ -137,12 +164,22 @@ class AuditFederation:
         )
         self.shares = constants.honest_shares if release.mechanism == DISTRIBUTED else 1
         self._hosts: dict[SiteId, AuditSite] = {}
+        self._blind = _Blind(constants) if constants.protection in ENCRYPTED else None
+        machine_of = SiteProtocol if self._blind is None else self._blind.site
         machines: dict[SiteId, SiteProtocol] = {}
         for site in map(SiteId, range(count)):
-            random = rehearsal_source(seed, "audit", f"site {site}")
+            random, own = (rehearsal_source(seed, what, f"site {site}") for what in ("audit", "audit protocol"))
             host = self._hosts[site] = AuditSite(canaries, constants, release.unit, random)
             key = identities[site].private_key
-            machines[site] = SiteProtocol(self._terms, site, key, _Memory(), random, _now, host)
+            machines[site] = machine_of(
+                terms=self._terms,
+                me=site,
+                signing_key=key,
+                register=_Memory(),
+                random=own,
+                clock=_now,
+                host=host,
+            )
         self._drops = DropSchedule(seed, count, before_masked=count - constants.min_survivors)
         self._carrier = InProcessCarrier(machines, self._drops)
         self._epoch: CoordinatorEpoch | None = None
@@ -165,9 +202,7 @@ class AuditFederation:
         for rank, (site, window) in enumerate(zip(honest, windows, strict=True)):
             self._hosts[site].prepare(turn, parts.window(window), parts.constants_at(rank, self._constants))
         cohort = first_cohort(epoch.members, (), number, self._constants)
-        machine = MaskedSum(self._terms, epoch, number, 0, cohort, _TAG, {}, self._random)
-        self._drive(machine)
-        total = machine.outcome()
+        total = self._total(epoch, number, cohort, present[0])
         if list(total.contributors) != present:
             raise UnexpectedState(
                 f"expected the {len(present)} sites {present} in the sum, got {list(total.contributors)}. "
@@ -175,6 +210,26 @@ class AuditFederation:
             )
         known = sum((self._hosts[site].integers for site in colluders), np.zeros_like(total.integers))
         return np.asarray((total.integers - known) / total.scale, dtype=np.float64)
+
+    def _total(self, epoch: CoordinatorEpoch, number: int, cohort: tuple[SiteId, ...], reader: SiteId) -> Sum:
+        """Return the sum as whoever may read it has it: the coordinator, or a site."""
+        if self._blind is None:
+            machine = MaskedSum(self._terms, epoch, number, 0, cohort, _TAG, {}, self._random)
+            self._drive(machine)
+            return machine.outcome()
+        blind = self._blind.kind(self._terms, epoch, number, 0, cohort, _TAG, {}, self._random, self._blind.empty_sum())
+        self._drive(blind)
+        blind.publish()
+        self._drive(blind)
+        total = self._hosts[reader].total
+        if total is None:
+            raise UnexpectedState(f"expected site {reader} to read the sum, it did not. Report this with the study.")
+        return total
+
+    def close(self) -> None:
+        """End the workers that ciphertexts need; a second call does nothing."""
+        if self._blind is not None:
+            self._blind.close()
 
     def _open_epoch(self, number: int) -> CoordinatorEpoch:
         if self._epoch is not None and number < self._epoch.first_round + self._terms.epoch_rounds:
@@ -184,16 +239,45 @@ class AuditFederation:
         opening = EpochOpening(
             self._terms, key, self._random, _now, epoch=self._epochs, first_round=number, expiry_s=_now() + _EPOCH_S
         )
-        self._drive(opening)
-        self._epoch = opening.outcome()
+        if self._blind is None:
+            self._drive(opening)
+            self._epoch = opening.outcome()
+        else:
+            self._epoch = self._blind.open(opening, self._terms, self._drive)
         return self._epoch
 
-    def _drive(self, machine: MaskedSum | EpochOpening) -> None:
+    def _drive(self, machine: Drivable) -> None:
         """Carry a machine through its stages. Here a peer that breaks the protocol ends the audit."""
         while requests := list(machine.requests()):
             for site, reply in self._carrier.exchange(requests, math.inf):
                 machine.receive(site, reply)
             machine.close_stage()
+
+
+class _Blind:
+    """What encrypted sums need beside the rest: workers, and the epoch's key id."""
+
+    def __init__(self, constants: SumConstants) -> None:
+        self._plan = chunk_plan(constants)
+        self._site, self.kind = blind_site(constants.protection), blind_sum(constants.protection)
+        limits = limits_for(self._plan)
+        self._workers, self._adder, self._key_id = SiteWorkers(limits), Worker(limits), b""
+
+    def site(self, **given: Any) -> SiteProtocol:  # Any: exactly SiteProtocol's arguments
+        return self._site(workers=self._workers, **given)
+
+    def open(self, opening: EpochOpening, terms: SumTerms, drive: Drive) -> CoordinatorEpoch:
+        blind = BlindEpochOpening(opening, terms)
+        drive(blind)
+        self._key_id = blind.outcome().key_id
+        return blind.outcome().epoch
+
+    def empty_sum(self) -> EncryptedSum:
+        return EncryptedSum(self._plan, self._key_id, self._adder)
+
+    def close(self) -> None:
+        self._workers.close()
+        self._adder.close()
 
 
 def _now() -> float:

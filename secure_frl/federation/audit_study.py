@@ -7,6 +7,7 @@ takes away every share of noise that the claim does not count on. It never opens
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,18 @@ def audit_study(study: Study, *, canaries: int = USUAL_CANARIES, parts: AuditPar
             "claim to audit. Set protection.method to 'masking'."
         )
     made = Canaries(constants.blocks)
-    federation = AuditFederation(study, constants, made, release)
+    with closing(AuditFederation(study, constants, made, release)) as federation:
+        return _audited(study, canaries, parts or AuditParts(), made, release, federation)
+
+
+def _audited(
+    study: Study,
+    canaries: int,
+    parts: AuditParts,
+    made: Canaries,
+    release: GaussianSumEvent,
+    federation: AuditFederation,
+) -> AuditReport:
     deal = _Deal(made, release, federation.shares, rehearsal_source(study.study.seed, "audit sampling"))
     fitting = (
         federation.shares if release.unit == SITE else made.most_in_one_sum
@@ -61,7 +73,7 @@ def audit_study(study: Study, *, canaries: int = USUAL_CANARIES, parts: AuditPar
     for turn in range(math.ceil(canaries / in_one_sum)):
         coin = (coins.words(in_one_sum) & np.uint64(1)).astype(np.bool_)
         windows = [deal.window(coin, site) for site in range(federation.shares)]
-        summed = federation.sum(turn, windows, parts or AuditParts())
+        summed = federation.sum(turn, windows, parts)
         values.append(deal.shifts(made.scores(turn, summed, in_one_sum)))
         included.append(coin)
     norm = made.norm * deal.at_sites / release.max_sites_per_person

@@ -133,6 +133,13 @@ def test_an_audit_repeats_itself_and_follows_the_seed() -> None:
     assert first.mu_estimate != other.mu_estimate
 
 
+def test_a_sum_that_only_sites_read_is_audited_to_the_same_figures(tiny: Callable[..., Study]) -> None:
+    def audited(protection: str) -> object:
+        return audit_study(tiny({"protection.method": protection}), canaries=4000)
+
+    assert audited("masking") == audited("ckks") == audited("ckks+masking")
+
+
 def test_what_states_no_epsilon_and_too_few_canaries_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="no claim to audit"):
         audit_study(shipped(privacy__noise="unsafe-none"))
