@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
 import numpy as np
 import tenseal
@@ -38,6 +37,7 @@ from secure_frl.ckks.worker import Worker, limits_for
 from secure_frl.encoding.slots import ChunkPlan, plan_chunks
 from secure_frl.secure_sum import SiteId
 
+ROOT = Path(__file__).resolve().parents[1]
 MILLION = 1_000_000
 LIMB_BITS = 26  # the widest ring that is one limb at a hundred sites
 SITES = 100

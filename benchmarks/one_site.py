@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from parties import Keys, MemoryRegister, QuantisingHost, any_public_key
 
+from secure_frl.encoding.lanes import LANE_WORDS
 from secure_frl.encoding.ring import word_type
 from secure_frl.errors import LocalProtocolError
-from secure_frl.encoding.lanes import LANE_WORDS
 from secure_frl.masking.contexts import survivors_hash, transcript_hash
 from secure_frl.masking.coordinator_memory import (
     AskingConfirmations,
