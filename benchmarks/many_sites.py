@@ -73,7 +73,9 @@ class ManySites:
         epoch_hash, public_keys = os.urandom(32), tuple(any_public_key() for _ in range(n + 1))
         channels = Channels(epoch_hash, 0, {int(site): key for site, key in self._channels.items()})
         expiry_s = int(time.time()) + 3600
-        self._epoch = CoordinatorEpoch(1, epoch_hash, self._sites, public_keys, channels, 1, expiry_s, keys.coordinator)
+        self._epoch = CoordinatorEpoch(
+            1, epoch_hash, self._sites, self._sites, public_keys, channels, 1, expiry_s, keys.coordinator
+        )
         self._fresh = {site: os.urandom(32) for site in self._sites}
         self._integers = np.arange(constants.length, dtype=np.int64) % 1000 - 500
         self._masks = mask_adder(constants)

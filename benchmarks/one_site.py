@@ -24,7 +24,6 @@ from secure_frl.masking.coordinator_memory import (
     AskingInputs,
     AskingKeys,
     AskingShares,
-    CoordinatorState,
     MemberKeys,
     Publishing,
     Summed,
@@ -94,6 +93,7 @@ class OneSite:
             1,
             epoch_hash,
             sites,
+            sites,
             public_keys,
             Channels(epoch_hash, 0, {int(site): key for site, key in to_coordinator.items()}),
             1,
@@ -110,7 +110,7 @@ class OneSite:
         seconds: dict[str, float] = {}
         bytes_of = [0, 0]
 
-        def ask(stage: str, state: CoordinatorState) -> bytes:
+        def ask(stage: str, state: object) -> bytes:
             frame = dict(requests_of(state, [ME]))[ME]
             start = time.thread_time()
             reply = self._site.handle(frame)
@@ -198,7 +198,7 @@ class OneSite:
         digest = survivors_hash(state.ctx2, cohort)
         transcript = transcript_hash(state.ctx2, digest, hashlib.sha256(total).digest())
         zeros = Sum(np.zeros(self.constants.length, np.int64), self.constants.scale, cohort)
-        return Publishing(state.view, Summed(state.view, cohort, zeros, total, transcript), TAG, set())
+        return Publishing(state.view, Summed(state.view, cohort, zeros, total, transcript), TAG, {})
 
     def _channel(self, site: SiteId) -> bytes:
         """Return the key of this round's channel between the site and one of its peers."""

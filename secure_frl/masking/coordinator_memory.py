@@ -174,8 +174,3 @@ class Published:
 @dataclass(frozen=True, slots=True, eq=False)
 class Aborted:
     """No sum, and there will be none."""
-
-
-CoordinatorState = (
-    AskingKeys | AskingInputs | AskingConfirmations | AskingShares | Summed | Publishing | Published | Aborted
-)

@@ -144,11 +144,13 @@ def test_disk_memory_and_frames_of_the_coordinator_hold_no_update_sum_or_policy(
     on_disk = hits((path.read_bytes() for path in files), wanted)
     in_frames = hits((item.frame for item in read_capture(capture)), wanted)
 
-    assert len(truth.updates) == 6 and all(len(forms) >= 9 for forms in wanted.values())
+    assert len(truth.updates) == 6
+    assert all(len(forms) >= 9 for forms in wanted.values())
     assert read_journal(folder.journal).rounds[-1].outcome == "summed"
     if protection == "unsafe-plain":
-        assert in_frames["updates"] > 0 and in_frames["sums"] == 0  # R5 is sealed under the link's key
-        assert in_memory["sums"] > 0 and in_memory["policies"] > 0
+        assert in_frames["updates"] > 0
+        assert in_frames["sums"] == 0  # R5 is sealed under the link's key
+        assert min(in_memory["sums"], in_memory["policies"]) > 0
         assert on_disk["policies"] > 0
     else:
         nothing = {"updates": 0, "sums": 0, "policies": 0}

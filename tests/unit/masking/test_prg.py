@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from secure_frl.errors import CharterRefused
 from secure_frl.masking import prg
-from secure_frl.masking.prg import PairwiseMasks, NoMasks, mask_adder
+from secure_frl.masking.prg import NoMasks, PairwiseMasks, mask_adder
 
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
 

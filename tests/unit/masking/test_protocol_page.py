@@ -48,7 +48,8 @@ def test_the_page_lists_every_message_with_its_number_direction_and_protection()
 def test_the_greatest_bodies_are_those_of_the_page(n, length, width):
     for kind, row in messages().items():
         formula = re.split("[,;]", row[-1])[0].replace("·", "*")
-        size = eval(formula, {"n": n, "D": length, "W": 4 if width <= 32 else 8, "C": 70_000})  # a formula of this repository's page
+        numbers = {"n": n, "D": length, "W": 4 if width <= 32 else 8, "C": 70_000}
+        size = eval(formula, numbers)  # a formula of this repository's page
 
         assert size == REGISTRY[MessageType(kind)].limit(Sizes(n, length, width, 70_000)), row
         assert ("exact" in row[-1]) == REGISTRY[MessageType(kind)].exact

@@ -407,7 +407,8 @@ def test_every_refusal_that_one_message_can_cause_has_a_vector():
     hosts = {"SiteFailed", "BudgetExhausted", "CharterViolation", "PolicyForbids", "StaleLedger", "LedgerCorrupt"}
     found = {case["error"] for case in load("bad_to_site")["cases"]}
 
-    assert found - {"BadShare"} == set(CODES) - hosts - {"UnexpectedState", "KeySuspect"}  # the last: where sums are encrypted
+    elsewhere = {"UnexpectedState", "KeySuspect"}  # the latter where sums are encrypted
+    assert found - {"BadShare"} == set(CODES) - hosts - elsewhere
 
 
 # --- single values ---------------------------------------------------------------------------------------------------
