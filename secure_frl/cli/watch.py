@@ -116,6 +116,11 @@ def _show_result(folder: Path, result: RunResult) -> None:
                 "not stated" if worse is None else f"{worse:.4f}",
                 f"the claim assumes {plain['honest_shares_assumed']} honest shares of noise in each sum",
             )
+            reads = plain["epsilon_if_key_holder_colludes"]
+            if reads is not None:
+                table.add_row(
+                    "if a key holder colludes", f"{reads:.4f}", "one site with the coordinator reads single updates"
+                )
     table.add_row(
         "rounds", f"{plain['rounds_completed']}", f"{plain['rounds_lost']} lost, {plain['episodes']} episodes"
     )

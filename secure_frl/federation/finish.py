@@ -22,7 +22,7 @@ from secure_frl.federation.run_folder import RunFolder
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.files import write_durably
-from secure_frl.masking.contexts import ENCRYPTED, model_tag
+from secure_frl.masking.contexts import CKKS, ENCRYPTED, model_tag
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.privacy.planning import planned_event
@@ -126,10 +126,12 @@ def _summary(
     if not accountant.covers_every_reader(constants):
         spent = math.inf
     longest = max(exported.values(), key=len)
-    one_more_colludes = one_more_site = math.inf
+    one_more_colludes = key_holder_colludes = one_more_site = math.inf
     if longest and math.isfinite(spent):
         releases = len(longest)
         one_more_colludes = accountant.epsilon_if_fewer_shares(longest[0], constants.honest_shares - 1, releases)
+        if constants.protection == CKKS:
+            key_holder_colludes = accountant.epsilon_if_updates_are_read(longest[0], releases)
         one_more_site = accountant.epsilon_if_more_sites(longest[0], study.privacy.max_sites_per_person + 1, releases)
     release = longest[0] if longest else planned_event(study, constants)
     return RunResult(
@@ -138,6 +140,7 @@ def _summary(
         return_half_width=shown["return_half_width"],
         epsilon_spent=spent,
         epsilon_if_one_more_colludes=one_more_colludes,
+        epsilon_if_key_holder_colludes=key_holder_colludes,
         epsilon_if_one_more_site=one_more_site,
         delta=study.privacy.delta,
         unit=study.privacy.unit,

@@ -37,6 +37,7 @@ class RunResult:
     return_half_width: float  # of a 95 % interval, for a policy that is rolled out; 0: the return is exact
     epsilon_spent: float  # largest over the sites' ledgers, for this study; infinite when nothing can be stated
     epsilon_if_one_more_colludes: float
+    epsilon_if_key_holder_colludes: float  # the coordinator with one site, under plain ckks; infinite elsewhere
     epsilon_if_one_more_site: float  # a person at one more site of a round
     delta: float
     unit: str

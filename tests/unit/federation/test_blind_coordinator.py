@@ -6,6 +6,7 @@ same search under `unsafe-plain`: what it finds there it would have found here.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -171,11 +172,10 @@ def test_a_rehearsal_has_the_same_sums_and_policies_under_every_protection(tiny,
 
 
 def test_what_was_in_force_is_said_of_each_round(tiny, tmp_path):
-    import json
-
-    simulation.run(tiny({"protection.method": "ckks"}), tmp_path / "run")
+    result = simulation.run(tiny({"protection.method": "ckks"}), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "protections.jsonl").read_text().splitlines()]
 
     assert [line["round"] for line in lines] == [1, 2]
     assert {line["protection"] for line in lines} == {"ckks"}
     assert all("never the coordinator" in line["key_held_by"] for line in lines)
+    assert result.epsilon_if_key_holder_colludes > result.epsilon_spent
