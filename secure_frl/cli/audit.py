@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from secure_frl.cli.options import AsJson, Epsilon, Protection, Seed, SetKey, StudyPath, read_study
-from secure_frl.cli.output import CLAIM_FAILS, CONTROL_FAILED, DONE, emit_json, guarded, progress
+from secure_frl.cli.output import CLAIM_FAILS, CONTROL_FAILED, DONE, emit_json, guarded, people
 from secure_frl.errors import InvalidParameter
 
 if TYPE_CHECKING:  # SciPy and torch, which a mistyped study needs neither of
@@ -42,7 +42,7 @@ def audit_command(
         from secure_frl.privacy import audit_report
 
         report = audit_study(loaded, canaries=USUAL_CANARIES if canaries is None else canaries)
-        progress.print(_table(report))
+        people(as_json=as_json).print(_table(report))
         if as_json:
             emit_json({**report.plain(), "study": loaded.study.name, "seed": loaded.study.seed, "rehearsal": True})
         return {audit_report.BROKEN: CLAIM_FAILS, audit_report.INCONCLUSIVE: CONTROL_FAILED}.get(report.verdict, DONE)

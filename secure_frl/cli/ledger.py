@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from secure_frl.cli.options import AsJson
-from secure_frl.cli.output import CLAIM_FAILS, DONE, emit_json, guarded, progress
+from secure_frl.cli.output import CLAIM_FAILS, DONE, emit_json, guarded, people
 
 ledger_commands = typer.Typer(help="Read privacy ledgers.", no_args_is_help=True)
 LedgerPath = Annotated[Path, typer.Argument(help="A ledger: ledger.sqlite, or an exported .jsonl.")]
@@ -24,19 +24,20 @@ def show_command(
     """Show the events of a ledger, its lifetime budget and what is left of it."""
 
     def command() -> int:
+        screen = people(as_json=as_json)
         from secure_frl.evidence.ledger_view import COLUMNS, view_ledger
 
         view = view_ledger(path)
         table = Table(*COLUMNS, title=view.holder)
         for row in view.rows:
             table.add_row(*row.cells())
-        progress.print(table)
+        screen.print(table)
         for row in view.rows if all_fields else ():
-            progress.print(f"row {row.sequence}", style="bold")
+            screen.print(f"row {row.sequence}", style="bold")
             for name, value in row.plain().items():
-                progress.print(f"  {name}: {value}", markup=False, soft_wrap=True)
+                screen.print(f"  {name}: {value}", markup=False, soft_wrap=True)
         for name, value in view.about():
-            progress.print(f"{name}: {value}", markup=False, soft_wrap=True)
+            screen.print(f"{name}: {value}", markup=False, soft_wrap=True)
         if as_json:
             emit_json(view.plain())
         return DONE
@@ -54,10 +55,11 @@ def export_command(
     """Write a ledger as canonical JSON lines with its signed head: what `verify` checks and others hold."""
 
     def command() -> int:
+        screen = people(as_json=as_json)
         from secure_frl.evidence.ledger_export import export_ledger
 
         head = export_ledger(path, key if key is not None else path.parent / "identity.key", out)
-        progress.print(
+        screen.print(
             f"{head.files[0]} ends at row {head.sequence}, signed in {head.files[1]} by the key {head.fingerprint}",
             markup=False,
             soft_wrap=True,
@@ -78,11 +80,12 @@ def check_command(
     """Say whether a ledger still contains every head that its holder once signed; an older copy does not."""
 
     def command() -> int:
+        screen = people(as_json=as_json)
         from secure_frl.evidence.ledger_view import check_heads
 
         answers = check_heads(path, heads)
         for answer in answers:
-            progress.print(str(answer), style="green" if answer.holds else "red", markup=False, soft_wrap=True)
+            screen.print(str(answer), style="green" if answer.holds else "red", markup=False, soft_wrap=True)
         holds = all(answer.holds for answer in answers)
         if as_json:
             emit_json({"heads": [answer.plain() for answer in answers], "holds": holds})
@@ -98,10 +101,11 @@ def accept_clock_command(
     """Book that the clock is right now, where a row was written while it was ahead. What is spent does not change."""
 
     def command() -> int:
+        screen = people(as_json=as_json)
         from secure_frl.evidence.ledger_export import accept_clock
 
         before, now = accept_clock(path)
-        progress.print(f"the last row's time was {before}; reservations go on from {now} (Unix seconds)")
+        screen.print(f"the last row's time was {before}; reservations go on from {now} (Unix seconds)")
         if as_json:
             emit_json({"time_before": before, "time_now": now})
         return DONE

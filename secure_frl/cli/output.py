@@ -1,4 +1,7 @@
-"""Exit codes, and what a command prints: people read standard error's progress, machines the last line of output."""
+"""Exit codes, and where a command prints: its answer on standard output, progress and errors on standard error.
+
+With --json the answer for people goes to standard error as well, and standard output has one object.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,12 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 progress = Console(stderr=True, highlight=False)
+_answer = Console(highlight=False)
+
+
+def people(*, as_json: bool) -> Console:
+    """Return where the answer for people goes."""
+    return progress if as_json else _answer
 
 
 def exit_code(error: BaseException) -> int:

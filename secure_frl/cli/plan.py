@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from secure_frl.cli.options import AsJson, Epsilon, Protection, Seed, SetKey, StudyPath, read_study
-from secure_frl.cli.output import DONE, emit_json, guarded, progress
+from secure_frl.cli.output import DONE, emit_json, guarded, people
 from secure_frl.errors import InvalidParameter
 from secure_frl.files import write_durably
 
@@ -46,6 +47,7 @@ def plan_command(
     """Show what STUDY promises and costs before any data is touched; refuse what no site may sign."""
 
     def command() -> int:
+        screen = people(as_json=as_json)
         loaded = read_study(study, epsilon, seed, protection, set_key)
         if noise_norm is not None and solve != "patients":
             raise InvalidParameter("expected --solve patients with --noise-norm, got another. Leave --noise-norm out.")
@@ -58,13 +60,13 @@ def plan_command(
                 loaded, solve, sigma=sigma, largest_noise=1.0 if noise_norm is None else noise_norm
             )
             plan, plain, planned = solution.plan, solution.plain(), solution.study
-            progress.print(solution.sentence(), style="bold", markup=False)
+            screen.print(solution.sentence(), style="bold", markup=False)
         else:
             plan, planned = planning.make_plan(loaded, sigma), loaded
             plain = plan.plain()
-        _show(plan)
+        _show(plan, screen)
         if curve is not None:
-            _draw(planned, plan, curve)
+            _draw(planned, plan, curve, screen)
         if as_json:
             emit_json(plain)
         return DONE
@@ -72,14 +74,14 @@ def plan_command(
     raise typer.Exit(guarded(command, as_json=as_json))
 
 
-def _show(plan: Plan) -> None:
+def _show(plan: Plan, screen: Console) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value, note in plan.explained():
         table.add_row(name, value, note)
-    progress.print(table)
-    progress.print(f"stated: {plan.statement.sentence()}", markup=False, soft_wrap=True)
+    screen.print(table)
+    screen.print(f"stated: {plan.statement.sentence()}", markup=False, soft_wrap=True)
     for warning in (*plan.warnings, *(f"unsafe: {choice}" for choice in plan.unsafe)):
-        progress.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        screen.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _check_picture(path: Path) -> None:
@@ -92,12 +94,12 @@ def _check_picture(path: Path) -> None:
         raise InvalidParameter(f"expected a folder for {path}, {path.parent} is none. Make it, or choose another.")
 
 
-def _draw(study: Study, plan: Plan, path: Path) -> None:
+def _draw(study: Study, plan: Plan, path: Path, screen: Console) -> None:
     from secure_frl.privacy import curves
 
     drawn = curves.curve_of(study, plan)
-    shows_braille = progress.encoding.lower().startswith("utf")
-    progress.print(curves.as_text(drawn, braille=shows_braille), markup=False, highlight=False, soft_wrap=True)
+    shows_braille = screen.encoding.lower().startswith("utf")
+    screen.print(curves.as_text(drawn, braille=shows_braille), markup=False, highlight=False, soft_wrap=True)
     if str(path) != "-":
         write_durably(path, curves.as_svg(drawn).encode())
-        progress.print(f"written: {path}", markup=False, soft_wrap=True)
+        screen.print(f"written: {path}", markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secure_frl.cli.options import AsJson
-from secure_frl.cli.output import CLAIM_FAILS, DONE, emit_json, guarded, progress
+from secure_frl.cli.output import CLAIM_FAILS, DONE, emit_json, guarded, people
 from secure_frl.errors import ConfigError, InvalidParameter
 
 if TYPE_CHECKING:
@@ -31,19 +31,18 @@ def verify_command(
         from secure_frl.evidence.verify import verify
 
         _check_path(path)
+        screen = people(as_json=as_json)
         known = _public_key(consortium_key) if consortium_key else None
         outcome = verify(path, allow_rehearsal=allow_rehearsal, consortium_public_key=known)
         if outcome.unfinished:
-            progress.print(
-                f"unfinished: `secure-frl resume {path}` goes on with this run", style="yellow", markup=False
-            )
+            screen.print(f"unfinished: `secure-frl resume {path}` goes on with this run", style="yellow", markup=False)
         for finding in outcome.findings:
-            progress.print(f"does not hold: {finding}", style="red", markup=False, soft_wrap=True)
+            screen.print(f"does not hold: {finding}", style="red", markup=False, soft_wrap=True)
         for sentence in outcome.proved:
-            progress.print(f"proved: {sentence}", style="green", markup=False, soft_wrap=True)
+            screen.print(f"proved: {sentence}", style="green", markup=False, soft_wrap=True)
         for sentence in outcome.not_proved:
-            progress.print(f"not proved: {sentence}", style="yellow", markup=False, soft_wrap=True)
-        progress.print(_verdict(outcome), style="bold", markup=False, soft_wrap=True)
+            screen.print(f"not proved: {sentence}", style="yellow", markup=False, soft_wrap=True)
+        screen.print(_verdict(outcome), style="bold", markup=False, soft_wrap=True)
         if as_json:
             emit_json(outcome.to_json())
         return DONE if outcome.holds else CLAIM_FAILS

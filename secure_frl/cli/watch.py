@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from secure_frl.cli.output import DONE, emit_json, progress
+from secure_frl.cli.output import DONE, emit_json, people, progress
 from secure_frl.errors import BudgetExhausted, StudyStopped
 
 if TYPE_CHECKING:  # importing these at run time would load torch
@@ -88,13 +89,13 @@ def show_run(
                 said, option = ("End it with what it has", " --end") if isinstance(error, BudgetExhausted) else _GO_ON
                 progress.print(f"{said}: {_program()} resume {folder}{option}", markup=False, soft_wrap=True)
             raise
-    _show_result(folder, result)
+    _show_result(folder, result, people(as_json=as_json))
     if as_json:
         emit_json(result.plain())
     return DONE
 
 
-def _show_result(folder: Path, result: RunResult) -> None:
+def _show_result(folder: Path, result: RunResult, screen: Console) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     plain = result.plain()
     table.add_row("gap recovered", f"{plain['gap_recovered']:.3f}", "0 = the clinicians' policy, 1 = the best possible")
@@ -126,15 +127,15 @@ def _show_result(folder: Path, result: RunResult) -> None:
     )
     table.add_row("fewest survivors", f"{plain['survivors_min']}", f"{plain['protection']}, {plain['noise']} noise")
     table.add_row("seconds", f"{plain['seconds']:.1f}", "")
-    progress.print(table)
+    screen.print(table)
     if plain["epsilon_spent"] is not None:
-        progress.print(f"stated: {plain['statement']['sentence']}", markup=False, soft_wrap=True)
+        screen.print(f"stated: {plain['statement']['sentence']}", markup=False, soft_wrap=True)
     if plain["rehearsal"]:
-        progress.print("REHEARSAL: noise and keys were seeded; nothing here protects anybody.", style="bold red")
+        screen.print("REHEARSAL: noise and keys were seeded; nothing here protects anybody.", style="bold red")
     for choice in plain["unsafe"]:
         meaning = _UNSAFE[choice.partition(" = ")[0]]
-        progress.print(f"UNSAFE: {choice}: {meaning}.", style="bold red", markup=False, soft_wrap=True)
-    progress.print(f"Check it without trusting this run: {_program()} verify {folder}", markup=False, soft_wrap=True)
+        screen.print(f"UNSAFE: {choice}: {meaning}.", style="bold red", markup=False, soft_wrap=True)
+    screen.print(f"Check it without trusting this run: {_program()} verify {folder}", markup=False, soft_wrap=True)
 
 
 def _program() -> str:

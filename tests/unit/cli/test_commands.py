@@ -59,6 +59,18 @@ def test_plan_solves_for_one_figure_and_draws_a_curve(secure_frl: Callable[..., 
     assert (beyond.exit_code, _json(beyond)["error"]) == (2, "CharterRefused")
 
 
+def test_the_answer_is_on_standard_output_and_progress_is_not(secure_frl: Callable[..., Result]) -> None:
+    for_people = secure_frl("plan", SHIPPED)
+    for_machines = secure_frl("plan", SHIPPED, "--json")
+    refused = secure_frl("plan", SHIPPED, "--protection", "rot13")
+
+    assert "stated: epsilon 4" in for_people.stdout
+    assert for_people.stderr == ""
+    assert "stated: epsilon 4" in for_machines.stderr
+    assert len(for_machines.stdout.splitlines()) == 1
+    assert (refused.stdout, "StudyRefused" in refused.stderr) == ("", True)
+
+
 def test_plan_compares_the_protections_and_says_what_a_key_holder_could_read(secure_frl: Callable[..., Result]) -> None:
     result = secure_frl("plan", SHIPPED, "--protection", "ckks", "--json")
     unknown = secure_frl("plan", SHIPPED, "--protection", "rot13", "--json")
@@ -235,7 +247,7 @@ def test_a_run_without_masks_says_unsafe_beside_its_epsilon(secure_frl: Callable
     checked = secure_frl("verify", tmp_path / "run", "--json")
 
     assert run.exit_code == 0
-    assert "UNSAFE: protection.method = unsafe-plain" in run.stderr
+    assert "UNSAFE: protection.method = unsafe-plain" in run.stdout
     assert any("unsafe-plain" in sentence for sentence in _json(checked)["not_proved"])
 
 

@@ -132,7 +132,7 @@ def test_show_prints_every_field_of_every_event(ledger: Path) -> None:
 
     assert plain.exit_code == whole.exit_code == 0
     for word in ("site-01", "summed", "policy_update", "patient", "data set", "lifetime", "last row"):
-        assert word in plain.stderr
+        assert word in plain.stdout
     for name in last_line(whole)["events"][0]:
         assert f"  {name}: " in whole.stderr
     # privacy.md, section 7: what an event must say, beside what the chain and its head say
