@@ -55,26 +55,21 @@ class HeldPolicy:
             raise ModelMissing("expected the policy that this site holds, got another tag. Send the policy with R0.")
         model = self._read(parcel, tag)
         offered = TrainingState.from_bytes(model)
-        if offered.round <= self.state.round:
-            raise ModelDoesNotFollow(
-                f"expected the policy after step {self.state.round} as this site computed it, got another one. "
-                "Compare versions with the coordinator; nothing was answered."
-            )
         if not has_form_of(offered, self._rule):
             raise ModelDoesNotFollow(
                 "expected a policy of the charter's sizes, with a clip that its steps can reach, got another. "
                 "Refuse its sender; nothing was answered."
             )
-        if offered.round == self.state.round + 1 and offered.predecessor != sha256(self.state.to_bytes()).digest():
-            raise ModelDoesNotFollow(
-                f"expected the policy that follows the one of step {self.state.round} here, got another one's. "
-                "Compare versions with the coordinator; nothing was answered."
-            )
+        self._check_follows(offered)
         found = self._tag_of(model)
         if found == tag:  # else the round is refused, and nothing of it stays
             self._log.warning("took the policy of step %d unchecked, for this site missed steps", offered.round)
-            self._take(offered)
+            self._take_missed(offered)
         return found
+
+    def _check_follows(self, offered: TrainingState) -> None:
+        """Raise ModelDoesNotFollow for a policy that cannot come after the one held."""
+        check_follows(offered, self.state)
 
     def follow(self, following: TrainingState, figures: Mapping[str, float]) -> bytes:
         """Note what follows from a sum and return its tag; it is held once the round is `concluded`."""
@@ -90,6 +85,9 @@ class HeldPolicy:
     def _take(self, state: TrainingState) -> None:
         self.state = state
 
+    def _take_missed(self, state: TrainingState) -> None:
+        self._take(state)
+
     def _tag_of(self, model: bytes) -> bytes:
         return model_tag(model)
 
@@ -97,8 +95,22 @@ class HeldPolicy:
         return parcel
 
 
+def check_follows(offered: TrainingState, held: TrainingState) -> None:
+    """Raise ModelDoesNotFollow unless a policy is of a later step than one held, and of the next step its successor."""
+    if offered.round <= held.round:
+        raise ModelDoesNotFollow(
+            f"expected the policy after step {held.round} as this site computed it, got another one. "
+            "Compare versions with the coordinator; nothing was answered."
+        )
+    if offered.round == held.round + 1 and offered.predecessor != sha256(held.to_bytes()).digest():
+        raise ModelDoesNotFollow(
+            f"expected the policy that follows the one of step {held.round} here, got another one's. "
+            "Compare versions with the coordinator; nothing was answered."
+        )
+
+
 class StoredPolicy(NamedTuple):
-    """What a site's file holds: the policy, the one before while the newer is provisional, released figures."""
+    """What a site's file holds: the policy, the one before while the newer is provisional, the policy's figures."""
 
     current: TrainingState
     previous: TrainingState | None
@@ -124,9 +136,10 @@ class SealedPolicy(HeldPolicy):
         self._me, self._session, self._random = me, session, random
         self._secret_path, self._path = secret_path(home, session), policy_path(home, session)
         self._previous: TrainingState | None = None
-        self._figures: Mapping[str, float] = {}
+        self._figures: Mapping[str, float] = {}  # of the policy held
+        self._next_figures: Mapping[str, float] = {}
         if self._path.exists():
-            self.state, self._previous, self._figures = read_stored(self._path)
+            self.state, self._previous, self._figures = read_stored(self._path, session)
 
     # --- the charter's secret
 
@@ -148,7 +161,7 @@ class SealedPolicy(HeldPolicy):
         """As in memory; and the newest step stays provisional no longer, or is given up for the one before."""
         if self._previous is not None and self._tag_of(self._previous.to_bytes()) == tag:
             self._log.warning("went back to the policy of step %d: too few sites followed", self._previous.round)
-            self.state, self._previous = self._previous, None
+            self.state, self._previous, self._figures = self._previous, None, {}
             self._write()
             return tag
         found = super().announced(tag, parcel)
@@ -174,13 +187,27 @@ class SealedPolicy(HeldPolicy):
 
     def follow(self, following: TrainingState, figures: Mapping[str, float]) -> bytes:
         """As in memory; the sum's released figures are kept with it."""
-        self._figures = dict(figures)
+        self._next_figures = dict(figures)
         return super().follow(following, figures)
 
     def concluded(self, outcome: str) -> None:
         """Hold what follows, provisionally."""
-        self._previous = self.state if outcome == "summed" and self._next is not None else self._previous
+        if outcome == "summed" and self._next is not None:
+            self._previous, self._figures = self.state, self._next_figures
         super().concluded(outcome)
+
+    def _check_follows(self, offered: TrainingState) -> None:
+        """As in memory; what follows from the step before is as good while the newer one is provisional."""
+        try:
+            super()._check_follows(offered)
+        except ModelDoesNotFollow:
+            if self._previous is None:
+                raise
+            check_follows(offered, self._previous)
+
+    def _take_missed(self, state: TrainingState) -> None:
+        self._previous, self._figures = None, {}
+        super()._take_missed(state)
 
     def _take(self, state: TrainingState) -> None:
         super()._take(state)
@@ -206,6 +233,7 @@ class SealedPolicy(HeldPolicy):
             "charter": self._session.hex(),
             "sizes": [len(current), len(previous)],
             "figures": dict(self._figures),
+            "sha256": sha256(current + previous).hexdigest(),
         }
         text = json.dumps(head, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         write_durably(self._path, text + current + previous, mode=_PRIVATE)
@@ -231,16 +259,20 @@ def read_secret(path: Path) -> bytes | None:
     return secret
 
 
-def read_stored(path: Path) -> StoredPolicy:
-    """Return what a site's file holds. Raises LedgerCorrupt when it is damaged."""
+def read_stored(path: Path, session: bytes) -> StoredPolicy:
+    """Return what a site's file holds. Raises LedgerCorrupt when it is damaged, or another charter's."""
     head, _, content = path.read_bytes().partition(b"\n")
     try:
         fields = json.loads(head)
         size, before = fields["sizes"]
-        if fields["format"] != FORMAT or len(content) != size + before:
-            raise ValueError("sizes")
+        named = (fields["format"], fields["charter"], fields["sha256"])
+        if named != (FORMAT, session.hex(), sha256(content).hexdigest()) or len(content) != size + before:
+            raise ValueError("content")
         current = TrainingState.from_bytes(content[:size])
         previous = TrainingState.from_bytes(content[size:]) if before else None
         return StoredPolicy(current, previous, {str(name): float(value) for name, value in fields["figures"].items()})
     except (ValueError, KeyError, TypeError, AttributeError, MalformedMessage) as error:
-        raise LedgerCorrupt(f"expected {path.name} as this program wrote it, it is damaged. Restore a copy.") from error
+        raise LedgerCorrupt(
+            f"expected {path.name} as this program wrote it for this charter, it is damaged or another's. "
+            "Restore its newest copy, or remove it: then this site takes the policy as another site hands it over."
+        ) from error

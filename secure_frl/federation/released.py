@@ -105,7 +105,7 @@ class SiteReleases:
             home = self._folder.site(name)
             secret, path = read_secret(secret_path(home, session)), policy_path(home, session)
             if secret is not None and path.exists():
-                stored = read_stored(path)
+                stored = read_stored(path, session)
                 if keyed_tag(secret, session, stored.current.to_bytes()) == tag:
                     return stored.current, stored.figures
         raise UnexpectedState(
