@@ -179,11 +179,13 @@ class BlindEpochOpening:
 
     def _ask_steward(self, epoch: CoordinatorEpoch) -> None:
         steward = steward_of(epoch.listed)
+        if steward not in epoch.members:  # it did not acknowledge the list: nobody could be asked
+            raise StewardMissing((steward,))
         self._state, self._letters = (
             _AskingSteward(epoch, steward, None),
             SignedLetters(self._terms, epoch, self._request),
         )
-        self._letters.begin_stage([steward] if steward in epoch.members else [])
+        self._letters.begin_stage([steward])
 
     def _deliver(self, epoch: CoordinatorEpoch, packed: _Packed) -> None:
         self._state = _Delivering(epoch, packed)
