@@ -1,7 +1,7 @@
 """What a site does with the epoch's key, and how often it was led to decrypt what was no sum.
 
-A coordinator that chooses ciphertexts learns one bit from each: whether it decrypted to a sum. So a key that was asked
-to open three things which are none is not used again; the next epoch brings another.
+A coordinator that chooses ciphertexts learns one bit from each: whether it decrypted to a sum, lanes and range
+included. So a key that was asked to open three things which are none is not used again; the next epoch brings another.
 Source: docs/protocol.md, section 18.
 """
 
@@ -13,7 +13,7 @@ from secure_frl.ckks.ciphertexts import encrypt, open_sum
 from secure_frl.ckks.keys import EpochKey
 from secure_frl.ckks.worker import Limits, Worker
 from secure_frl.encoding.slots import ChunkPlan
-from secure_frl.errors import DecryptionFailed, KeySuspect
+from secure_frl.errors import KeySuspect
 from secure_frl.secure_sum import Words
 
 MOST_FAILURES = 3  # of one key
@@ -76,9 +76,13 @@ class EpochCipher:
         return encrypt(words, self.plan, self.worker)
 
     def open_sum(self, body: bytes | memoryview, contributors: int) -> Words:
-        """Return the sum of so many vectors modulo 2^w. Raises DecryptionFailed, and counts it."""
-        try:
-            return open_sum(body, self.plan, contributors, self.worker)
-        except DecryptionFailed:
-            self.failures += 1
-            raise
+        """Return the sum of so many vectors modulo 2^w. Raises DecryptionFailed."""
+        return open_sum(body, self.plan, contributors, self.worker)
+
+    def note_failure(self) -> None:
+        """Count what was no sum: it did not decrypt, or not to what so many sites can add up to.
+
+        Whether lanes and range hold is as good an answer as whether a ciphertext decrypts: uncounted, they would let a
+        coordinator compare one site's values with numbers of its choice, round after round.
+        """
+        self.failures += 1

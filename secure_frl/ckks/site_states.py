@@ -125,6 +125,7 @@ def take_encrypted_sum(
         total = Sum(from_ring_sum(words, party.terms.constants, len(survivors)), party.terms.constants.scale, survivors)
         following, outcome = party.host.next_tag(total), "summed"
     except (DecryptionFailed, LaneMismatch, SumOutOfRange):
+        cipher.note_failure()
         following, outcome = party.random.take(len(digest)), "unknown"
     party.host.close(outcome)
     link = attempt.link(T.R5C_REPLY, attempt.ctx1)

@@ -1,0 +1,71 @@
+"""What a coordinator may learn from sites that hold the key, and an opening whose steward falls silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from blind_federation import BlindFederation
+
+from secure_frl.errors import StewardMissing
+from secure_frl.secure_sum import RingVector, RoundContext
+
+
+@pytest.fixture
+def federation() -> Iterator[BlindFederation]:
+    made = BlindFederation(5)
+    yield made
+    made.close()
+
+
+def spoil(federation: BlindFederation, word: int, by: int) -> None:
+    """Let site 4 add to one word of its vector: what a coordinator can do to the encrypted sum without any key."""
+    host = federation.hosts[4]
+    honest = host.contribute
+
+    def spoiled(context: RoundContext) -> RingVector:
+        vector = honest(context)
+        words = vector.words.copy()
+        words[word] = (int(words[word]) + by) % (1 << vector.modulus_bits)
+        return replace(vector, words=words)
+
+    host.contribute = spoiled  # type: ignore[method-assign]
+
+
+@pytest.mark.threats
+@pytest.mark.parametrize(("word", "by"), [(0, 1), (5, 20_000)], ids=["lanes", "range"])
+def test_three_sums_that_decrypt_to_no_sum_make_a_key_suspect(federation: BlindFederation, word: int, by: int) -> None:
+    """Whether a value is in range tells who adds to it something about it: such answers are counted as any other."""
+    blind = federation.open_blind()
+    spoil(federation, word, by)
+    for number in (1, 2, 3):
+        machine = federation.begin_blind(number)
+        federation.drive_blind(machine)
+        federation.publish_blind(machine)
+        assert len(set(machine.followers.values())) == 5  # nobody has a sum: 32 random bytes each
+
+    federation.exchange(federation.begin_blind(4))
+
+    assert [log[-1][0] for log in federation.logs] == ["KeySuspect"] * 5
+    assert federation.open_blind(epoch=2, first_round=5).key_id != blind.key_id
+    federation.exchange(federation.begin_blind(5))
+    assert [log[-1][0] for log in federation.logs] == ["KeySuspect"] * 5  # a new key: no other refusal
+
+
+def test_an_epoch_whose_steward_did_not_acknowledge_the_list_names_it(federation: BlindFederation) -> None:
+    """Nobody would be asked for packages, and a driver ends with the last request: the program, not the epoch."""
+    opening = federation.opening()
+    federation.exchange(opening)
+    opening.close_stage()
+    federation.exchange(opening, lost=[0])
+
+    with pytest.raises(StewardMissing) as missing:
+        opening.close_stage()
+
+    assert missing.value.sites == (0,)
+    again = federation.opening(epoch=2, without=missing.value.sites)
+    while any(True for _ in again.requests()):
+        federation.exchange(again)
+        again.close_stage()
+    assert again.outcome().epoch.members == (1, 2, 3, 4)
