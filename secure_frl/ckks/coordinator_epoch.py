@@ -193,7 +193,10 @@ class BlindEpochOpening:
             self._letters.begin_stage(site for site in epoch.members if site != packed.steward)
 
     def _conclude(self, epoch: CoordinatorEpoch, packed: _Packed) -> None:
-        least = self._terms.constants.min_survivors
+        least, lying = self._terms.constants.min_survivors, self._terms.constants.max_colluders
+        refused = [site for site in packed.packages if self.excluded.get(site) == KeyRefused.__name__]
+        if len(packed.tags) < least and len(refused) > lying:  # one of them is honest, so its package was none
+            raise StewardMissing((packed.steward,))
         if len(packed.tags) < least:
             raise TooFewSurvivors(
                 f"expected at least {least} sites with the epoch's key, got {len(packed.tags)}. Open another later."
@@ -218,6 +221,7 @@ class PolicyFetching:
         self._tag, self._holders = tag, list(holders)
         self._letters = SignedLetters(terms, epoch, self._request)
         self.parcel: bytes | None = None
+        self.giver: SiteId | None = None  # who handed it over
         self._ask_next()
 
     def _ask_next(self) -> None:
@@ -235,7 +239,7 @@ class PolicyFetching:
         self._letters.receive(site, frame, MessageType.R6_REPLY, self._take)
 
     def _take(self, site: SiteId, body: memoryview) -> None:
-        self.parcel = decode_body(PolicyParcel, body).parcel
+        self.parcel, self.giver = decode_body(PolicyParcel, body).parcel, site
 
     def close_stage(self) -> None:
         """End one site's turn."""

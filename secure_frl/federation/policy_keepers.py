@@ -6,6 +6,9 @@ different tags cannot both have so many while at most `max_colluders` sites lie 
 
 A crash may leave a sum published whose tag is unknown here. Then the next epoch's opening settles it: every site states
 which policy it holds, and one that more than `max_colluders` sites made of that sum is the next.
+
+A parcel cannot be checked here, and who wrote it may lie. So each epoch in which a site lacks the policy begins with a
+parcel of another writer: bad ones keep a site out for as many epochs at most as there are liars.
 """
 
 from __future__ import annotations
@@ -158,6 +161,7 @@ class BlindKeeper:
         self._plan = chunk_plan(ties.terms.constants)
         self._key_id = b""
         self._up_to_date: frozenset[SiteId] = frozenset()
+        self._turn = ties.journal.last_epoch  # whose parcel is asked for first; a restart goes on with the next one
 
     def opening(self, opening: EpochOpening) -> BlindEpochOpening:
         """Return the opening with the steward's packages after it."""
@@ -174,24 +178,27 @@ class BlindKeeper:
             tag, count = counts.most_common(1)[0]
             self._require(count, "the first policy")
             journal.start(tag, b"")
-        self._settle(blind, counts, drive)
+        self._settle(counts)
         held = journal.resume_point().tag
         self._up_to_date = frozenset(site for site, tag in blind.tags.items() if tag == held)
-        if len(self._up_to_date) < len(blind.tags) and not journal.resume_point().model:
-            self._fetch(blind.epoch, held, drive)
+        if len(self._up_to_date) < len(blind.tags):
+            self._turn += 1
+            parcel = self._parcel(blind.epoch, held, sorted(self._up_to_date), self._turn, drive)
+            if parcel:
+                journal.keep_parcel(parcel)
         return blind.epoch
 
-    def _settle(self, blind: BlindEpoch, counts: Counter[bytes], drive: Drive) -> None:
+    def _settle(self, counts: Counter[bytes]) -> None:
         """Close a round whose sum was published and whose tag is not written down."""
         journal = self._ties.journal
         published = journal.published_round
         if published is None:
             return
-        newer = {tag: count for tag, count in counts.items() if tag != published.policy_tag}
+        passed = {one.policy_tag for one in journal.rounds()}  # a site that lags behind may hold any of them
+        newer = {tag: count for tag, count in counts.items() if tag not in passed}
         tag, count = max(newer.items(), key=lambda item: item[1], default=(b"", 0))
         if count > self._ties.terms.constants.max_colluders:
-            holders = [site for site, held in blind.tags.items() if held == tag]
-            journal.sum_round(published.survivors, tag, self._parcel(blind.epoch, tag, holders, drive))
+            journal.sum_round(published.survivors, tag, b"")  # who lacks the policy gets a parcel next
         else:
             journal.lose_round(TAGS_DIFFER)
 
@@ -222,20 +229,21 @@ class BlindKeeper:
         for site in followers:
             if site not in holders:
                 ties.log.warning("round %d: %s follows to another policy", machine.context.round, ties.names[site])
-        parcel = self._parcel(machine.epoch, tag, holders, drive)
+        parcel = self._parcel(machine.epoch, tag, holders, machine.context.round, drive)
         ties.journal.sum_round(survivors, tag, parcel)
         self._up_to_date = frozenset(holders)
         return Concluded(True, None, {})
 
-    def _fetch(self, epoch: CoordinatorEpoch, tag: bytes, drive: Drive) -> None:
-        parcel = self._parcel(epoch, tag, sorted(self._up_to_date), drive)
-        if parcel:
-            self._ties.journal.keep_parcel(parcel)
+    def _parcel(self, epoch: CoordinatorEpoch, tag: bytes, holders: list[SiteId], turn: int, drive: Drive) -> bytes:
+        """Return the sealed policy of a tag, empty when none of its holders hands it over.
 
-    def _parcel(self, epoch: CoordinatorEpoch, tag: bytes, holders: list[SiteId], drive: Drive) -> bytes:
-        """Return the sealed policy of a tag, empty when none of its holders hands it over."""
-        fetching = PolicyFetching(self._ties.terms, epoch, tag, holders)
+        turn: which of them is asked first, modulo their number.
+        """
+        first = turn % max(1, len(holders))
+        fetching = PolicyFetching(self._ties.terms, epoch, tag, holders[first:] + holders[:first])
         drive(fetching)
+        if fetching.giver is not None:
+            self._ties.log.info("epoch %d: %s hands the policy over", epoch.epoch, self._ties.names[fetching.giver])
         return fetching.parcel or b""
 
     def _require(self, count: int, what: str) -> None:
