@@ -1,11 +1,12 @@
 """SIGKILL from outside at moments drawn from a seed, then `resume`: it ends, and no spend or answer is lost or doubled.
 
-The moments lie between the first and the last write of a run, whose length is measured once. The default suite takes
-two of the twenty; `-m campaign` takes them all.
+The moments lie between the first and the last write of a run, whose length is measured once a protection. The default
+suite takes two of the twenty under masking and one under ckks; `-m campaign` takes them all.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -13,14 +14,17 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from interposed_sites import held_tags
 
 from secure_frl.errors import LedgerCorrupt, UnexpectedState
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
+from secure_frl.records.journal import read_journal
 from secure_frl.records.ledger import read_ledger
 
 SEED = 20261125
@@ -29,8 +33,8 @@ ROUNDS = 6
 STUDY = Path(__file__).parents[2] / "studies" / "tiny.toml"
 
 
-def _run(folder: Path) -> list[str]:
-    options = ["--out", str(folder), "--set", f"training.rounds={ROUNDS}", "--json"]
+def _run(folder: Path, protection: str) -> list[str]:
+    options = ["--out", str(folder), "--set", f"training.rounds={ROUNDS}", "--json", "--protection", protection]
     return [sys.executable, "-m", "secure_frl", "run", str(STUDY), *options]
 
 
@@ -47,15 +51,22 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> float:
 
 
 @pytest.fixture(scope="module")
-def seconds_between_first_and_last_write(tmp_path_factory: pytest.TempPathFactory) -> float:
-    folder = tmp_path_factory.mktemp("measured") / "run"
-    process = subprocess.Popen(_run(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment())
+def seconds_between_first_and_last_write(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], float]:
+    @functools.cache
+    def measured(protection: str) -> float:
+        folder = tmp_path_factory.mktemp("measured") / "run"
+        process = _begun(folder, protection)
+        first = _wait_for(folder, process)
+        last = _wait_for(folder / "manifest.sig", process)
+        assert process.wait() == 0
+        return last - first
 
-    first = _wait_for(folder, process)
-    last = _wait_for(folder / "manifest.sig", process)
+    return measured
 
-    assert process.wait() == 0
-    return last - first
+
+def _begun(folder: Path, protection: str) -> subprocess.Popen[bytes]:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(_run(folder, protection), env=_environment(), **quiet)
 
 
 def _moments() -> list[float]:
@@ -63,22 +74,24 @@ def _moments() -> list[float]:
 
 
 def _cases() -> list[object]:
-    late, early = 1, 0  # which of the twenty the default suite takes
+    taken = {"masking": (0, 1), "ckks": (0,), "ckks+masking": ()}  # of the twenty, by the default suite
     return [
-        pytest.param(moment, marks=() if number in (early, late) else pytest.mark.campaign)
+        pytest.param(moment, protection, marks=() if number in numbers else pytest.mark.campaign)
+        for protection, numbers in taken.items()
         for number, moment in enumerate(_moments())
     ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", _cases())
+@pytest.mark.parametrize(("moment", "protection"), _cases())
 def test_a_killed_run_resumes_without_losing_spend(
-    moment: float, seconds_between_first_and_last_write: float, tmp_path: Path
+    moment: float, protection: str, seconds_between_first_and_last_write: Callable[[str], float], tmp_path: Path
 ) -> None:
+    seconds = moment * seconds_between_first_and_last_write(protection)
     folder = tmp_path / "run"
-    process = subprocess.Popen(_run(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment())
+    process = _begun(folder, protection)
     _wait_for(folder, process)
-    time.sleep(moment * seconds_between_first_and_last_write)
+    time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.wait()
     spent_before = _spent(folder)
@@ -93,6 +106,11 @@ def test_a_killed_run_resumes_without_losing_spend(
     assert summary["rounds_lost"] <= 1
     for name, events in _spent(folder).items():
         assert spent_before.get(name, set()) <= events  # whatever left stays booked
+    rounds = read_journal(folder / "journal.sqlite").rounds
+    assert [one.policy_tag for one in rounds[1:]] == [one.next_tag for one in rounds[:-1]]
+    if protection != "masking":
+        assert set(held_tags(folder).values()) == {rounds[-1].next_tag}
+        assert len(held_tags(folder)) == 3
     for register in folder.glob("state/sites/*/register.sqlite"):
         _assert_nothing_twice(register)
 
