@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import tenseal
 from small_federation import Federation, Host, next_model
 
 from secure_frl.ckks.coordinator_epoch import BlindEpoch, BlindEpochOpening, PolicyFetching
-from secure_frl.ckks.coordinator_states import CkksSum, blind_sum
+from secure_frl.ckks.coordinator_states import CkksSum, blind_sum, blind_summed, encrypted_of, publication
 from secure_frl.ckks.encrypted_sum import EncryptedSum
+from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
 from secure_frl.ckks.epoch_cipher import SiteWorkers
 from secure_frl.ckks.policies import keyed_tag, open_policy, seal_policy
 from secure_frl.ckks.site_states import blind_site
 from secure_frl.ckks.worker import Limits, Worker
+from secure_frl.encoding.lanes import to_ring_vector
+from secure_frl.encoding.slots import GRID_BITS, ChunkPlan
 from secure_frl.errors import ModelMissing
 from secure_frl.masking.contexts import chunk_plan
 from secure_frl.masking.coordinator_epoch import EpochOpening
+from secure_frl.masking.coordinator_memory import AttemptView, Publishing
 from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.randomness import rehearsal_source
-from secure_frl.secure_sum import SiteId, Sum
+from secure_frl.secure_sum import SiteId, Sum, Words
+from secure_frl.wire.envelope import Address, Header, read_header, seal_frame
+from secure_frl.wire.messages import FollowingTag, MessageType, decode_body
 
 ROOMY = Limits(address_bytes=1 << 30)
 STAGES = {"ckks": ("R0",), "ckks+masking": ("R0", "R1p", "R3a", "R3c")}
@@ -83,6 +90,8 @@ class BlindFederation(Federation):
         super().__init__(n, protection=protection, **changes)
         self.plan = chunk_plan(self.constants)
         self.blind: BlindEpoch | None = None
+        self.rounds = 0  # begun by `next_round`
+        self.given: dict[int, bytes] = {}  # whose ciphertexts the coordinator has of this round
 
     def close(self) -> None:
         self.workers.close()
@@ -134,6 +143,33 @@ class BlindFederation(Federation):
             self.exchange(machine, (lost or {}).get(stage, ()))
             machine.close_stage()
 
+    def next_round(self, lost: dict[str, Iterable[int]] | None = None) -> CkksSum:
+        """The next round up to its encrypted sum, with each site's ciphertexts as the coordinator reads them."""
+        machine = self.next_attempt()
+        self.drive_blind(machine, lost)
+        return machine
+
+    def next_attempt(self) -> CkksSum:
+        """Begin the next round, whatever the last one left: all sites hold site 0's policy, the wire is honest."""
+        self.rounds, self.given, self.errors, self.frames = self.rounds + 1, {}, {}, []
+        self.wire = lambda direction, site, frame: frame
+        for host in self.hosts:
+            host.model, host.total = self.hosts[0].model, None
+        machine = self.begin_blind(self.rounds)
+        add = encrypted_of(machine._view).add
+
+        def keeping(site: SiteId, key_id: bytes, body: bytes | memoryview) -> None:
+            add(site, key_id, body)
+            self.given[site] = bytes(body)
+
+        machine._view.encrypted.add = keeping  # type: ignore[union-attr, method-assign]
+        return machine
+
+    def next_epoch(self) -> BlindEpoch:
+        """A new key, and with it nothing that was counted against the old one."""
+        number = 1 if self.blind is None else self.blind.epoch.epoch + 1
+        return self.open_blind(number, self.rounds + 1)
+
     def publish_blind(self, machine: CkksSum) -> None:
         machine.publish()
         self.exchange(machine)
@@ -147,6 +183,120 @@ class BlindFederation(Federation):
             fetching.close_stage()
         return fetching
 
+    def words(self, site: int) -> Words:
+        """The ring vector that a site hands to its protocol half."""
+        return to_ring_vector(self.hosts[site].values, self.constants).words
 
-def digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+    # --- a coordinator that lies with valid keys
+
+    def total_of(
+        self,
+        machine: CkksSum,
+        site: int,
+        ciphertexts: bytes | None = None,
+        survivors: Iterable[int] | None = None,
+        correction: bytes | None = None,
+        key_id: bytes | None = None,
+        **signed: Any,
+    ) -> bytes:
+        """R5C to one site as an honest coordinator makes it, over what this one likes.
+
+        The transcript is that of the round with what is sent. signed: another `transcript_hash`, another `signing_key`.
+        """
+        state = self.sites[site]._state
+        honest, view = machine._state, machine._view
+        sent = Sent(
+            encrypted_of(view).key_id if key_id is None else key_id,
+            encrypted_of(view).body if ciphertexts is None else ciphertexts,
+        )
+        if "signing_key" in signed:
+            view = replace(view, epoch=replace(view.epoch, signing_key=signed["signing_key"]))
+        over = tuple(honest.survivors if survivors is None else map(SiteId, survivors))
+        words = honest.total_bytes if correction is None else correction
+        summed = blind_summed(replace(view, encrypted=sent), state.ctx2, over, words)
+        summed = replace(summed, transcript_hash=signed.get("transcript_hash", summed.transcript_hash))
+        return dict(publication(Publishing(summed.view, summed, b"", {}), [SiteId(site)]))[SiteId(site)]
+
+    def answer(self, machine: CkksSum, site: int, request: bytes) -> str | bytes:
+        """What the site makes of R5C: a refusal's name, or the tag with which it answers."""
+        reply = self.sites[site].handle(request)
+        name = self.refusal(site, request, reply)
+        if name is not None:
+            return name
+        header, view = read_header(reply), machine._view
+        assert header.type == MessageType.R5C_REPLY
+        return decode_body(FollowingTag, view.unseal(SiteId(site), header, view.ctx1, reply)).policy_tag
+
+    def contribution(self, machine: CkksSum, site: int, frame: bytes, body: bytes, **changed: Any) -> bytes:
+        """R2C of a site that has its own keys and sends another body, or names another key or type."""
+        header, view = read_header(frame), machine._view
+        return resealed(view, site, header, machine._state.ctx2, body, **changed)
+
+
+class Federations:
+    """One federation a set of arguments, for tests that each take a round of their own."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, BlindFederation] = {}
+
+    def __call__(self, n: int, protection: str, **changes: Any) -> BlindFederation:
+        known = (n, protection, tuple(sorted(changes.items())))
+        if known not in self._made:
+            self._made[known] = BlindFederation(n, protection, **changes)
+            self._made[known].next_epoch()
+        return self._made[known]
+
+    def close(self) -> None:
+        for parties in self._made.values():
+            parties.close()
+
+
+@dataclass
+class Sent:
+    """Ciphertexts in the place of a sum."""
+
+    key_id: bytes
+    body: bytes
+
+    def add(self, site: SiteId, key_id: bytes, body: bytes | memoryview) -> None:
+        raise NotImplementedError
+
+
+def resealed(view: AttemptView, site: int, header: Header, salt: bytes, body: bytes, **changed: Any) -> bytes:
+    kind = changed.pop("kind", MessageType(header.type))
+    names = ("session", "epoch", "round", "attempt", "sender", "receiver", "fresh", "key_id")
+    address = replace(Address(*(getattr(header, name) for name in names)), **changed)
+    return seal_frame(address, kind, body, view.link(SiteId(site), kind, salt, header.fresh))
+
+
+def without_a_key() -> tenseal.Context:
+    """All that a coordinator needs to compute with ciphertexts: the parameters."""
+    context = tenseal.context(
+        tenseal.SCHEME_TYPE.CKKS,
+        4096,
+        coeff_mod_bit_sizes=[54, 54],
+        n_threads=1,
+        encryption_type=tenseal.ENCRYPTION_TYPE.SYMMETRIC,
+    )
+    context.global_scale = 2.0**40
+    return context
+
+
+def combined(plan: ChunkPlan, terms: Sequence[tuple[int, bytes]], slots: np.ndarray | None = None) -> bytes:
+    """Return the ciphertexts of a sum of small multiples, plus integers in the slots of each chunk [chunks, 2048]."""
+    context, chunks = without_a_key(), []
+    bodies = [(factor, unpack_chunks(body, plan)) for factor, body in terms]
+    for number in range(plan.chunks):
+        total: Any = None
+        for factor, parts in bodies:
+            for _ in range(abs(factor)):
+                part = tenseal.ckks_vector_from(context, bytes(parts[number]))
+                if total is None:
+                    assert factor > 0
+                    total = part
+                else:
+                    total = total + part if factor > 0 else total - part
+        if slots is not None:
+            total = total + (slots[number] * 2.0**-GRID_BITS).tolist()
+        chunks.append(total.serialize())
+    return pack_chunks(chunks)
