@@ -4,6 +4,11 @@ The integers are those of masking: words modulo 2^w with their lanes. A word wid
 limbs, low bits first. A limb u of m bits is written centred, as u - 2^(m-1), and each slot carries its integer divided
 by 2^20, so that rounding to the grid takes all noise off again. Integers only: no ciphertext, key or float here.
 
+Before it is cut, 2^(w-1) is added to a word, modulo 2^w: one limb is then the centred value itself, and who decrypts a
+sum reads the sum. Without it a value below 0 would be 2^w larger than it is, and the sum over the integers would say of
+each coordinate how many sites are below 0, behind single sites' noise. Two limbs and more still say how often the lower
+ones carried, which is harmless only where the words are masked.
+
 Exact range. A slot value v is encoded as v 2^-20 at scale 2^40. The inverse embedding averages slots with factors of
 modulus 1, so no coefficient of the polynomial is beyond max|v| 2^20, whatever the vector. A sum of n limbs of b bits
 reaches n 2^(b-1) 2^20 <= 2^52 when b + ceil(log2 n) <= 33; coefficients wrap at half the 54-bit prime, just below 2^53,
@@ -115,10 +120,10 @@ def to_slots(words: Words, plan: ChunkPlan) -> Iterator[NDArray[np.int64]]:
     words: of the ring's type [P + 4], each below 2^w. Raises InvalidParameter for others.
     """
     _check_words(words, plan)
-    number, shift = 0, 0
+    number, shift, raised = 0, 0, np.uint64(1 << (plan.modulus_bits - 1))
     for width in plan.limb_widths:
         for start in range(0, plan.words, CHUNK_VALUES):
-            part = words[start : start + CHUNK_VALUES].astype(np.uint64)
+            part = words[start : start + CHUNK_VALUES].astype(np.uint64) + raised
             limb = (part >> np.uint64(shift)) & np.uint64((1 << width) - 1)
             slots = np.zeros(SLOTS, np.int64)
             slots[0], slots[1] = 1, number + 1
@@ -155,6 +160,7 @@ def from_slots(chunks: Iterable[NDArray[np.int64]], plan: ChunkPlan, contributor
         shift += width
     if next(arriving, None) is not None:
         raise sum_refused()
+    total -= np.uint64((contributors << (plan.modulus_bits - 1)) % (1 << ring.WIDEST_BITS))
     words: Words = total.astype(ring.word_type(plan.modulus_bits))
     ring.reduce_(words, plan.modulus_bits)
     return words

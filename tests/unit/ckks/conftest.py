@@ -48,8 +48,9 @@ def vector() -> Callable[..., Words]:
 
     def made(plan: ChunkPlan, how: int | str) -> Words:
         kind = ring.word_type(plan.modulus_bits)
-        if isinstance(how, str):  # a limb of zeros is -2^(b-1) in every slot, one of ones 2^(b-1) - 1
-            return np.full(plan.words, 0 if how == "lowest" else (1 << plan.modulus_bits) - 1, kind)
+        if isinstance(how, str):  # the least value is -2^(b-1) in the slots of every limb, the greatest 2^(b-1) - 1
+            half = 1 << (plan.modulus_bits - 1)
+            return np.full(plan.words, half if how == "lowest" else half - 1, kind)
         return np.random.default_rng(how).integers(0, 1 << plan.modulus_bits, plan.words, np.uint64).astype(kind)
 
     return made

@@ -79,10 +79,21 @@ def test_a_slot_is_the_limb_centred_behind_two_marks() -> None:
     slots = list(to_slots(words, plan))
 
     assert [chunk[:2].tolist() for chunk in slots] == [[1, 1], [1, 2], [1, 3], [1, 4]]
-    assert (slots[0][2], slots[2][2]) == (2**28 - 1, 3)  # 29 bits, then 3 bits, both all ones
-    assert (slots[0][3], slots[2][3]) == (-(2**28), -4)  # a word of zero
-    assert (slots[1][2], slots[3][2]) == (5 - 2**28, 3 - 4)
+    # 2^31 is added to a word, modulo 2^32: 29 bits, then 3
+    assert (slots[0][2], slots[2][2]) == (2**28 - 1, 3 - 4)  # a word of -1
+    assert (slots[0][3], slots[2][3]) == (-(2**28), 4 - 4)  # a word of zero
+    assert (slots[1][2], slots[3][2]) == (5 - 2**28, 3 + 4 - 4)
     assert not slots[1][3:].any()
+
+
+def test_one_limb_is_the_value_itself_so_that_a_sum_of_slots_says_no_more_than_the_sum() -> None:
+    """Else the sum over the integers would count, at each coordinate, the sites with a value below zero."""
+    plan, width = plan_chunks(sites=3, length=3, modulus_bits=20), 2**20
+    values = np.array([[0, 5, -7, 2**19 - 1, -(2**19), 1, 2], [0, -5, 7, 1, -1, -1, 2], [1, -5, -7, 0, 0, 0, -2]])
+
+    rows = [next(to_slots((vector % width).astype(np.uint32), plan)) for vector in values]
+
+    assert [row[2:9].tolist() for row in rows] == values.tolist()
 
 
 @pytest.mark.parametrize(
