@@ -136,9 +136,20 @@ def constants_at(study: Study, sigma: float) -> SumConstants:
 
 
 def _exact(constants: SumConstants) -> SumConstants:
-    """Return the constants. Raises BitBudget when a sum of their ciphertexts could wrap, which leaves no sign of it."""
-    if round_cost.is_encrypted(constants.protection):
-        round_cost.ciphertext_plan(constants)
+    """Return the constants.
+
+    Raises BitBudget when a sum of their ciphertexts could wrap, which leaves no sign of it; and under plain ckks when a
+    value with a share of the noise needs two limbs, for the sum of its lower limbs tells every site how often they
+    carried, behind single sites' noise.
+    """
+    if not round_cost.is_encrypted(constants.protection):
+        return constants
+    widths = round_cost.ciphertext_plan(constants).limb_widths
+    if constants.protection == "ckks" and constants.noise == DISTRIBUTED and len(widths) > 1:
+        raise BitBudget(
+            f"expected values of at most {widths[0]} bits under plain ckks, got modulus_bits={constants.modulus_bits}. "
+            "Lower privacy.integer_noise_scale or training.episodes_per_site, or use ckks+masking."
+        )
     return constants
 
 

@@ -195,11 +195,17 @@ def test_a_key_holder_beside_the_coordinator_meets_one_share_of_noise_under_ckks
     assert silent.epsilon_if_key_holder_colludes is None
 
 
-@pytest.mark.parametrize("method", ["ckks", "ckks+masking"])
-def test_limbs_whose_sum_is_not_exact_are_refused_with_the_study(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_plain_ckks_a_value_has_one_limb_for_carries_between_two_say_more_than_the_sum() -> None:
+    make_plan(altered("protection", method="ckks", modulus_bits=29))
+    with pytest.raises(BitBudget, match="29 bits under plain ckks"):
+        make_plan(altered("protection", method="ckks", modulus_bits=30))
+    make_plan(altered("protection", method="ckks+masking", modulus_bits=30))
+
+
+def test_limbs_whose_sum_is_not_exact_are_refused_with_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     # Ten sites need 4 bits above a limb; 26 bits of 3,431 words are 12 chunks in limbs of 5 bits, whose numbers are
     # below 2^4, and 14 in limbs of 4, where 2^3 is too few. In a range of 4 bits no limb is left at all.
-    study = shipped(protection__method=method)
+    study = shipped(protection__method="ckks+masking")
 
     monkeypatch.setattr(slots, "EXACT_BITS", 9)
     assert make_plan(study).cost.ciphertexts == 12
