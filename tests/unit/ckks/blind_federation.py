@@ -14,7 +14,7 @@ from secure_frl.ckks.coordinator_epoch import BlindEpoch, BlindEpochOpening, Pol
 from secure_frl.ckks.coordinator_states import CkksSum, blind_sum, blind_summed, encrypted_of, publication
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
-from secure_frl.ckks.epoch_cipher import SiteWorkers
+from secure_frl.ckks.epoch_cipher import EpochCipher, SiteWorkers
 from secure_frl.ckks.policies import keyed_tag, open_policy, seal_policy
 from secure_frl.ckks.site_states import blind_site
 from secure_frl.ckks.worker import Limits, Worker
@@ -234,7 +234,7 @@ class BlindFederation(Federation):
 
 
 class Federations:
-    """One federation a set of arguments, for tests that each take a round of their own."""
+    """One federation a set of arguments, for tests that each take rounds of their own; no test inherits a failure."""
 
     def __init__(self) -> None:
         self._made: dict[Any, BlindFederation] = {}
@@ -243,12 +243,22 @@ class Federations:
         known = (n, protection, tuple(sorted(changes.items())))
         if known not in self._made:
             self._made[known] = BlindFederation(n, protection, **changes)
-            self._made[known].next_epoch()
-        return self._made[known]
+        parties = self._made[known]
+        is_used = parties.blind is None or parties.rounds - parties.blind.epoch.first_round > 30
+        if is_used or any(cipher is None or cipher.failures for cipher in map(cipher_at, parties.sites)):
+            parties.next_epoch()
+        return parties
 
     def close(self) -> None:
         for parties in self._made.values():
             parties.close()
+
+
+def cipher_at(site: SiteProtocol) -> EpochCipher | None:
+    """The key that a site has, in whatever state it is."""
+    state = site._state
+    view = getattr(state, "view", None) or getattr(getattr(state, "attempt", None), "view", None)
+    return None if view is None else view.cipher
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from blind_federation import Federations
 
 from secure_frl.ckks.ciphertexts import encrypt
 from secure_frl.ckks.keys import EpochKey, make_key
@@ -34,6 +35,14 @@ def site_worker(key: EpochKey) -> Iterator[Worker]:
 def coordinator_worker() -> Iterator[Worker]:
     with Worker(ROOMY) as worker:
         yield worker
+
+
+@pytest.fixture(scope="session")
+def federations() -> Iterator[Federations]:
+    """Return a function: n, protection, changed constants -> a federation in an open epoch, its next round free."""
+    made = Federations()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from blind_federation import BlindFederation, Federations
+from blind_federation import BlindFederation
 from small_federation import Federation
 
 from secure_frl.ckks.coordinator_states import encrypted_of
@@ -15,13 +14,6 @@ from secure_frl.errors import TooFewSurvivors, UnexpectedState
 from secure_frl.wire.hashing import encode_integers, labelled_hash
 
 BOTH = ("ckks", "ckks+masking")
-
-
-@pytest.fixture(scope="module")
-def federations() -> Iterator[Federations]:
-    made = Federations()
-    yield made
-    made.close()
 
 
 def sums_at(parties: BlindFederation) -> list[list[int] | None]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from blind_federation import BlindFederation, Federations
+from blind_federation import BlindFederation
 from small_federation import Federation
 
 from secure_frl.ckks.coordinator_states import CkksMaskedSum, CkksSum
@@ -20,13 +20,6 @@ from secure_frl.wire.registry import REGISTRY
 
 BOTH = ("ckks", "ckks+masking")
 T = MessageType
-
-
-@pytest.fixture(scope="module")
-def federations() -> Iterator[Federations]:
-    made = Federations()
-    yield made
-    made.close()
 
 
 def sums_at(parties: BlindFederation) -> list[list[int] | None]:
@@ -224,7 +217,6 @@ def test_a_second_contribution_is_refused_and_the_first_one_stands(federations, 
 @pytest.mark.parametrize("name", ["chunks in another order", "one chunk twice"])
 def test_what_the_coordinator_cannot_see_no_site_makes_a_policy_of(federations, protection, name):
     parties = federations(5, protection, length=2100)
-    parties.next_epoch()
     held = parties.hosts[0].held_tag()
     machine = parties.next_attempt()
 
