@@ -239,7 +239,12 @@ class PolicyFetching:
         self._letters.receive(site, frame, MessageType.R6_REPLY, self._take)
 
     def _take(self, site: SiteId, body: memoryview) -> None:
-        self.parcel, self.giver = decode_body(PolicyParcel, body).parcel, site
+        answer = decode_body(PolicyParcel, body)
+        if answer.policy_tag != self._tag:
+            raise UnexpectedMessage(
+                f"expected the policy that was asked of site {site}, got another one. Ask the next."
+            )
+        self.parcel, self.giver = answer.parcel, site
 
     def close_stage(self) -> None:
         """End one site's turn."""

@@ -102,7 +102,7 @@ def hand_over_policy(party: BlindParty, state: EpochOpen, header: Header, body: 
     if header.epoch != state.view.epoch:
         raise EpochRefused(f"expected a request of epoch {state.view.epoch}, got {header.epoch}. Ask in this one.")
     parcel = party.host.sealed_policy(body.policy_tag)
-    return state, _sign(party, state.view, MessageType.R6_REPLY, PolicyParcel(parcel))
+    return state, _sign(party, state.view, MessageType.R6_REPLY, PolicyParcel(body.policy_tag, parcel))
 
 
 def _check_before_rounds(view: EpochView, header: Header) -> None:

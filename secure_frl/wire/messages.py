@@ -239,8 +239,12 @@ class PolicyRequest(Body, frozen=True):
 
 
 class PolicyParcel(Body, frozen=True):
-    """R6's reply: the policy, sealed under a key that only sites have."""
+    """R6's reply: the policy, sealed under a key that only sites have.
 
+    It repeats the tag: an epoch has many R6, and nothing else in the frame says to which of them this is the answer.
+    """
+
+    policy_tag: B32
     parcel: bytes
 
 

@@ -211,7 +211,7 @@ REGISTRY: dict[MessageType, MessageSpec] = {
         PolicyParcel,
         False,
         "signed",
-        lambda s: _LIST + greatest_model_bytes(s.length),
+        lambda s: _LIST + 34 + greatest_model_bytes(s.length),
         False,
         "anyone; the policy: sites",
     ),

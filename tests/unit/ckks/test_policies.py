@@ -118,7 +118,7 @@ def test_the_longest_model_fits_the_frame_that_carries_its_parcel() -> None:
     model = bytes(MODEL_BYTES_PER_VALUE * length + MODEL_SLACK_BYTES - 200)
     longest = sealed(writer=65_534, step=2**63 - 1, model=model, tag=keyed_tag(SECRET, SESSION, model))
 
-    assert len(encode_body(PolicyParcel(longest))) <= REGISTRY[MessageType.R6_REPLY].limit(Sizes(10, length))
+    assert len(encode_body(PolicyParcel(bytes(32), longest))) <= REGISTRY[MessageType.R6_REPLY].limit(Sizes(10, length))
     assert len(longest) + TAG_BYTES <= greatest_model_bytes(length)
 
 

@@ -9,7 +9,9 @@ import pytest
 from blind_federation import BlindFederation
 
 from secure_frl.errors import StewardMissing
-from secure_frl.secure_sum import RingVector, RoundContext
+from secure_frl.secure_sum import RingVector, RoundContext, SiteId
+from secure_frl.wire.envelope import read_header
+from secure_frl.wire.messages import MessageType
 
 
 @pytest.fixture
@@ -69,3 +71,29 @@ def test_an_epoch_whose_steward_did_not_acknowledge_the_list_names_it(federation
         federation.exchange(again)
         again.close_stage()
     assert again.outcome().epoch.members == (1, 2, 3, 4)
+
+
+def test_a_policy_that_was_handed_over_for_another_tag_is_not_taken_for_this_one(federation: BlindFederation) -> None:
+    """Frames outside rounds have no number of their own: who carries them could answer with one of an earlier round."""
+    earlier: list[bytes] = []
+
+    def record(direction: str, site: int, frame: bytes) -> bytes:
+        if read_header(frame).type == MessageType.R6_REPLY:
+            earlier.append(frame)
+        return frame
+
+    def replay(direction: str, site: int, frame: bytes) -> bytes:
+        return earlier[0] if site == 0 and read_header(frame).type == MessageType.R6_REPLY else frame
+
+    federation.open_blind()
+    parcels, tag = [], federation.hosts[0].held_tag()
+    for number, wire in ((1, record), (2, replay)):
+        machine = federation.begin_blind(number, tag=tag)
+        federation.drive_blind(machine)
+        federation.publish_blind(machine)
+        tag = machine.followers[SiteId(0)]
+        federation.wire = wire
+        parcels.append(federation.fetch(tag, [0, 1]).parcel)
+
+    assert federation.errors == {0: ["UnexpectedMessage"]}
+    assert parcels[1] not in (None, parcels[0])  # the next site was asked
