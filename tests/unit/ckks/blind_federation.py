@@ -26,9 +26,9 @@ from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.coordinator_memory import AttemptView, Publishing
 from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.randomness import rehearsal_source
-from secure_frl.secure_sum import SiteId, Sum, Words
-from secure_frl.wire.envelope import Address, Header, read_header, seal_frame
-from secure_frl.wire.messages import FollowingTag, MessageType, decode_body
+from secure_frl.secure_sum import COORDINATOR_ID, SiteId, Sum, Words
+from secure_frl.wire.envelope import EMPTY_32, Address, Header, read_header, seal_frame, sign_frame
+from secure_frl.wire.messages import Body, FollowingTag, MessageType, decode_body, encode_body
 
 ROOMY = Limits(address_bytes=1 << 30)
 STAGES = {"ckks": ("R0",), "ckks+masking": ("R0", "R1p", "R3a", "R3c")}
@@ -231,6 +231,36 @@ class BlindFederation(Federation):
         """R2C of a site that has its own keys and sends another body, or names another key or type."""
         header, view = read_header(frame), machine._view
         return resealed(view, site, header, machine._state.ctx2, body, **changed)
+
+
+class SignedEpoch:
+    """An epoch that a coordinator has opened up to the steward's packages, and what it signs in it."""
+
+    def __init__(self, parties: BlindFederation, number: int, *, ask_steward: bool = True) -> None:
+        self.parties = parties
+        opening = parties.opening(number, parties.rounds + 1)
+        for _ in range(3 if ask_steward else 2):
+            parties.exchange(opening)
+            opening.close_stage()
+        self.epoch = opening._state.epoch
+        packed = getattr(opening._state, "packed", None)
+        self.key_id = b"" if packed is None else packed.key_id
+        self.packages: dict[SiteId, bytes] = {} if packed is None else packed.packages
+
+    @classmethod
+    def of(cls, parties: BlindFederation) -> SignedEpoch:
+        """The epoch that is open."""
+        assert parties.blind is not None
+        made = cls.__new__(cls)
+        made.parties, made.epoch, made.key_id, made.packages = parties, parties.blind.epoch, parties.blind.key_id, {}
+        return made
+
+    def ask(self, site: int, kind: MessageType, body: Body, *, epoch: int = 0, round_number: int = 0) -> str | None:
+        """Deliver a frame that the coordinator has signed; return the refusal's name, None for an answer."""
+        encoded, session = encode_body(body), self.parties.terms.session
+        address = Address(session, epoch or self.epoch.epoch, round_number, 0, COORDINATOR_ID, site, EMPTY_32)
+        request = sign_frame(address.header(kind, len(encoded)), encoded, self.parties.coordinator_key)
+        return self.parties.refusal(site, request, self.parties.sites[site].handle(request))
 
 
 class Federations:
