@@ -203,7 +203,8 @@ class BlindFederation(Federation):
 
         The transcript is that of the round with what is sent. signed: another `transcript_hash`, another `signing_key`.
         """
-        state = self.sites[site]._state
+        waiting = (one._state for one in (self.sites[site], *self.sites))
+        ctx2 = next(state.ctx2 for state in waiting if hasattr(state, "ctx2"))  # of the round, the same at each
         honest, view = machine._state, machine._view
         sent = Sent(
             encrypted_of(view).key_id if key_id is None else key_id,
@@ -213,7 +214,7 @@ class BlindFederation(Federation):
             view = replace(view, epoch=replace(view.epoch, signing_key=signed["signing_key"]))
         over = tuple(honest.survivors if survivors is None else map(SiteId, survivors))
         words = honest.total_bytes if correction is None else correction
-        summed = blind_summed(replace(view, encrypted=sent), state.ctx2, over, words)
+        summed = blind_summed(replace(view, encrypted=sent), ctx2, over, words)
         summed = replace(summed, transcript_hash=signed.get("transcript_hash", summed.transcript_hash))
         return dict(publication(Publishing(summed.view, summed, b"", {}), [SiteId(site)]))[SiteId(site)]
 
