@@ -305,6 +305,8 @@ def test_figures_stand_beside_the_policy_that_they_came_with_and_no_other(opened
         figures.append(dict(read_stored(policy_path(tmp_path, SESSION), SESSION).figures))
 
     make(held, one, {"clip_norm": 1.0})
+    held.follow(two, {"clip_norm": 9.0})
+    held.concluded("unknown")  # nothing came of it
     held.announced(tag_of(one), None)
     note()
     make(held, two, {"clip_norm": 2.0})
