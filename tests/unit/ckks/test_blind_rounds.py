@@ -39,6 +39,8 @@ def test_every_site_has_the_exact_sum_and_the_same_policy_and_the_coordinator_ne
     assert before not in tags
     assert tuple(machine.followers) == tuple(range(n))
     assert [host.closed[-1] for host in parties.hosts] == ["summed"] * n
+    later = {site._state.view.channels.at_round for site in parties.sites}
+    assert later == {parties.rounds + 1}  # the closed round's channel keys are gone
     assert parties.errors == {}
 
 
