@@ -230,11 +230,12 @@ class NonceWithheld(RoundAborted):
 
 
 class StewardMissing(RoundAborted):
-    """The epoch's steward gave no key; the epoch starts again without it. `sites` names it."""
+    """Too many sites refused the steward's key; the epoch starts again without it. `sites` names it."""
 
     def __init__(self, sites: tuple[int, ...]) -> None:
         super().__init__(
-            f"expected the epoch's key of site {list(sites)}, got none. Open the next epoch without that site."
+            f"expected an epoch's key that sites take, that of site {list(sites)} is refused. Open the next epoch "
+            "without that site."
         )
         self.sites = sites
 

@@ -213,11 +213,11 @@ class BlindHost(RoundHost, Protocol):
     """A site's rest where the coordinator is blind: sites hold policy and secret, and hand the policy to each other."""
 
     def site_secret(self) -> bytes | None:
-        """Return the charter's site secret, 32 bytes, None before the first package."""
+        """Return the charter's site secret, 32 bytes, None before the first round."""
         ...
 
-    def keep_secret(self, secret: bytes) -> None:
-        """Write the site secret down, durably; a second call has the same one."""
+    def offer_secret(self, secret: bytes) -> None:
+        """Use a site secret from now on. It is the charter's once a round is announced; until then another may come."""
         ...
 
     def held_tag(self) -> bytes:

@@ -10,8 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from secure_frl.ckks.site_epoch import steward_of
-from secure_frl.errors import KeyRefused, PeerError, StewardMissing, TooFewSurvivors, UnexpectedMessage, UnexpectedState
+from secure_frl.errors import (
+    KeyRefused,
+    LateMessage,
+    PeerError,
+    StewardMissing,
+    TooFewSurvivors,
+    UnexpectedMessage,
+    UnexpectedState,
+)
 from secure_frl.masking.coordinator_epoch import CoordinatorEpoch, EpochOpening
 from secure_frl.masking.correspondence import Correspondence
 from secure_frl.secure_sum import COORDINATOR_ID, Addressed, SiteId, SumTerms
@@ -53,7 +60,7 @@ class _Packed:
 @dataclass(slots=True, eq=False)
 class _AskingSteward:
     epoch: CoordinatorEpoch
-    steward: SiteId
+    others: list[SiteId]  # who may be asked next
     packed: _Packed | None
 
 
@@ -93,7 +100,8 @@ class SignedLetters:
         try:
             header = self._letters.check_header(site, frame)
             if header.type != wanted:
-                raise UnexpectedMessage(f"expected {wanted.name} of site {site}, got type {header.type}. Drop it.")
+                kind = LateMessage if header.type == MessageType.E3_REPLY else UnexpectedMessage
+                raise kind(f"expected {wanted.name} of site {site}, got type {header.type}. Drop it.")
             body = cut(frame, header, SIGNATURE_BYTES)
             verify_frame(frame, body, self._terms.site_public_keys[site])
             take(site, body)
@@ -169,28 +177,31 @@ class BlindEpochOpening:
             if state.is_open:
                 self._ask_steward(state.outcome())
         elif isinstance(state, _AskingSteward):
-            if state.packed is None:
-                raise StewardMissing((state.steward,))
-            self._deliver(state.epoch, state.packed)
+            if state.packed is not None:
+                self._deliver(state.epoch, state.packed)
+            elif not state.others:
+                raise TooFewSurvivors("expected a site that makes the epoch's key, found none. Open another later.")
+            else:
+                self._begin_stage([state.others.pop(0)])
         elif isinstance(state, _Delivering):
             self._conclude(state.epoch, state.packed)
         else:
             raise UnexpectedState("expected a stage in progress, got an open epoch. Take its outcome.")
 
     def _ask_steward(self, epoch: CoordinatorEpoch) -> None:
-        steward = steward_of(epoch.listed)
-        if steward not in epoch.members:  # it did not acknowledge the list: nobody could be asked
-            raise StewardMissing((steward,))
-        self._state, self._letters = (
-            _AskingSteward(epoch, steward, None),
-            SignedLetters(self._terms, epoch, self._request),
-        )
-        self._letters.begin_stage([steward])
+        first, *others = epoch.members
+        self._state = _AskingSteward(epoch, others, None)
+        self._letters = SignedLetters(self._terms, epoch, self._request)
+        self._begin_stage([first])
+
+    def _begin_stage(self, asked: Iterable[SiteId]) -> None:
+        if self._letters is not None:
+            self._letters.begin_stage(asked)
 
     def _deliver(self, epoch: CoordinatorEpoch, packed: _Packed) -> None:
-        self._state = _Delivering(epoch, packed)
-        if self._letters is not None:
-            self._letters.begin_stage(site for site in epoch.members if site != packed.steward)
+        # Who made no key may take one: whatever was refused as a steward stays behind.
+        self._state, self._letters = _Delivering(epoch, packed), SignedLetters(self._terms, epoch, self._request)
+        self._begin_stage(site for site in epoch.members if site != packed.steward)
 
     def _conclude(self, epoch: CoordinatorEpoch, packed: _Packed) -> None:
         least, lying = self._terms.constants.min_survivors, self._terms.constants.max_colluders
@@ -203,8 +214,7 @@ class BlindEpochOpening:
             )
         epoch.members = tuple(sorted(packed.tags))
         self._state = BlindEpoch(epoch, packed.key_id, packed.tags)
-        if self._letters is not None:
-            self._letters.begin_stage(())
+        self._begin_stage(())
 
     def outcome(self) -> BlindEpoch:
         """Return the open epoch. Raises UnexpectedState before its last stage is closed."""

@@ -56,6 +56,7 @@ class EpochCipher:
     key: EpochKey
     plan: ChunkPlan
     worker: Worker
+    is_own: bool = False  # made here, as the steward
     failures: int = 0
 
     @property

@@ -1,13 +1,12 @@
 """A site's answers about an epoch's key: as the steward it makes and hands out the key, else it takes its package.
 
-The steward is the first site of the epoch's list. It is trusted with no more than any other site: each of them gets
-the key. Speaks as a site.
+The steward is the first site of the epoch's list that answers. It is trusted with no more than any other site: each of
+them gets the key. Speaks as a site.
 Source: docs/protocol.md, section 18.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from secure_frl.ckks.epoch_cipher import EpochCipher, SiteWorkers
@@ -40,26 +39,22 @@ class BlindParty(SiteParty):
     workers: SiteWorkers = field(repr=False)
 
 
-def steward_of(members: Sequence[SiteId]) -> SiteId:
-    """Return who makes the epoch's key: the first of the list. members: at least one."""
-    return min(members)
-
-
 def make_packages(party: BlindParty, state: EpochOpen, header: Header, body: PackageRequest) -> Answer:
     """Answer E3 with a package for every other member. Raises EpochRefused, AlreadyAnswered, KeyRefused."""
     view = state.view
     _check_before_rounds(view, header)
-    if body.epoch_hash != view.epoch_hash or steward_of(view.members) != party.me:
-        raise EpochRefused("expected the steward of this epoch to be asked, got another site. Ask the list's first.")
+    if view.cipher is not None:
+        raise AlreadyAnswered("expected one key of a steward an epoch, was asked again. Open a new epoch.")
+    if body.epoch_hash != view.epoch_hash:
+        raise EpochRefused("expected the hash of this epoch, got another. Open a new epoch.")
     secret = party.host.site_secret()
     if secret is None and view.first_round > 1:
         raise KeyRefused(
             "expected the charter's site secret at the steward, but the study began without this site. "
-            "Open an epoch without it, or restore its key files."
+            "Ask another site of the list, or restore this one's key files."
         )
     if secret is None:
         secret = draw_site_secret(party.random)
-        party.host.keep_secret(secret)
     maker = party.workers.fresh()
     try:
         key = make_key(maker, secret)
@@ -73,17 +68,24 @@ def make_packages(party: BlindParty, state: EpochOpen, header: Header, body: Pac
         for site in view.members
         if site != party.me
     )
+    party.host.offer_secret(secret)
     reply = Packages(key.key_id, party.host.held_tag(), packages)
-    return _with_key(party, view, key), _sign(party, view, MessageType.E3_REPLY, reply)
+    return _with_key(party, view, key, is_own=True), _sign(party, view, MessageType.E3_REPLY, reply)
 
 
 def take_package(party: BlindParty, state: EpochOpen, header: Header, body: PackageDelivery) -> Answer:
-    """Take the epoch's key from the steward. Raises EpochRefused, AlreadyAnswered, KeyRefused."""
+    """Take the epoch's key from its steward, whichever site of the list that is; a key of one's own gives way to it.
+
+    Which of them is asked, the coordinator may choose: every site gets the key, whoever makes it.
+    Raises EpochRefused, AlreadyAnswered, KeyRefused.
+    """
     view = state.view
     _check_before_rounds(view, header)
-    steward = steward_of(view.members)
-    if body.steward != steward or steward == party.me:
-        raise KeyRefused("expected a package of this epoch's steward, got another's. Take no key of it.")
+    if isinstance(view.cipher, EpochCipher) and not view.cipher.is_own:
+        raise AlreadyAnswered("expected one package an epoch, got a second. Open a new epoch.")
+    steward = SiteId(body.steward)
+    if steward not in view.members or steward == party.me:
+        raise KeyRefused("expected a package of another site of this epoch's list, got another's. Take no key of it.")
     session = party.terms.session
     key = open_package(
         body.package,
@@ -92,8 +94,8 @@ def take_package(party: BlindParty, state: EpochOpen, header: Header, body: Pack
         party.terms.site_public_keys[steward],
         party.host.site_secret(),
     )
-    opened = _with_key(party, view, key)
-    party.host.keep_secret(key.site_secret)
+    opened = _with_key(party, view, key, is_own=False)
+    party.host.offer_secret(key.site_secret)
     return opened, _sign(party, view, MessageType.PACKAGE_REPLY, KeyAck(key.key_id, party.host.held_tag()))
 
 
@@ -106,21 +108,19 @@ def hand_over_policy(party: BlindParty, state: EpochOpen, header: Header, body: 
 
 
 def _check_before_rounds(view: EpochView, header: Header) -> None:
-    """One key an epoch, before its first round: the channels to the steward move on with the rounds."""
+    """A key comes before the first round of its epoch: the channels to the steward move on with the rounds."""
     if header.epoch != view.epoch or view.channels.at_round >= view.first_round:
         raise EpochRefused("expected a key before the first round of this epoch, got one later. Open a new epoch.")
-    if view.cipher is not None:
-        raise AlreadyAnswered("expected one key an epoch, got a second. Open a new epoch.")
 
 
-def _with_key(party: BlindParty, view: EpochView, key: EpochKey) -> EpochOpen:
+def _with_key(party: BlindParty, view: EpochView, key: EpochKey, *, is_own: bool) -> EpochOpen:
     """Return the epoch with its key in a worker. Raises KeyRefused for a context of other parameters."""
     worker = party.workers.holding(key.context)
     try:
         worker.ask(Op.DROP)  # it takes the key as it starts
     except WorkerDied:
         raise KeyRefused("expected a key that a worker can hold, got one that ended it. Ask the steward.") from None
-    return EpochOpen(replace(view, cipher=EpochCipher(key, party.plan, worker)))
+    return EpochOpen(replace(view, cipher=EpochCipher(key, party.plan, worker, is_own)))
 
 
 def _sign(party: BlindParty, view: EpochView, message_type: MessageType, body: Body) -> bytes:

@@ -101,7 +101,7 @@ class AuditSite:
         """Return what the steward's package brought."""
         return self._secret
 
-    def keep_secret(self, secret: bytes) -> None:
+    def offer_secret(self, secret: bytes) -> None:
         """Keep it for as long as the audit lasts."""
         self._secret = secret
 

@@ -45,12 +45,12 @@ class BlindStudySite(StudySite):
     # --- the callbacks of the protocol half beside those of `StudySite`
 
     def site_secret(self) -> bytes | None:
-        """Return the charter's site secret, None before the first package."""
+        """Return the charter's site secret, None before the first round."""
         return self._held.secret()
 
-    def keep_secret(self, secret: bytes) -> None:
-        """Write the site secret down, durably. Raises KeyRefused when another is held."""
-        self._held.keep_secret(secret)
+    def offer_secret(self, secret: bytes) -> None:
+        """Use a site secret from now on. Raises KeyRefused when the charter has another."""
+        self._held.offer_secret(secret)
 
     def held_tag(self) -> bytes:
         """Return the keyed tag of the policy that this site holds."""

@@ -135,6 +135,7 @@ class SealedPolicy(HeldPolicy):
         super().__init__(first, rule, log)
         self._me, self._session, self._random = me, session, random
         self._secret_path, self._path = secret_path(home, session), policy_path(home, session)
+        self._offered: bytes | None = None  # a site secret that no round was announced under yet
         self._previous: TrainingState | None = None
         self._figures: Mapping[str, float] = {}  # of the policy held
         self._next_figures: Mapping[str, float] = {}
@@ -144,16 +145,22 @@ class SealedPolicy(HeldPolicy):
     # --- the charter's secret
 
     def secret(self) -> bytes | None:
-        """Return the charter's site secret, None before the first package."""
+        """Return the charter's site secret, None before the first round."""
         return read_secret(self._secret_path)
 
-    def keep_secret(self, secret: bytes) -> None:
-        """Write the site secret down. Raises KeyRefused when this site holds another."""
+    def offer_secret(self, secret: bytes) -> None:
+        """Use a site secret; the first round that is announced under it makes it the charter's, on disk.
+
+        Until then an epoch may fail and the next steward draw another. Raises KeyRefused when the charter has another.
+        """
         held = self.secret()
         if held is not None and held != secret:
             raise KeyRefused("expected the charter's site secret unchanged, got another. Ask the steward.")
-        if held is None:
-            write_durably(self._secret_path, secret, mode=_PRIVATE)
+        self._offered = secret
+
+    def _settle_secret(self) -> None:
+        if self._offered is not None and self.secret() is None:
+            write_durably(self._secret_path, self._offered, mode=_PRIVATE)
 
     # --- the policy
 
@@ -165,6 +172,8 @@ class SealedPolicy(HeldPolicy):
             self._write()
             return tag
         found = super().announced(tag, parcel)
+        if found == tag:
+            self._settle_secret()
         if found == tag and self._previous is not None:
             self._previous = None
             self._write()
@@ -220,7 +229,7 @@ class SealedPolicy(HeldPolicy):
         return open_policy(self._held_secret(), self._session, parcel, tag)
 
     def _held_secret(self) -> bytes:
-        secret = self.secret()
+        secret = self.secret() or self._offered
         if secret is None:
             raise ModelMissing("expected the charter's site secret here, got none yet. Send the steward's package.")
         return secret

@@ -40,13 +40,14 @@ class BlindHost(Host):
 
     session: bytes = b""
     me: int = 0
-    secret: bytes | None = None
+    secret: bytes | None = None  # in use
+    settled: bytes | None = None  # the charter's, once a round was announced under it
 
     def site_secret(self) -> bytes | None:
-        return self.secret
+        return self.settled
 
-    def keep_secret(self, secret: bytes) -> None:
-        assert self.secret in (None, secret)
+    def offer_secret(self, secret: bytes) -> None:
+        assert self.settled in (None, secret)
         self.secret = secret
 
     def held_tag(self) -> bytes:
@@ -59,6 +60,7 @@ class BlindHost(Host):
                 raise ModelMissing("expected the policy held here, got another tag. Send it.")
             assert self.secret is not None
             self.model = open_policy(self.secret, self.session, model, announced_tag)
+        self.settled = self.secret
         return self.held_tag()
 
     def next_tag(self, total: Sum) -> bytes:
@@ -130,7 +132,7 @@ class BlindFederation(Federation):
 
     def begin_blind(self, number: int = 1, attempt: int = 0, **changes: Any) -> CkksSum:
         blind = self.blind or self.open_blind()
-        tag = changes.get("tag", self.hosts[0].held_tag())
+        tag = changes["tag"] if "tag" in changes else self.hosts[0].held_tag()
         cohort = changes.get("cohort", blind.epoch.members)
         encrypted = EncryptedSum(self.plan, blind.key_id, self.adder)
         kind = blind_sum(self.constants.protection)

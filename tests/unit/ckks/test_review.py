@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from blind_federation import BlindFederation
 
-from secure_frl.errors import StewardMissing
 from secure_frl.secure_sum import RingVector, RoundContext, SiteId
 from secure_frl.wire.envelope import read_header
 from secure_frl.wire.messages import MessageType
@@ -53,24 +52,6 @@ def test_three_sums_that_decrypt_to_no_sum_make_a_key_suspect(federation: BlindF
     assert federation.open_blind(epoch=2, first_round=5).key_id != blind.key_id
     federation.exchange(federation.begin_blind(5))
     assert [log[-1][0] for log in federation.logs] == ["KeySuspect"] * 5  # a new key: no other refusal
-
-
-def test_an_epoch_whose_steward_did_not_acknowledge_the_list_names_it(federation: BlindFederation) -> None:
-    """Nobody would be asked for packages, and a driver ends with the last request: the program, not the epoch."""
-    opening = federation.opening()
-    federation.exchange(opening)
-    opening.close_stage()
-    federation.exchange(opening, lost=[0])
-
-    with pytest.raises(StewardMissing) as missing:
-        opening.close_stage()
-
-    assert missing.value.sites == (0,)
-    again = federation.opening(epoch=2, without=missing.value.sites)
-    while any(True for _ in again.requests()):
-        federation.exchange(again)
-        again.close_stage()
-    assert again.outcome().epoch.members == (1, 2, 3, 4)
 
 
 def test_a_policy_that_was_handed_over_for_another_tag_is_not_taken_for_this_one(federation: BlindFederation) -> None:

@@ -24,6 +24,8 @@ def delivering() -> Iterator[tuple[BlindFederation, SignedEpoch]]:
     """Epoch 2 of a study that began in epoch 1, up to the steward's packages, none of which has been taken."""
     parties = BlindFederation(5)
     parties.next_epoch()
+    for host in parties.hosts:
+        host.settled = host.secret  # a round was announced
     yield parties, SignedEpoch(parties, 2)
     parties.close()
 
@@ -50,7 +52,6 @@ def test_only_the_stewards_own_package_for_this_site_epoch_and_charter_is_taken(
     good = epoch.packages[SiteId(2)]
     by_another = forged_package(parties, epoch, 1, 2, secret)
     offers = {
-        "by another site, under its name": (1, by_another),
         "by another site, under the steward's": (0, by_another),
         "the steward's, under another's name": (1, good),
         "for another site": (0, epoch.packages[SiteId(3)]),
@@ -74,22 +75,31 @@ def test_only_the_stewards_own_package_for_this_site_epoch_and_charter_is_taken(
     assert cipher_at(parties.sites[2]).key_id == epoch.key_id
 
 
-def test_the_steward_takes_a_package_of_nobody_and_makes_one_key(delivering):
-    parties, epoch = delivering
-    key_id = cipher_at(parties.sites[0]).key_id
-    package = forged_package(parties, epoch, 1, 0, parties.hosts[0].secret)
+def test_any_site_of_the_list_may_make_the_key_and_a_steward_that_was_passed_over_takes_it():
+    """Its answer may have been lost: then the next site is asked, and the first gives its own key up, once."""
+    parties = BlindFederation(3)
+    try:
+        epoch = SignedEpoch(parties, 1)
+        own = cipher_at(parties.sites[0]).key_id
+        secret = parties.hosts[0].secret
+        package = forged_package(parties, epoch, 1, 0, OTHER_SECRET)
 
-    for claimed in (0, 1):
-        assert epoch.ask(0, T.PACKAGE, PackageDelivery(claimed, package)) in {"AlreadyAnswered", "KeyRefused"}
-    assert epoch.ask(0, T.E3, PackageRequest(epoch.epoch.epoch_hash), round_number=1) == "AlreadyAnswered"
-    assert cipher_at(parties.sites[0]).key_id == key_id == epoch.key_id
+        assert epoch.ask(0, T.PACKAGE, PackageDelivery(0, package)) == "KeyRefused"  # nobody is its own steward
+        assert epoch.ask(0, T.E3, PackageRequest(epoch.epoch.epoch_hash), round_number=1) == "AlreadyAnswered"
+        assert cipher_at(parties.sites[0]).key_id == own == epoch.key_id
+        assert epoch.ask(0, T.PACKAGE, PackageDelivery(1, package)) is None
+        assert cipher_at(parties.sites[0]).key_id != own
+        assert parties.hosts[0].secret == OTHER_SECRET != secret  # no round was announced under the first
+        another = forged_package(parties, epoch, 2, 0, OTHER_SECRET)
+        assert epoch.ask(0, T.PACKAGE, PackageDelivery(2, another)) == "AlreadyAnswered"
+    finally:
+        parties.close()
 
 
-def test_only_the_first_of_the_list_makes_a_key_and_only_for_this_epoch(delivering):
+def test_a_key_is_made_for_this_epoch_only(delivering):
     parties, epoch = delivering
     digest = epoch.epoch.epoch_hash
 
-    assert epoch.ask(1, T.E3, PackageRequest(digest)) == "EpochRefused"
     assert epoch.ask(3, T.E3, PackageRequest(digest), epoch=1) == "EpochRefused"
     assert epoch.ask(0, T.R6, PolicyRequest(parties.hosts[0].held_tag()), epoch=1) == "EpochRefused"
     fresh = BlindFederation(3)
@@ -97,6 +107,7 @@ def test_only_the_first_of_the_list_makes_a_key_and_only_for_this_epoch(deliveri
         waiting = SignedEpoch(fresh, 1, ask_steward=False)
         assert waiting.ask(0, T.E3, PackageRequest(b"\x05" * 32)) == "EpochRefused"
         assert waiting.ask(0, T.PACKAGE, PackageDelivery(0, b"x" * 200)) == "KeyRefused"
+        assert waiting.ask(0, T.PACKAGE, PackageDelivery(7, b"x" * 200)) == "KeyRefused"  # not of the list
         assert cipher_at(fresh.sites[0]) is None
         assert fresh.hosts[0].secret is None
     finally:
@@ -126,6 +137,8 @@ def test_a_site_takes_the_first_site_secret_that_it_is_given_and_no_other():
         parties.next_epoch()
         secrets = {host.secret for host in parties.hosts}
         assert len(secrets) == 1
+        for host in parties.hosts:
+            host.settled = host.secret  # a round was announced
         parties.restart(2)
         epoch = SignedEpoch(parties, 2)
         other = forged_package(parties, epoch, 0, 2, OTHER_SECRET)

@@ -42,7 +42,7 @@ def opened(rule: OptimiserRule, tmp_path: Path) -> Opened:
         first = initial_state(rule)
         held = SealedPolicy(first, rule, log, me=SiteId(1), session=SESSION, home=tmp_path, random=source)
         if held.secret() is None:
-            held.keep_secret(SECRET)
+            held.offer_secret(SECRET)
         return held
 
     return begin
@@ -241,6 +241,7 @@ def test_a_parcel_opens_at_another_site_and_only_for_the_tag_held(opened: Opened
 def test_files_are_for_the_sites_eyes_only_and_named_by_charter(opened: Opened, tmp_path: Path) -> None:
     held = opened()
     make(held, after(held.state))
+    held.announced(tag_of(held.state), None)
     make(held, after(held.state))
 
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
@@ -251,11 +252,14 @@ def test_files_are_for_the_sites_eyes_only_and_named_by_charter(opened: Opened, 
 
 def test_a_secret_is_kept_and_another_refused(opened: Opened, tmp_path: Path) -> None:
     held = opened()
-    held.keep_secret(SECRET)
+    held.offer_secret(OTHER)
+    held.offer_secret(SECRET)  # no round was announced under the one before
+    assert held.secret() is None
+    held.announced(tag_of(held.state), None)
     again = opened()
     assert again.secret() == SECRET
     with pytest.raises(KeyRefused):
-        again.keep_secret(OTHER)
+        again.offer_secret(OTHER)
     assert opened().secret() == SECRET
     secret_path(tmp_path, SESSION).write_bytes(SECRET[:-1])
     with pytest.raises(LedgerCorrupt, match=secret_path(tmp_path, SESSION).name):

@@ -207,5 +207,5 @@ def test_a_steward_with_a_secret_that_nobody_else_has_stops_no_study(tiny: Tiny,
     result = simulation.resume(tmp_path / "run", open_sites=interposed(away))
 
     assert result.rounds_completed == 4
-    assert survivors(tmp_path / "run") == ["234"] * 4
-    assert_one_policy(tmp_path / "run", (2, 3, 4))
+    assert survivors(tmp_path / "run") == ["234", *["1234"] * 3]  # its secret was nobody's, and is given up
+    assert_one_policy(tmp_path / "run", (1, 2, 3, 4))
