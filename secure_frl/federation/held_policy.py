@@ -155,7 +155,10 @@ class SealedPolicy(HeldPolicy):
         """
         held = self.secret()
         if held is not None and held != secret:
-            raise KeyRefused("expected the charter's site secret unchanged, got another. Ask the steward.")
+            raise KeyRefused(
+                f"expected the charter's site secret in {self._secret_path.name}, got another. Compare it with another "
+                "site's; where this site is alone with its own, move that file and the policy's beside it away."
+            )
         self._offered = secret
 
     def _settle_secret(self) -> None:

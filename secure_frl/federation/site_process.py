@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from secure_frl.federation.enrolment import open_site, read_enrolment, site_work
 
 def main(root: str, site_name: str) -> None:
     """Open the site from its own folder and answer frames on standard input until it ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no copy of keys or records reaches a disk when it fails
     folder, _, options = run_folder.reopen(Path(root))
     enrolled = read_enrolment(folder, rehearse=options.rehearse)
     site = open_site(folder, enrolled, enrolled.roster.id_of(site_name), workers=site_workers(enrolled))
