@@ -152,8 +152,9 @@ class SumMachine:
     def receive(self, site: SiteId, reply: bytes) -> None:
         """Fold one reply in at once. Raises PeerError, which excludes this site only and leaves the stage as it was."""
         if self._letters.is_repetition(site, reply):
-            if isinstance(self._state, AskingInputs | AskingConfirmations | AskingShares):
-                stages.check_copy(self._state.view, self._state.ctx2, site, reply)
+            ctx2 = getattr(self._state, "ctx2", b"")  # of the stages in which inputs come, or came last
+            if ctx2:
+                stages.check_copy(self._view, ctx2, site, reply)
             return
         try:
             header = self._letters.check_header(site, reply)

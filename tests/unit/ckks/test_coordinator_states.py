@@ -12,7 +12,7 @@ from small_federation import Federation
 
 from secure_frl.ckks.coordinator_states import CkksMaskedSum, CkksSum
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
-from secure_frl.errors import LocalProtocolError, PeerError, UnexpectedMessage, UnexpectedState
+from secure_frl.errors import BadSignature, LocalProtocolError, PeerError, UnexpectedMessage, UnexpectedState
 from secure_frl.masking.contexts import sizes_of
 from secure_frl.wire.envelope import Address, read_header
 from secure_frl.wire.messages import MessageType
@@ -202,6 +202,8 @@ def test_a_second_contribution_is_refused_and_the_first_one_stands(federations, 
     other = parties.contribution(machine, 4, seen[4], parties.given[3])
     with pytest.raises(UnexpectedMessage, match="one answer"):
         machine.receive(4, other)
+    with pytest.raises(BadSignature):  # header and tag of the first around other ciphertexts
+        machine.receive(4, seen[4][:300] + bytes([seen[4][300] ^ 1]) + seen[4][301:])
     machine.receive(4, seen[4])  # the same again is harmless
     machine.close_stage()
     while machine.state_name != "Summed":
