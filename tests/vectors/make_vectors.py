@@ -1,8 +1,8 @@
 """Write v1/*.json: `python tests/vectors/make_vectors.py`. Deterministic: a second run writes the same bytes.
 
 This is the reference for how the vectors were made. Published vectors are never edited: what changes is a v2. The
-values come from reference.py and frames.py, which share no code with secure_frl; what must be refused comes from
-wrong_requests.py and wrong_replies.py, the published vectors of the primitives from primitives.py.
+values come from reference.py, frames.py and encrypted.py, which share no code with secure_frl; what must be refused
+comes from wrong_requests.py and wrong_replies.py, the published vectors of the primitives from primitives.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import wrong_replies
 import wrong_requests
+from encrypted import encrypted
 from frames import Frames
 from primitives import primitives
 from reference import (
@@ -323,7 +324,7 @@ def vectors() -> dict[str, dict[str, Any]]:
     files: dict[str, dict[str, Any]] = {name: trace(titles[name], made[name]) for name in made}
     files |= {
         "ok_contexts_and_keys": contexts(), "ok_encodings": encodings(), "ok_masks": masks(), "ok_shares": shares(),
-        "ok_graph": graph(), "ok_primitives": primitives(),
+        "ok_graph": graph(), "ok_primitives": primitives(), "ok_encrypted": encrypted(constants, values),
     }  # fmt: skip
     large = sparse_round()
     files["ok_site_0_of_101"] = sparse(large)
