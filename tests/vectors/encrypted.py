@@ -102,7 +102,7 @@ def summed() -> list[dict[str, Any]]:
         near = [(at - 3) % 2**w for at in range(count)]  # -3, -2, -1, 0, 1 ...
         vectors = [mixed, ends, near]
         slots = [slots_of(words, n, w) for words in vectors]
-        item: dict[str, Any] = {"plan": plan(n, length, w), "mask_key_of_the_first": key.hex()}
+        item: dict[str, Any] = {"sites": n, "length": length, "modulus_bits": w, "mask_key_of_the_first": key.hex()}
         total = [sum(words) % 2**w for words in zip(*vectors, strict=True)]
         if count < 100:
             item |= {"vectors": vectors, "slots": slots, "summed_slots": added(slots), "sum": total}
@@ -116,9 +116,9 @@ def summed() -> list[dict[str, Any]]:
 def chunk_forms() -> list[dict[str, Any]]:
     """Return what stands before and behind the ciphertext's bytes, by the ciphertext's size with its header."""
     forms = []
-    for size in (16_384, 61_753, 65_983):
+    for size, minor in ((16_384, 0), (61_713, 3), (65_983, 255)):  # the second is TenSEAL's own
         varint = bytes([size % 128 | 128, size // 128 % 128 | 128, size // 128**2])
-        seal = b"\x5e\xa1\x10\x04\x01\x02\x00\x00" + size.to_bytes(8, "little")
+        seal = bytes([0x5E, 0xA1, 0x10, 4, minor, 2, 0, 0]) + size.to_bytes(8, "little")
         head = b"\x0a\x02\x80\x10\x12" + varint + seal
         forms.append({"size": size, "head": head.hex(), "tail": (b"\x19" + struct.pack("<d", 2.0**40)).hex()})
     return forms
@@ -288,10 +288,13 @@ def one_round(title: str, r: EncryptedRound) -> dict[str, Any]:
     def named(parts: dict[str, bytes]) -> dict[str, str]:
         return {name: part.hex() for name, part in parts.items()}
 
-    rows = {
-        kind: [[struct.pack("<16I", *row).hex() for row in r.rows[kind, i][1:]] for i in r.cohort]
-        for kind in ("seed", "key")
-    }
+    def drawn(kind: str) -> list[list[str]]:
+        return [[struct.pack("<16I", *row).hex() for row in r.rows[kind, i][1:]] for i in r.cohort]
+
+    masks: dict[str, Any] = {}
+    if r.is_masked:
+        masks = {"s_sk": hexed(r.s_sk), "b": hexed(r.seeds)}
+        masks |= {"seed_coefficients": drawn("seed"), "key_coefficients": drawn("key")}
     slots = {i: slots_of(r.encrypted_words(i), study.n, r.width) for i in r.members}
     return {
         "what": title,
@@ -311,8 +314,7 @@ def one_round(title: str, r: EncryptedRound) -> dict[str, Any]:
             "coordinator": {"c_sk": r.coordinator_c_sk.hex(), "fresh": r.coordinator_fresh.hex()},
             "site_secret": SITE_SECRET.hex(), "context": CONTEXT.hex(), "parcel_fresh": PARCEL_FRESH.hex(),
             "package_fresh": [r.package_parts(i)["fresh"].hex() for i in r.cohort if i != STEWARD],
-            "c_sk": hexed(r.c_sk), "fresh": hexed(r.fresh), "s_sk": hexed(r.s_sk), "b": hexed(r.seeds),
-            "seed_coefficients": rows["seed"], "key_coefficients": rows["key"],
+            "c_sk": hexed(r.c_sk), "fresh": hexed(r.fresh), **masks,
         },
         "package_1": named(r.package_parts(1)),
         "parcel": named(r.parcel_parts(STEWARD)),
