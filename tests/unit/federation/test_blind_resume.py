@@ -150,8 +150,8 @@ def test_all_sites_answered_and_nobody_was_asked_for_the_policy(tiny: Tiny, tmp_
     assert_whole(run)
 
 
-def test_a_program_that_ends_as_keys_are_handed_out_begins_with_the_same_secret(tiny: Tiny, tmp_path: Path) -> None:
-    killed = interposed(KilledAt(MessageType.PACKAGE, after=1))  # the steward and one more have the charter's secret
+def test_a_program_that_ends_as_keys_are_handed_out_begins_again_with_one_secret(tiny: Tiny, tmp_path: Path) -> None:
+    killed = interposed(KilledAt(MessageType.PACKAGE, after=1))  # no round was announced under that secret
 
     killed_and_resumed(tiny({"protection.method": "ckks"}), tmp_path / "run", open_sites=killed)
 
