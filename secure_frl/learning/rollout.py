@@ -14,11 +14,11 @@ from secure_frl.learning.trajectories import Trajectories
 def roll_out(
     acting: Acting, environment: Environment, generator: np.random.Generator, persons: NDArray[np.uint64]
 ) -> Trajectories:
-    """Run one episode in each copy of a tabular environment.
+    """Run one episode in each copy of an environment, whose observations are states or features.
 
     persons: uint64 [environment.count], one keyed hash an episode, made by the site.
-    Returns trajectories padded to environment.max_steps; padding holds state 0, action 0 and reward 0. The draws of
-    copy i depend on the generator and i only. Raises InvalidParameter when shapes do not fit.
+    Returns trajectories padded to environment.max_steps; padding holds zeros. The draws of copy i depend on the
+    generator and i only. Raises InvalidParameter when shapes do not fit.
     """
     count, length = environment.count, environment.max_steps
     if persons.shape != (count,) or acting.action_count != environment.action_count:
@@ -27,13 +27,13 @@ def roll_out(
             f"{acting.action_count}. Pass one person a copy, and a policy of this environment."
         )
     acting.begin(count)
-    observations = np.zeros((count, length), dtype=np.int64)
+    states = environment.reset(generator)
+    observations = np.zeros((count, length, *states.shape[1:]), dtype=states.dtype)
     actions = np.zeros((count, length), dtype=np.int64)
     rewards = np.zeros((count, length), dtype=np.float32)
     log_behaviour = np.zeros((count, length), dtype=np.float32)
     steps = np.zeros((count, length), dtype=np.bool_)
     terminated = np.zeros(count, dtype=np.bool_)
-    states = environment.reset(generator)
     running = np.ones(count, dtype=np.bool_)
     for t in range(length):
         live = np.flatnonzero(running)

@@ -108,10 +108,26 @@ def _sampler() -> _Sampler:
     return _Sampler(row_of.ravel(), edges, targets, initial_edges, initial_states)
 
 
-def _uniform(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+def draw(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
     """Draw (k + 1/2) / 2**32: never 0 or 1, and exact after a row number is added, so no row can spill over."""
     words = generator.integers(0, 2**32, size=count, dtype=np.uint32)
     return np.asarray((words + 0.5) * 2.0**-32, dtype=np.float64)
+
+
+def admit(uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the first states of patients, int64 [n]. uniform: float64 [n] from `draw`."""
+    sampler = _sampler()
+    return sampler.initial_states[np.searchsorted(sampler.initial_edges, uniform)]
+
+
+def treat(states: NDArray[np.int64], actions: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the next states of live patients, int64 [n].
+
+    states: int64 [n] below 713. actions: int64 [n] in 0..24. uniform: float64 [n] from `draw`.
+    """
+    sampler = _sampler()
+    row = sampler.row_of[states * ACTIONS + actions]
+    return np.asarray(sampler.targets[np.searchsorted(sampler.edges, row + uniform)], dtype=np.int64)
 
 
 class IcuSepsis:
@@ -129,7 +145,6 @@ class IcuSepsis:
             )
         self._count = count
         self._max_steps = max_steps
-        self._sampler = _sampler()
         self._generator: np.random.Generator | None = None
         self._states = np.zeros(count, dtype=np.int64)
         self._running = np.zeros(count, dtype=np.bool_)
@@ -153,8 +168,7 @@ class IcuSepsis:
     def reset(self, generator: np.random.Generator) -> NDArray[np.int64]:
         """Admit `count` patients; returns their states, int64 [count]."""
         self._generator = generator
-        position = np.searchsorted(self._sampler.initial_edges, _uniform(generator, self._count))
-        self._states = self._sampler.initial_states[position]
+        self._states = admit(draw(generator, self._count))
         self._running = np.ones(self._count, dtype=np.bool_)
         self._taken = 0
         return self._states.copy()
@@ -168,10 +182,9 @@ class IcuSepsis:
         """
         if self._generator is None:
             raise UnexpectedState("an environment must be reset before it is stepped. Call reset with a generator.")
-        uniform = _uniform(self._generator, self._count)
+        uniform = draw(self._generator, self._count)
         live = np.flatnonzero(self._running)
-        row = self._sampler.row_of[self._states[live] * ACTIONS + actions[live]]
-        landed = self._sampler.targets[np.searchsorted(self._sampler.edges, row + uniform[live])]
+        landed = treat(self._states[live], actions[live], uniform[live])
         self._states[live] = landed
         self._taken += 1
         reward = np.zeros(self._count, dtype=np.float32)
