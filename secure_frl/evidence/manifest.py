@@ -20,6 +20,8 @@ from secure_frl.wire.signatures import SIGNATURE_BYTES, Signer, check_signature
 FORMAT = 1
 NAME, SIGNATURE_NAME = "manifest.json", "manifest.sig"
 KEY_NAME = "identity.key"
+SEALING_KEYS = "site-secret-*.key"  # of a charter whose coordinator is blind
+_HOMES = (("state", "coordinator"), ("state", "consortium"))
 _KEYS = {"charter", "code_version", "files", "format", "rehearsal"}
 
 
@@ -101,9 +103,11 @@ def _walk(directory: Path) -> Iterator[tuple[PurePosixPath, str, int]]:
 
 
 def _is_key(name: PurePosixPath) -> bool:
+    """Return whether a file is a private key, or the secret that seals a charter's policies, where it belongs."""
     parts = name.parts
-    homes = (("state", "coordinator"), ("state", "consortium"))
-    return name.name == KEY_NAME and (parts[:-1] in homes or (len(parts) == 4 and parts[:2] == ("state", "sites")))
+    is_at_site = len(parts) == 4 and parts[:2] == ("state", "sites")
+    is_secret = is_at_site and name.match(SEALING_KEYS)
+    return is_secret or (name.name == KEY_NAME and (is_at_site or parts[:-1] in _HOMES))
 
 
 def _from_plain(plain: dict[str, object]) -> Manifest:

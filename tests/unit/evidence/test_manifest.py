@@ -56,7 +56,10 @@ def test_a_removed_file_is_named(run: Path, file: str) -> None:
     assert file in named(verify(run))
 
 
-@pytest.mark.parametrize("file", ["notes.txt", "ledgers/site-9.jsonl", "identity.key", "policies/identity.key"])
+@pytest.mark.parametrize(
+    "file",
+    ["notes.txt", "ledgers/site-9.jsonl", "identity.key", "policies/identity.key", "policies/site-secret-1.key"],
+)
 def test_an_added_file_is_named(run: Path, file: str) -> None:
     (run / file).write_bytes(b"added")
 

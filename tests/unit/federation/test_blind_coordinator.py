@@ -21,6 +21,7 @@ from coordinator_process import __file__ as coordinator_program
 from coordinator_process import serve
 from numpy.typing import NDArray
 
+from secure_frl.evidence.verify import verify
 from secure_frl.federation import run_folder, simulation
 from secure_frl.federation.enrolment import enrol, open_all_sites
 from secure_frl.federation.run_folder import RunOptions
@@ -179,3 +180,8 @@ def test_what_was_in_force_is_said_of_each_round(tiny, tmp_path):
     assert {line["protection"] for line in lines} == {"ckks"}
     assert all("never the coordinator" in line["key_held_by"] for line in lines)
     assert result.epsilon_if_key_holder_colludes > result.epsilon_spent
+    secrets = [path for path in (tmp_path / "run").rglob("*.key") if path.name.startswith("site-secret-")]
+    assert len(secrets) == 3
+    for secret in secrets:  # whoever hands a folder on leaves them out
+        secret.unlink()
+    assert verify(tmp_path / "run").findings == ()
