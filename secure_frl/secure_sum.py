@@ -130,26 +130,6 @@ class BlindSum:
 # --- who does what ---------------------------------------------------------------------------------------------------
 
 
-class SecureSum(Protocol):
-    """The coordinator's side of one round and attempt; sans-I/O."""
-
-    def requests(self) -> Iterator[Addressed]:
-        """Yield the frames of the stage in progress; nothing when done."""
-        ...
-
-    def receive(self, site: SiteId, reply: bytes) -> None:
-        """Fold one reply in at once. Raises PeerError, which excludes this site only."""
-        ...
-
-    def close_stage(self) -> None:
-        """End the stage: the silent drop out. Raises RoundAborted."""
-        ...
-
-    def outcome(self) -> Sum | BlindSum:
-        """Return the sum. Raises UnexpectedState until there is one."""
-        ...
-
-
 class SumCipher(Protocol):
     """An epoch's encryption at a site: it holds the key that every site of the epoch has."""
 

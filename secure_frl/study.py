@@ -230,7 +230,9 @@ class ProtectionSection(_Section):
     modulus_bits: int = Field(
         default=0, ge=0, le=64, description="0 = the smallest that holds the sum; above 32 doubles the bytes"
     )
-    stewards: list[str] = Field(default=[], max_length=0, description="empty: the first site of an epoch makes its key")
+    stewards: list[str] = Field(
+        default=[], max_length=0, description="empty: the first site that answers makes the key"
+    )
     epoch_rounds: int = Field(default=64, ge=1, le=64, description="how many rounds share channel keys, 1 to 64")
 
 

@@ -291,7 +291,7 @@ class SumMachine:
 
 
 class MaskedSum(SumMachine):
-    """The protection `masking` (and its control `unsafe-plain`) as a SecureSum."""
+    """The protection `masking` and its control `unsafe-plain`."""
 
     table = TABLE
     closings = CLOSINGS
