@@ -52,6 +52,7 @@ def compact(dynamics: bytes, actions: bytes) -> dict[str, NDArray[np.generic]]:
         expert = published["expert_policy"].astype(np.float64)
         initial = published["d_0"].astype(np.float64)
         sofa = published["sofa_scores"].astype(np.float64)
+        features = published["state_cluster_centers"].astype(np.float32)
     pair, target = np.nonzero(rows)
     starts = np.searchsorted(pair, np.arange(rows.shape[0] + 1))
     # The three terminal states have no expert: every action, each as likely, so that each row sums to 1.
@@ -65,6 +66,7 @@ def compact(dynamics: bytes, actions: bytes) -> dict[str, NDArray[np.generic]]:
         "initial": initial.astype("<f8"),
         "expert": expert.astype("<f8"),
         "sofa": sofa.astype("<f8"),
+        "features": features.astype("<f4"),
     }
 
 

@@ -28,7 +28,7 @@ STATES = 716
 ACTIONS = 25
 LIVE_STATES = 713
 SURVIVAL = 714
-TABLES_SHA256 = "24476c3d7078d144e73e997de1d2631c57cc3c9535a64f80189aaa61818923ac"  # printed by build_tables.py
+TABLES_SHA256 = "ca1a105a434d05d3c135398c6190f7f4896204150a6df828b01cd548153e58bf"  # printed by build_tables.py
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +42,7 @@ class IcuSepsisTables:
     initial: NDArray[np.float64]  # [716]
     expert: NDArray[np.float64]  # [716, 25], the clinicians' policy
     sofa: NDArray[np.float64]  # [716], severity score
+    features: NDArray[np.float32]  # [716, 47], the clusters' centres as published; 0 in terminal states
 
 
 @cache
@@ -63,6 +64,7 @@ def load_tables() -> IcuSepsisTables:
             initial=stored["initial"].astype(np.float64),
             expert=stored["expert"].astype(np.float64),
             sofa=stored["sofa"].astype(np.float64),
+            features=stored["features"].astype(np.float32),
         )
     for name in IcuSepsisTables.__slots__:
         getattr(tables, name).setflags(write=False)
