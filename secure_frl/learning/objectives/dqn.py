@@ -1,14 +1,10 @@
 """Double Q-learning over whole trajectories: one sum of temporal differences a trajectory.
 
 A policy's logits are its Q values. The target network is the policy that was broadcast, also while a site moves its own
-copy by several steps: it is public, so no other trajectory comes in through it. The targets are Peng's lambda returns:
-with lambda = 0 the one-step targets of double DQN, with lambda = 1 what was seen until the end. In between, one round
-carries an outcome back over many steps, which saves releases where each costs privacy; the price is a pull towards the
-values of whoever acted.
+copy by several steps: it is public, so no other trajectory comes in through it.
 
 Sources: Mnih et al. 2015, Human-level control through deep reinforcement learning (target network, clipped error);
-van Hasselt et al. 2016, Deep Reinforcement Learning with Double Q-learning, equation 4; Peng and Williams 1996,
-Incremental Multi-Step Q-Learning, equation 5; Kozuno et al. 2021, Revisiting Peng's Q(lambda).
+van Hasselt et al. 2016, Deep Reinforcement Learning with Double Q-learning, equation 4.
 """
 
 from __future__ import annotations
@@ -32,21 +28,19 @@ MASKED_VALUE = -1e30  # of an action that is not allowed: finite, for infinity m
 class DoubleQ:
     """An Objective for policies whose logits are Q values.
 
-    discount: gamma in (0, 1]. return_lambda: lambda in [0, 1] of the targets. error: "huber", linear beyond 1, or
-    "squared". max_steps: the study's longest trajectory, a public constant that divides every loss.
+    discount: gamma in (0, 1]. error: "huber", linear beyond 1, or "squared". max_steps: the study's longest trajectory,
+    a public constant that divides every loss.
     """
 
     discount: float
-    return_lambda: float
     error: str
     max_steps: int
 
     def __post_init__(self) -> None:
-        fine = 0 < self.discount <= 1 and 0 <= self.return_lambda <= 1 and self.max_steps >= 1
-        if not fine or self.error not in ("huber", "squared"):
+        if not 0 < self.discount <= 1 or self.max_steps < 1 or self.error not in ("huber", "squared"):
             raise InvalidParameter(
-                "discount must be in (0, 1], return_lambda in [0, 1], max_steps at least 1 and error huber or squared, "
-                f"not {self.discount}, {self.return_lambda}, {self.max_steps} and {self.error!r}. Correct [training]."
+                "discount must be in (0, 1], max_steps at least 1 and error huber or squared, not "
+                f"{self.discount}, {self.max_steps} and {self.error!r}. Correct training.discount and td_error."
             )
 
     @torch.no_grad()
@@ -58,34 +52,20 @@ class DoubleQ:
         in that observation are not known, the step before it does not count.
         Any: torch modules; policy may have gradient hooks, public["target"] is a plain one.
         """
-        seen, has_value = _with_final(batch), _final_is_known(policy, batch)
+        seen = _with_final(batch)
         observations = torch.from_numpy(seen)
         online = policy.logits_of(observations)
-        following = online.masked_fill(~_allowed_after(policy, batch, seen), MASKED_VALUE).argmax(-1, keepdim=True)
+        allowed = _allowed(policy, batch, seen)
+        held = online if allowed is None else online.masked_fill(~allowed, MASKED_VALUE)
+        following = held.argmax(dim=-1, keepdim=True)
         values = public[TARGET].logits_of(observations).gather(-1, following)[..., 0].double().numpy()
-        return self._returns(batch, values, has_value)
-
-    def _returns(
-        self, batch: Trajectories, values: NDArray[np.float64], has_value: NDArray[np.bool_]
-    ) -> dict[str, NDArray[Any]]:
-        """values: [B,T+1], of each observation and the final one. has_value: bool [B], whether the final one counts."""
-        steps, lengths = batch.steps, batch.lengths
-        rewards = np.where(steps, batch.rewards, 0.0).astype(np.float64)
-        rows = np.arange(batch.count)
-        after = np.where(batch.terminated, 0.0, values[rows, lengths])
-        value_after = after
-        aims = np.zeros(steps.shape)
-        counted = steps.copy()
-        for t in range(steps.shape[1] - 1, -1, -1):
-            exists = steps[:, t]
-            mixed = (1 - self.return_lambda) * value_after + self.return_lambda * after
-            aim = rewards[:, t] + self.discount * mixed
-            is_unknown = exists & (lengths == t + 1) & ~batch.terminated & ~has_value
-            counted[:, t] &= ~is_unknown
-            aims[:, t] = np.where(counted[:, t], aim, 0.0)
-            after = np.where(exists, np.where(is_unknown, values[:, t], aim), after)
-            value_after = np.where(exists, values[:, t], value_after)
-        return {"aims": aims, "counted": counted}
+        is_last = np.arange(batch.steps.shape[1]) == batch.lengths[:, None] - 1
+        after = np.where(is_last & batch.terminated[:, None], 0.0, values[:, 1:])
+        # Masks of single steps say nothing of the observation behind the last one.
+        is_unknown = is_last & ~batch.terminated[:, None] & (batch.allowed is not None)
+        counted = batch.steps & ~is_unknown
+        rewards = np.where(counted, batch.rewards, 0.0).astype(np.float64)
+        return {"aims": np.where(counted, rewards + self.discount * after, 0.0), "counted": counted}
 
     def losses(self, policy: Any, batch: Trajectories, targets: Mapping[str, Any]) -> torch.Tensor:
         """Return the sum of a trajectory's errors over max_steps, tensor [B].
@@ -130,20 +110,10 @@ def _allowed(policy: Any, batch: Trajectories, observations: NDArray[Any]) -> to
         missing = observations.shape[1] - batch.allowed.shape[1]
         own = np.where(batch.steps[..., None], batch.allowed, True)
         return torch.from_numpy(np.pad(own, [(0, 0), (0, missing), (0, 0)], constant_values=True))
-    if observations.ndim == 2:
-        found: torch.Tensor = policy.admissible[torch.from_numpy(observations)]
-        return found
-    return None
-
-
-def _allowed_after(policy: Any, batch: Trajectories, seen: NDArray[Any]) -> torch.Tensor:
-    allowed = _allowed(policy, batch, seen)
-    return torch.ones(1, dtype=torch.bool) if allowed is None else allowed
-
-
-def _final_is_known(policy: Any, batch: Trajectories) -> NDArray[np.bool_]:
-    """Return bool [B]: whether the actions of the final observation are; masks of single steps say nothing of it."""
-    return np.full(batch.count, batch.allowed is None)
+    if policy.admissible is None or observations.ndim == 3:
+        return None
+    found: torch.Tensor = policy.admissible[torch.from_numpy(observations)]
+    return found
 
 
 def _where(steps: NDArray[np.bool_], observations: NDArray[Any]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from secure_frl.learning.trajectories import Trajectories
 
 pytestmark = pytest.mark.slow
 
-Q = DoubleQ(0.9, 0.3, "squared", 5)
+Q = DoubleQ(0.9, "squared", 5)
 
 
 def test_without_a_conservative_part_it_is_double_q_learning() -> None:
