@@ -110,7 +110,9 @@ class PolicySection(_Section):
     )
     allowed_actions: Literal["public"] = Field(default="public", description="'public': the published table")
     critic: Literal["private", "none"] = Field(default="private", description="'private' shares the noise, or 'none'")
-    critic_start: float = Field(default=0.78, ge=0, le=1, description="the public first value of every state, 0 to 1")
+    critic_start: float = Field(
+        default=0.78, ge=0, le=1, description="the public first value of every state, 0 to 1; dqn, cql: of every action"
+    )
 
 
 class GlobalStep(_Section):
@@ -135,8 +137,15 @@ class LocalStep(_Section):
 class TrainingSection(_Section):
     """How it is trained."""
 
-    objective: Literal["reinforce", "ppo", "behaviour_cloning"] = Field(
-        default="reinforce", description="'reinforce' or 'ppo' on fresh episodes, 'behaviour_cloning' on logged data"
+    objective: Literal["reinforce", "ppo", "behaviour_cloning", "dqn", "cql"] = Field(
+        default="reinforce",
+        description="'reinforce' or 'ppo' on fresh episodes, 'behaviour_cloning' or 'cql' on logged data, 'dqn' on both",
+    )
+    td_error: Literal["huber", "squared"] = Field(
+        default="huber", description="'huber', linear beyond 1, or 'squared': errors of values in dqn and cql"
+    )
+    conservatism: float = Field(
+        default=0.003, ge=0, le=1000, description="0 to 1000: cql's pull towards the actions that were taken"
     )
     clip_ratio: Share = Field(default=0.2, description="a number between 0 and 1, how far ppo trusts old episodes")
     aggregation: Literal["fedsgd", "fedavg"] = Field(
@@ -326,6 +335,11 @@ class Study(_Section):
     def declared_batch(self) -> int:
         """Return the public expected number of units a site and round."""
         return max(1, round(self.units_per_site * self.privacy.sampling_rate))
+
+    @property
+    def learns_values(self) -> bool:
+        """Return whether the policy's logits are values of actions, of which the best is taken."""
+        return self.training.objective in ("dqn", "cql")
 
     @property
     def noised_sums(self) -> int:

@@ -60,25 +60,32 @@ def _data_fits(study: Study) -> Iterator[str]:
         )
 
 
+_ON_RECORDS = ("behaviour_cloning", "dqn", "cql")
+_ON_EPISODES = ("reinforce", "ppo", "dqn")
+_WITHOUT_CRITIC = ("behaviour_cloning", "dqn", "cql")
+
+
 def _objective_fits(study: Study) -> Iterator[str]:
     objective = study.training.objective
-    if study.is_logged != (objective == "behaviour_cloning"):
+    if objective not in (_ON_RECORDS if study.is_logged else _ON_EPISODES):
         yield (
-            f"'behaviour_cloning' with data.source = 'steps', 'reinforce' or 'ppo' with 'environment', whose episodes "
-            f"the policy itself collected; found {objective!r} with {study.data.source!r}"
+            f"{' or '.join(_ON_RECORDS)} with data.source = 'steps', {' or '.join(_ON_EPISODES)} with 'environment', "
+            f"whose episodes the policy itself collected; found {objective!r} with {study.data.source!r}"
         )
-    if objective == "behaviour_cloning" and study.policy.critic != "none":
-        yield f"policy.critic = 'none' with 'behaviour_cloning', which uses no value; found {study.policy.critic!r}"
+    if objective in _WITHOUT_CRITIC and study.policy.critic != "none":
+        yield (
+            f"policy.critic = 'none' with {objective!r}, which uses no value of a state; found {study.policy.critic!r}"
+        )
 
 
 def _local_steps_fit(study: Study) -> Iterator[str]:
     training, noise = study.training, study.privacy.noise
     if training.epochs > 1 and training.objective != "ppo":
         yield f"epochs = 1 with {training.objective!r}: another one needs the ratio of ppo; found {training.epochs}"
-    if training.local_steps > 1 and not study.is_logged:
+    if training.local_steps > 1 and not study.is_logged and training.objective != "dqn":
         yield (
-            "local_steps = 1 on fresh episodes: another step needs the ratio of ppo, which counts it in epochs; found "
-            f"{training.local_steps}"
+            "local_steps = 1 on fresh episodes: another step needs the ratio of ppo, which counts it in epochs, or dqn, "
+            f"which needs none; found {training.local_steps}"
         )
     if study.noised_sums > 1 and training.aggregation != "fedavg":
         yield f"aggregation = 'fedavg' with local_steps x epochs = {study.noised_sums}; found {training.aggregation!r}"

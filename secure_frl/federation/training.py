@@ -22,6 +22,8 @@ from secure_frl.learning.acting import Acting
 from secure_frl.learning.forms import policy_form
 from secure_frl.learning.objective import Objective
 from secure_frl.learning.objectives.behaviour_cloning import BehaviourCloning
+from secure_frl.learning.objectives.cql import ConservativeQ
+from secure_frl.learning.objectives.dqn import TARGET, DoubleQ
 from secure_frl.learning.objectives.ppo import ProximalPolicy
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.policies import build_policy
@@ -46,6 +48,7 @@ class Trainer:
         self._constants = constants
         self._form = policy_form(study)
         self._policy = build_policy(self._form)
+        self._target = build_policy(self._form) if study.learns_values else None
         self._objective = _objective(study)
         self._rule = optimiser_rule(study, constants)
 
@@ -133,7 +136,10 @@ class Trainer:
 
     def _losses(self, state: TrainingState) -> Losses:
         """Return the objective under public state only: what was broadcast, and constants of the charter."""
-        public = {CRITIC: critic_values(state, self._form.admissible.shape[0])}
+        public: dict[str, object] = {CRITIC: critic_values(state, self._form.admissible.shape[0])}
+        if self._target is not None:  # what was broadcast, wherever noised steps move the policy meanwhile
+            self._target.load(self._form.arrays(state.parameters))
+            public[TARGET] = self._target
 
         def losses(policy: nn.Module, batch: Trajectories) -> Tensor:
             found: Tensor = self._objective.losses(policy, batch, self._objective.targets(policy, public, batch))
@@ -146,5 +152,8 @@ def _objective(study: Study) -> Objective:
     training = study.training
     if training.objective == "behaviour_cloning":
         return BehaviourCloning(study.data.max_steps)
+    if study.learns_values:
+        q = DoubleQ(training.discount, training.td_error, study.data.max_steps)
+        return ConservativeQ(q, training.conservatism) if training.objective == "cql" else q
     reinforce = Reinforce(training.discount, training.gae_lambda, study.policy.critic)
     return ProximalPolicy(reinforce, training.clip_ratio) if training.objective == "ppo" else reinforce

@@ -135,7 +135,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 def test_what_this_version_cannot_carry_out_is_refused() -> None:
     for section, key, value in (
         ("protection", "method", "paillier"),
-        ("training", "objective", "dqn"),
+        ("training", "objective", "sac"),
         ("training", "target_kl", 0.01),
         ("training", "prioritised", True),
         ("training", "local", {"proximal": 0.1}),
@@ -238,6 +238,17 @@ def test_logged_data_are_declared_once_and_sampled() -> None:
     assert parse_study(LEAST).composition_group("ward-a") == "fresh"
 
 
+def test_values_are_learned_from_records_and_by_dqn_from_episodes() -> None:
+    for objective in ("dqn", "cql"):
+        assert parse_study(LOGGED, {"training.objective": objective}).learns_values
+    several = {"training.local_steps": 3, "training.aggregation": "fedavg", "privacy.noise": "local"}
+    fresh = parse_study(LEAST, {"training.objective": "dqn", "policy.critic": "none", **several})
+
+    assert fresh.learns_values
+    assert fresh.noised_sums == 3
+    assert not parse_study(LEAST).learns_values
+
+
 @pytest.mark.parametrize(
     ("base", "overrides", "word"),
     [
@@ -252,7 +263,14 @@ def test_logged_data_are_declared_once_and_sampled() -> None:
         (LOGGED, {"training.local_steps": 2, "training.aggregation": "fedavg"}, "a person's influence has no bound"),
         (LEAST, {"data.path": "steps"}, "and none with 'environment'"),
         (LEAST, {"data.declared_units": 5}, "and 0 with 'environment'"),
-        (LEAST, {"training.objective": "behaviour_cloning"}, "'behaviour_cloning' with data.source = 'steps'"),
+        (LEAST, {"training.objective": "behaviour_cloning"}, "behaviour_cloning or dqn or cql with data.source = 'steps'"),
+        (LEAST, {"training.objective": "cql", "policy.critic": "none"}, "reinforce or ppo or dqn with 'environment'"),
+        (LEAST, {"training.objective": "dqn"}, "policy.critic = 'none'"),
+        (
+            LOGGED,
+            {"training.objective": "cql", "training.local_steps": 5, "training.aggregation": "fedavg"},
+            "a person's influence has no bound",
+        ),
         (LEAST, {"training.epochs": 2, "training.aggregation": "fedavg", "privacy.noise": "local"}, "the ratio of ppo"),
         (LEAST, {"training.local_steps": 2, "training.objective": "ppo"}, "local_steps = 1 on fresh episodes"),
         (LEAST, {"training.epochs": 2, "training.objective": "ppo"}, "privacy.noise = 'local'"),
