@@ -139,7 +139,7 @@ class TrainingSection(_Section):
 
     objective: Literal["reinforce", "ppo", "behaviour_cloning", "dqn", "cql"] = Field(
         default="reinforce",
-        description="'reinforce' or 'ppo' on fresh episodes, 'behaviour_cloning' or 'cql' on logged data, 'dqn' on both",
+        description="'reinforce' or 'ppo' on fresh episodes, 'behaviour_cloning' or 'cql' on records, 'dqn' on both",
     )
     td_error: Literal["huber", "squared"] = Field(
         default="huber", description="'huber', linear beyond 1, or 'squared': errors of values in dqn and cql"

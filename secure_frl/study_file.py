@@ -84,8 +84,8 @@ def _local_steps_fit(study: Study) -> Iterator[str]:
         yield f"epochs = 1 with {training.objective!r}: another one needs the ratio of ppo; found {training.epochs}"
     if training.local_steps > 1 and not study.is_logged and training.objective != "dqn":
         yield (
-            "local_steps = 1 on fresh episodes: another step needs the ratio of ppo, which counts it in epochs, or dqn, "
-            f"which needs none; found {training.local_steps}"
+            "local_steps = 1 on fresh episodes: another step needs the ratio of ppo, which counts it in epochs, or "
+            f"dqn, which needs none; found {training.local_steps}"
         )
     if study.noised_sums > 1 and training.aggregation != "fedavg":
         yield f"aggregation = 'fedavg' with local_steps x epochs = {study.noised_sums}; found {training.aggregation!r}"

@@ -263,7 +263,11 @@ def test_values_are_learned_from_records_and_by_dqn_from_episodes() -> None:
         (LOGGED, {"training.local_steps": 2, "training.aggregation": "fedavg"}, "a person's influence has no bound"),
         (LEAST, {"data.path": "steps"}, "and none with 'environment'"),
         (LEAST, {"data.declared_units": 5}, "and 0 with 'environment'"),
-        (LEAST, {"training.objective": "behaviour_cloning"}, "behaviour_cloning or dqn or cql with data.source = 'steps'"),
+        (
+            LEAST,
+            {"training.objective": "behaviour_cloning"},
+            "behaviour_cloning or dqn or cql with data.source = 'steps'",
+        ),
         (LEAST, {"training.objective": "cql", "policy.critic": "none"}, "reinforce or ppo or dqn with 'environment'"),
         (LEAST, {"training.objective": "dqn"}, "policy.critic = 'none'"),
         (
