@@ -337,8 +337,8 @@ class Study(_Section):
         return max(1, round(self.units_per_site * self.privacy.sampling_rate))
 
     @property
-    def learns_values(self) -> bool:
-        """Return whether the policy's logits are values of actions, of which the best is taken."""
+    def acts_greedily(self) -> bool:
+        """Return whether logits are values of actions, of which the best is taken."""
         return self.training.objective in ("dqn", "cql")
 
     @property

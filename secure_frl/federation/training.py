@@ -48,7 +48,7 @@ class Trainer:
         self._constants = constants
         self._form = policy_form(study)
         self._policy = build_policy(self._form)
-        self._target = build_policy(self._form) if study.learns_values else None
+        self._target = build_policy(self._form) if study.acts_greedily else None
         self._objective = _objective(study)
         self._rule = optimiser_rule(study, constants)
 
@@ -152,7 +152,7 @@ def _objective(study: Study) -> Objective:
     training = study.training
     if training.objective == "behaviour_cloning":
         return BehaviourCloning(study.data.max_steps)
-    if study.learns_values:
+    if study.acts_greedily:
         q = DoubleQ(training.discount, training.td_error, study.data.max_steps)
         return ConservativeQ(q, training.conservatism) if training.objective == "cql" else q
     reinforce = Reinforce(training.discount, training.gae_lambda, study.policy.critic)

@@ -240,13 +240,13 @@ def test_logged_data_are_declared_once_and_sampled() -> None:
 
 def test_values_are_learned_from_records_and_by_dqn_from_episodes() -> None:
     for objective in ("dqn", "cql"):
-        assert parse_study(LOGGED, {"training.objective": objective}).learns_values
+        assert parse_study(LOGGED, {"training.objective": objective}).acts_greedily
     several = {"training.local_steps": 3, "training.aggregation": "fedavg", "privacy.noise": "local"}
     fresh = parse_study(LEAST, {"training.objective": "dqn", "policy.critic": "none", **several})
 
-    assert fresh.learns_values
+    assert fresh.acts_greedily
     assert fresh.noised_sums == 3
-    assert not parse_study(LEAST).learns_values
+    assert not parse_study(LEAST).acts_greedily
 
 
 @pytest.mark.parametrize(
