@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 import numpy as np
@@ -28,6 +28,7 @@ STATES = 716
 ACTIONS = 25
 LIVE_STATES = 713
 SURVIVAL = 714
+SAMPLERS_KEPT = 16  # 27 MB each; sites with tables of their own beyond these build theirs again, .1 s each
 TABLES_SHA256 = "ca1a105a434d05d3c135398c6190f7f4896204150a6df828b01cd548153e58bf"  # printed by build_tables.py
 
 
@@ -77,7 +78,7 @@ def admissible_actions() -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sampler:
+class Sampler:
     """Inverse CDF over all rows at once: row i occupies the interval (i, i + 1] of one ascending array."""
 
     row_of: NDArray[np.int64]  # [716 * 25]: an admissible pair's own row, else the state's mean row
@@ -87,9 +88,9 @@ class _Sampler:
     initial_states: NDArray[np.int64]
 
 
-@cache
-def _sampler() -> _Sampler:
-    tables = load_tables()
+@lru_cache(maxsize=SAMPLERS_KEPT)
+def sampler_of(tables: IcuSepsisTables) -> Sampler:
+    """Return what draws from tables: the published ones, or those of a site that differs."""
     live = tables.admissible[:LIVE_STATES]
     pairs = tables.row_starts.size - 1
     pair_of_value = np.repeat(np.arange(pairs), np.diff(tables.row_starts))
@@ -107,7 +108,7 @@ def _sampler() -> _Sampler:
     initial_states = np.flatnonzero(tables.initial)
     initial_edges = np.cumsum(tables.initial[initial_states])
     initial_edges /= initial_edges[-1]
-    return _Sampler(row_of.ravel(), edges, targets, initial_edges, initial_states)
+    return Sampler(row_of.ravel(), edges, targets, initial_edges, initial_states)
 
 
 def draw(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -116,18 +117,26 @@ def draw(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
     return np.asarray((words + 0.5) * 2.0**-32, dtype=np.float64)
 
 
-def admit(uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the first states of patients, int64 [n]. uniform: float64 [n] from `draw`."""
-    sampler = _sampler()
+def admit(uniform: NDArray[np.float64], sampler: Sampler | None = None) -> NDArray[np.int64]:
+    """Return the first states of patients, int64 [n]. uniform: float64 [n] from `draw`.
+
+    sampler: of a site that differs; None: of the published tables.
+    """
+    sampler = sampler or sampler_of(load_tables())
     return sampler.initial_states[np.searchsorted(sampler.initial_edges, uniform)]
 
 
-def treat(states: NDArray[np.int64], actions: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+def treat(
+    states: NDArray[np.int64],
+    actions: NDArray[np.int64],
+    uniform: NDArray[np.float64],
+    sampler: Sampler | None = None,
+) -> NDArray[np.int64]:
     """Return the next states of live patients, int64 [n].
 
-    states: int64 [n] below 713. actions: int64 [n] in 0..24. uniform: float64 [n] from `draw`.
+    states: int64 [n] below 713. actions: int64 [n] in 0..24. uniform: float64 [n] from `draw`. sampler: as in `admit`.
     """
-    sampler = _sampler()
+    sampler = sampler or sampler_of(load_tables())
     row = sampler.row_of[states * ACTIONS + actions]
     return np.asarray(sampler.targets[np.searchsorted(sampler.edges, row + uniform)], dtype=np.int64)
 
@@ -139,12 +148,13 @@ class IcuSepsis:
     generator and its own actions only.
     """
 
-    def __init__(self, count: int, max_steps: int = 48) -> None:
-        """Raise InvalidParameter unless count >= 0 and max_steps >= 1."""
+    def __init__(self, count: int, max_steps: int = 48, tables: IcuSepsisTables | None = None) -> None:
+        """Raise InvalidParameter unless count >= 0 and max_steps >= 1. tables: of a site; None: the published ones."""
         if count < 0 or max_steps < 1:
             raise InvalidParameter(
                 f"count must be at least 0 and max_steps at least 1, not {count} and {max_steps}. Correct the call."
             )
+        self._sampler = sampler_of(tables or load_tables())
         self._count = count
         self._max_steps = max_steps
         self._generator: np.random.Generator | None = None
@@ -170,7 +180,7 @@ class IcuSepsis:
     def reset(self, generator: np.random.Generator) -> NDArray[np.int64]:
         """Admit `count` patients; returns their states, int64 [count]."""
         self._generator = generator
-        self._states = admit(draw(generator, self._count))
+        self._states = admit(draw(generator, self._count), self._sampler)
         self._running = np.ones(self._count, dtype=np.bool_)
         self._taken = 0
         return self._states.copy()
@@ -186,7 +196,7 @@ class IcuSepsis:
             raise UnexpectedState("an environment must be reset before it is stepped. Call reset with a generator.")
         uniform = draw(self._generator, self._count)
         live = np.flatnonzero(self._running)
-        landed = treat(self._states[live], actions[live], uniform[live])
+        landed = treat(self._states[live], actions[live], uniform[live], self._sampler)
         self._states[live] = landed
         self._taken += 1
         reward = np.zeros(self._count, dtype=np.float32)
