@@ -73,8 +73,14 @@ class DataSection(_Section):
     source: Literal["environment", "steps"] = Field(
         default="environment", description="'environment': simulated patients, or 'steps': logged trajectories"
     )
-    environment: Literal["icu-sepsis"] = Field(default="icu-sepsis", description="'icu-sepsis'")
-    observation: Literal["state"] = Field(default="state", description="'state': tabular state numbers")
+    environment: str = Field(
+        default="icu-sepsis",
+        pattern=r"^[A-Za-z0-9_.:/-]{1,200}$",
+        description="'icu-sepsis', a Gymnasium id such as 'CartPole-v1', 'module:Id-v0' or 'module:factory'",
+    )
+    observation: Literal["state", "features"] = Field(
+        default="state", description="'state': a state's number, or 'features': a vector, of icu-sepsis 47"
+    )
     site_shift: SiteShift = SiteShift()
     path: str = Field(
         default="", max_length=1000, description="a folder with one steps table a site: site-01.parquet, site-02 ..."
@@ -100,16 +106,24 @@ class PolicySection(_Section):
     """What is trained."""
 
     kind: Literal["table", "mlp", "gru", "lstm"] = Field(
-        default="table", description="'table': one row a state; 'mlp', 'gru' or 'lstm': a network over embedded states"
+        default="table",
+        description="'table': one row a state; 'mlp', 'gru' or 'lstm': a network over states or features",
     )
     hidden: list[Annotated[int, Field(ge=1, le=256)]] = Field(
         default=[64, 64],
         min_length=1,
         max_length=8,
-        description="a list of widths, 1 to 256: the embedding's first, with gru and lstm the recurrent layer's last",
+        description="a list of widths, 1 to 256: of states the embedding's first, with gru and lstm the recurrent "
+        "layer's last",
     )
-    allowed_actions: Literal["public"] = Field(default="public", description="'public': the published table")
-    critic: Literal["private", "none"] = Field(default="private", description="'private' shares the noise, or 'none'")
+    allowed_actions: Literal["public"] = Field(
+        default="public", description="'public': the published table, or the masks that an environment gives"
+    )
+    critic: Literal["private", "network", "none"] = Field(
+        default="private",
+        description="'private': values of states, which share the noise; 'network': a value network, clipped together "
+        "with the policy; or 'none'",
+    )
     critic_start: float = Field(
         default=0.78, ge=0, le=1, description="the public first value of every state, 0 to 1; dqn, cql: of every action"
     )
@@ -160,6 +174,13 @@ class TrainingSection(_Section):
     )
     discount: float = Field(default=1.0, gt=0, le=1, description="a number above 0, at most 1")
     gae_lambda: float = Field(default=0.2, ge=0, le=1, description="a number from 0 to 1")
+    value_weight: Positive = Field(
+        default=0.5, description="a number above 0: the value network's part in a trajectory's loss"
+    )
+    exploration: float = Field(
+        default=0.1, ge=0, le=1, description="0 to 1: the part of steps that dqn and cql take at random, in round 1"
+    )
+    exploration_end: float = Field(default=0.1, ge=0, le=1, description="the same in the last round, 0 to 1")
     global_: GlobalStep = Field(default=GlobalStep(), alias="global")
     local: LocalStep = LocalStep()
     personalise: Literal["none"] = Field(default="none", description="'none'")
@@ -250,6 +271,12 @@ class OutputSection(_Section):
 
     sharpen: Positive = Field(default=3.0, description="a factor of the logits at release, above 0")
     keep_policies: Literal["last", "all"] = Field(default="last", description="'last' or 'all'")
+    evaluation_episodes: int = Field(
+        default=4000,
+        ge=2,
+        le=100_000,
+        description="a number of simulated episodes, 2 to 100000, where no exact value is known",
+    )
     release: list[Literal["policy", "mean_return"]] = Field(
         default=["policy"],
         min_length=1,
@@ -325,6 +352,12 @@ class Study(_Section):
             return 1
         people = self.data.declared_units if self.is_logged else self.training.episodes_per_site
         return people * (self.data.max_steps if self.privacy.unit == "unsafe-transition" else 1)
+
+    def exploration_at(self, round_number: int) -> float:
+        """Return the part of steps taken at random in a round, counted from 1: linear over the study's rounds."""
+        first, last, rounds = self.training.exploration, self.training.exploration_end, self.training.rounds
+        done = min(max(round_number - 1, 0), rounds - 1) / max(rounds - 1, 1)
+        return first + (last - first) * done
 
     @property
     def declared_units(self) -> int:

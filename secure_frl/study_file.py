@@ -112,6 +112,16 @@ def _widths_fit(study: Study) -> Iterator[str]:
         yield f"two widths or more for {study.policy.kind}, embedding and recurrent layer; found {study.policy.hidden}"
 
 
+def _observations_fit(study: Study) -> Iterator[str]:
+    policy, data = study.policy, study.data
+    if data.observation == "features" and policy.kind == "table":
+        yield "kind = 'mlp', 'gru' or 'lstm' over features, which number no states; found 'table'"
+    if data.observation == "features" and policy.critic == "private":
+        yield "critic = 'network' or 'none' over features, for a private critic is a table of states; found 'private'"
+    if policy.critic == "network" and policy.kind == "table":
+        yield "kind = 'mlp', 'gru' or 'lstm' beside critic = 'network', which is a network too; found 'table'"
+
+
 def _step_units_fit(study: Study) -> Iterator[str]:
     if study.privacy.unit == "unsafe-transition" and study.policy.kind in ("gru", "lstm"):
         yield f"'table' or 'mlp' where a unit is one step, for a memory ties steps together; found {study.policy.kind}"
@@ -176,6 +186,12 @@ _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]
     ("sites.simulate_drop", ("sites.simulate_drop", "sites.count"), _drops_fit, "lose fewer sites"),
     ("policy.hidden", ("policy.hidden", "policy.kind"), _widths_fit, "write for instance [64, 64]"),
     ("policy.kind", ("policy.kind", "privacy.unit"), _step_units_fit, "choose another unit or policy"),
+    (
+        "policy",
+        ("policy.kind", "policy.critic", "data.observation"),
+        _observations_fit,
+        "change the key that is named",
+    ),
     ("output.release", ("output.release",), _releases_fit, "keep the policy, and name nothing twice"),
     ("output.return_range", ("output.return_range",), _returns_fit, "write for instance [0.0, 1.0]"),
     (

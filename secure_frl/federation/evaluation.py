@@ -1,4 +1,4 @@
-"""What may be shown of a policy after a round. On the public simulator return and gap cost nothing.
+"""What may be shown of a policy after a round. On a public simulator return and gap cost nothing.
 
 On any other data they would be releases, so nothing is shown but what a sum released.
 """
@@ -11,14 +11,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from secure_frl.federation.training_state import TrainingState
-from secure_frl.learning.environments.icu_sepsis import IcuSepsis
-from secure_frl.learning.evaluation import exact_return, gap_of
-from secure_frl.learning.forms import policy_form
+from secure_frl.learning.forms import PolicyForm, form_in
 from secure_frl.learning.rollout import roll_out
+from secure_frl.learning.settings import Setting, setting_of
 from secure_frl.study import Study
 
-SIMULATED_EPISODES = 4_000  # of a policy with a memory, which no linear solve values: +-.013 at 95 %
-LONGEST_EPISODE = 400  # steps; the exact value knows no limit, and hardly an episode is longer
 _NORMAL_95 = 1.959964  # two-sided quantile of the normal distribution
 
 Evaluate = Callable[[TrainingState], Mapping[str, float]]
@@ -27,22 +24,40 @@ Evaluate = Callable[[TrainingState], Mapping[str, float]]
 def evaluate_state(study: Study) -> Evaluate:
     """Return the function that scores a policy as it would act when released.
 
-    It gives the return, the half width of its 95 % interval and the gap recovered. The return is exact with half
-    width 0 for a policy without memory; one with a memory is rolled out, in the same simulated episodes every time.
+    It gives the return, the half width of its 95 % interval and, where clinicians' and best policy are known, the gap
+    recovered. The return is exact with half width 0 for a policy without memory in an environment whose states are all
+    known; any other is rolled out, in the same simulated episodes every time.
     """
-    form = policy_form(study)
+    setting = setting_of(study)
+    form = form_in(setting, study)
 
     def evaluate(state: TrainingState) -> Mapping[str, float]:
-        if not form.has_memory:
-            value, half_width = exact_return(form.probabilities(state.parameters, study.output.sharpen)), 0.0
-        else:
-            environment = IcuSepsis(SIMULATED_EPISODES, LONGEST_EPISODE)
-            nobody = np.arange(SIMULATED_EPISODES, dtype=np.uint64)
-            acting = form.acting(state.parameters, study.output.sharpen)
-            seen = roll_out(acting, environment, np.random.default_rng(study.study.seed), nobody)
-            returns = seen.rewards.sum(axis=1, dtype=np.float64)
-            value = float(returns.mean())
-            half_width = _NORMAL_95 * float(returns.std(ddof=1)) / math.sqrt(SIMULATED_EPISODES)
-        return {"return": value, "return_half_width": half_width, "gap_recovered": gap_of(value)}
+        exact = _exact_value(setting, form, state, study)
+        value, half_width = _simulated_value(setting, form, state, study) if exact is None else (exact, 0.0)
+        found = {"return": value, "return_half_width": half_width}
+        if setting.gap_of is not None:
+            found["gap_recovered"] = setting.gap_of(value)
+        return found
 
     return evaluate
+
+
+def _exact_value(setting: Setting, form: PolicyForm, state: TrainingState, study: Study) -> float | None:
+    if form.has_memory or setting.value_of is None or setting.shown is None or setting.shown_allowed is None:
+        return None
+    shown, allowed = setting.shown, setting.shown_allowed
+    return setting.value_of(form.probabilities_at(state.parameters, shown, allowed, study.output.sharpen))
+
+
+def _simulated_value(setting: Setting, form: PolicyForm, state: TrainingState, study: Study) -> tuple[float, float]:
+    """Return the mean return of simulated episodes, undiscounted, and its half width.
+
+    An episode ends as the environment says; where that has no limit of its own, the study's cuts it.
+    """
+    episodes = study.output.evaluation_episodes
+    environment = setting.make(episodes, setting.episode_limit or study.data.max_steps)
+    nobody = np.arange(episodes, dtype=np.uint64)
+    acting = form.acting(state.parameters, study.output.sharpen)
+    seen = roll_out(acting, environment, np.random.default_rng(study.study.seed), nobody)
+    returns = seen.rewards.sum(axis=1, dtype=np.float64)
+    return float(returns.mean()), _NORMAL_95 * float(returns.std(ddof=1)) / math.sqrt(episodes)

@@ -15,11 +15,12 @@ from safetensors.numpy import save as save_tensors
 from secure_frl.errors import ConfigError
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.files import write_durably
-from secure_frl.learning.acting import Acting, NetworkActing, TableActing
-from secure_frl.learning.environments.icu_sepsis import admissible_actions
-from secure_frl.learning.forms import TABLE, policy_form
+from secure_frl.learning.acting import Acting
+from secure_frl.learning.forms import TABLE, PolicyForm, acting_of, policy_form
 from secure_frl.learning.layout import LOGITS
-from secure_frl.learning.networks import Network
+from secure_frl.learning.networks import EMBEDDING, HEAD, Network
+from secure_frl.learning.settings import ICU_SEPSIS, STATE, public_table, setting_of
+from secure_frl.learning.tabular import Choice
 from secure_frl.masking.contexts import model_tag
 from secure_frl.study import Study
 
@@ -30,21 +31,34 @@ FORMAT = "secure_frl/policy/v1"
 class ReleasedPolicy:
     """A policy as it acts. Research software: not for clinical decisions."""
 
-    probabilities: NDArray[np.float64] | None  # [states, actions], rows sum to 1; None for a policy with a memory
+    probabilities: NDArray[np.float64] | None  # [states, actions], rows sum to 1; None where it is no such table
     round: int
     charter_hash: str
     kind: str  # table | mlp | gru | lstm
     hidden: tuple[int, ...]
-    sharpen: float  # multiplies the logits; `probabilities` has it in it
+    choice: Choice  # how actions are chosen by their logits; `probabilities` has it in it
     arrays: Mapping[str, NDArray[np.float64]]  # parameters by name
+    environment: str = ICU_SEPSIS  # under its name in a study
+    observation: str = STATE  # state | features
 
     def acting(self) -> Acting:
-        """Return the policy ready to be rolled out; inadmissible actions have probability 0."""
-        if self.probabilities is not None:
-            return TableActing(self.probabilities)
-        admissible = admissible_actions()
-        network = Network(self.kind, self.hidden, *admissible.shape)
-        return NetworkActing(network, self.arrays, admissible, self.sharpen)
+        """Return the policy ready to be rolled out in its environment, or fed with observations by hand.
+
+        Actions that are not allowed have probability 0: those outside the public table, or outside the mask that is
+        handed to `act` with an observation. No environment is made.
+        """
+        admissible = public_table(self.environment, self.observation)
+        return acting_of(self._network(), self.arrays, admissible, self.choice, masks_come=admissible is None)
+
+    def _network(self) -> Network | None:
+        """Return what the shapes of the parameters say."""
+        if self.kind == TABLE:
+            return None
+        actions = self.arrays[f"{HEAD}.bias"].size
+        if f"{EMBEDDING}.weight" in self.arrays:
+            return Network(self.kind, self.hidden, self.arrays[f"{EMBEDDING}.weight"].shape[0], actions)
+        width = self.arrays["layers.0.weight"].shape[1]
+        return Network(self.kind, self.hidden, width, actions, embeds=False)
 
 
 def write_policy(
@@ -58,8 +72,9 @@ def write_policy(
     form = policy_form(study)
     named = form.arrays(state.parameters)
     tensors = {"logits": named[LOGITS]} if form.network is None else named
-    if not form.has_memory:
-        tensors = {"probabilities": form.probabilities(state.parameters, study.output.sharpen), **tensors}
+    known = _probabilities(form, state, study)
+    if known is not None:
+        tensors = {"probabilities": known, **tensors}
     content = state.to_bytes()
     stem = f"round-{round_number:04d}"
     described = {
@@ -70,6 +85,9 @@ def write_policy(
         "kind": form.kind,
         "hidden": json.dumps(list(form.hidden)),
         "sharpen": repr(study.output.sharpen),
+        "acts": "greedily" if form.acts_greedily else "by chance",
+        "environment": study.data.environment,
+        "observation": study.data.observation,
         "policy_tag": model_tag(content).hex(),
         "use": "research only; not for clinical decisions",
     } | ({"keyed_tag": keyed_tag.hex()} if keyed_tag else {})
@@ -79,6 +97,14 @@ def write_policy(
     text = json.dumps(described | {"file": path.name, "model": f"{stem}.model"}, indent=1, sort_keys=True)
     write_durably(folder / "policy.json", (text + "\n").encode())
     return path
+
+
+def _probabilities(form: PolicyForm, state: TrainingState, study: Study) -> NDArray[np.float64] | None:
+    """Return how the policy acts in every state [states, actions]; None where it is no such table."""
+    setting = setting_of(study)
+    if form.has_memory or setting.shown is None or setting.shown_allowed is None:
+        return None
+    return form.probabilities_at(state.parameters, setting.shown, setting.shown_allowed, study.output.sharpen)
 
 
 def load_policy(path: Path) -> ReleasedPolicy:
@@ -95,14 +121,19 @@ def load_policy(path: Path) -> ReleasedPolicy:
         if header["format"] != FORMAT:
             raise ValueError("format")
         tensors = {name: array.astype(np.float64) for name, array in load_tensors(content).items()}
+        if "logits" in tensors:
+            tensors[LOGITS] = tensors.pop("logits")
+        choice = Choice(float(header.get("sharpen", "1")), header.get("acts") == "greedily")
         return ReleasedPolicy(
             probabilities=tensors.pop("probabilities", None),
             round=int(header["round"]),
             charter_hash=str(header["charter_hash"]),
             kind=str(header.get("kind", TABLE)),
             hidden=tuple(json.loads(header.get("hidden", "[]"))),
-            sharpen=float(header.get("sharpen", "1")),
+            choice=choice,
             arrays=tensors,
+            environment=str(header.get("environment", ICU_SEPSIS)),
+            observation=str(header.get("observation", STATE)),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(

@@ -10,11 +10,10 @@ import hmac
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from secure_frl.learning.acting import Acting, TableActing
-from secure_frl.learning.environments.icu_sepsis import IcuSepsis, admissible_actions
-from secure_frl.learning.rollout import roll_out, roll_out_table
+from secure_frl.learning.acting import Acting, TableActing, UniformActing
+from secure_frl.learning.rollout import roll_out
+from secure_frl.learning.settings import Setting, setting_of
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.randomness import CipherStream
 from secure_frl.secure_sum import RoundContext, SiteId
@@ -49,14 +48,15 @@ class SimulatedPatients:
         self._study = study
         self._site = site
         self._person_key = person_key
-        self._environment = IcuSepsis(study.training.episodes_per_site, study.data.max_steps)
+        self._setting = setting_of(study)
+        self._environment = self._setting.make(study.training.episodes_per_site, study.data.max_steps)
 
     def __repr__(self) -> str:
         return f"SimulatedPatients(site={self._site})"
 
     def probe(self) -> Trajectories:
         """Roll out people of round 0, which no study asks for, under the uniform policy."""
-        return self._roll_out(TableActing(_uniform()), round_number=0, attempt=0)
+        return self._roll_out(_uniform(self._setting), round_number=0, attempt=0)
 
     def records(self) -> None:
         """Return None: nobody is here before a window opens."""
@@ -77,10 +77,13 @@ class SimulatedPatients:
 
 def made_up(study: Study, count: int) -> Trajectories:
     """Return `count` trajectories of nobody, under the uniform policy; the same at every site."""
-    environment = IcuSepsis(count, study.data.max_steps)
-    return roll_out_table(_uniform(), environment, np.random.default_rng(0), np.arange(count, dtype=np.uint64))
+    setting = setting_of(study)
+    environment = setting.make(count, study.data.max_steps)
+    return roll_out(_uniform(setting), environment, np.random.default_rng(0), np.arange(count, dtype=np.uint64))
 
 
-def _uniform() -> NDArray[np.float64]:
-    admissible = admissible_actions().astype(np.float64)
-    return np.asarray(admissible / admissible.sum(axis=1, keepdims=True), dtype=np.float64)
+def _uniform(setting: Setting) -> Acting:
+    if setting.admissible is None:
+        return UniformActing(setting.actions)
+    admissible = setting.admissible.astype(np.float64)
+    return TableActing(admissible / admissible.sum(axis=1, keepdims=True))

@@ -69,8 +69,9 @@ class Trainer:
         check_losses(self._policy, self._losses(state), few, self._form.layout.segments)
 
     def acting(self, state: TrainingState) -> Acting:
-        """Return the policy of this state, ready to act."""
-        return self._form.acting(state.parameters)
+        """Return the policy of this state, ready to collect the episodes of the round after it."""
+        exploration = self._study.exploration_at(state.round + 1)
+        return self._form.acting(state.parameters, exploration=exploration)
 
     def update(
         self,
@@ -125,18 +126,18 @@ class Trainer:
         return trajectories.select(np.flatnonzero(drawn)), usable[drawn]
 
     def _usable(self, trajectories: Trajectories) -> NDArray[np.bool_]:
-        states, actions = self._form.admissible.shape
         return usable_units(
             trajectories,
-            action_count=actions,
+            action_count=self._form.actions,
             max_steps=self._study.data.max_steps,
-            state_count=states,
+            state_count=self._form.states or None,
+            feature_count=self._form.features or None,
             allowed_table=self._form.admissible,
         )
 
     def _losses(self, state: TrainingState) -> Losses:
         """Return the objective under public state only: what was broadcast, and constants of the charter."""
-        public: dict[str, object] = {CRITIC: critic_values(state, self._form.admissible.shape[0])}
+        public: dict[str, object] = {CRITIC: critic_values(state, self._form.states)}
         if self._target is not None:  # what was broadcast, wherever noised steps move the policy meanwhile
             self._target.load(self._form.arrays(state.parameters))
             public[TARGET] = self._target
@@ -155,5 +156,5 @@ def _objective(study: Study) -> Objective:
     if study.acts_greedily:
         q = DoubleQ(training.discount, training.td_error, study.data.max_steps)
         return ConservativeQ(q, training.conservatism) if training.objective == "cql" else q
-    reinforce = Reinforce(training.discount, training.gae_lambda, study.policy.critic)
+    reinforce = Reinforce(training.discount, training.gae_lambda, study.policy.critic, training.value_weight)
     return ProximalPolicy(reinforce, training.clip_ratio) if training.objective == "ppo" else reinforce

@@ -114,35 +114,47 @@ class Layout:
         return tuple(blocks)
 
 
-def table_layout(admissible: NDArray[np.bool_], critic: str, auxiliary: tuple[str, ...] = ()) -> Layout:
+def table_layout(
+    admissible: NDArray[np.bool_], critic: str, auxiliary: tuple[str, ...] = (), *, are_values: bool = False
+) -> Layout:
     """Return the layout of a table policy.
 
     admissible: bool [live states, actions], the public table without its terminal rows.
     critic: "private" (residual sum and visit count a state, in a block of their own) or "none".
-    Logits of a state with one admissible action never change, so they are left out.
+    Logits of a state with one admissible action never change, so they are left out, unless they are values of actions.
     """
-    segments = [Segment(POLICY_BLOCK, LOGITS, np.flatnonzero(_has_choice(admissible)[:, None] & admissible))]
+    rows = met_rows(admissible, looks_further=are_values)
+    segments = [Segment(POLICY_BLOCK, LOGITS, np.flatnonzero(rows[:, None] & admissible))]
     return Layout((*segments, *_critic_segments(admissible.shape[0], critic)), auxiliary)
 
 
 def network_layout(
     shapes: Mapping[str, tuple[int, ...]],
-    is_recurrent: bool,
-    admissible: NDArray[np.bool_],
+    is_met: Mapping[str, NDArray[np.bool_]],
+    live_states: int,
     critic: str,
     auxiliary: tuple[str, ...] = (),
 ) -> Layout:
-    """Return the layout of a network over embedded states: one policy block of every parameter that can change.
+    """Return the layout of networks: one policy block of every parameter that can change.
 
-    shapes: by name, the embedding first, as `networks.Network.shapes`. admissible, critic: as in `table_layout`.
-    The embedding's row of a state changes when the episode is there and has a choice, now or (recurrent) later on.
+    shapes: by name, as `networks.Network.shapes`, a value network's behind. is_met: bool [live states] for each
+    embedding, the rows that can change. live_states, critic: of `table_layout`; a "private" critic needs states.
     """
-    (embedding, (_, width)), *others = shapes.items()
-    met = np.ones(admissible.shape[0], dtype=np.bool_) if is_recurrent else _has_choice(admissible)
-    rows = np.flatnonzero(np.repeat(met, width))
-    segments = [Segment(POLICY_BLOCK, embedding, rows)]
-    segments += [Segment(POLICY_BLOCK, name, np.arange(math.prod(shape), dtype=np.int64)) for name, shape in others]
-    return Layout((*segments, *_critic_segments(admissible.shape[0], critic)), auxiliary)
+    segments = []
+    for name, shape in shapes.items():
+        coordinates = np.arange(math.prod(shape), dtype=np.int64)
+        if name in is_met:
+            coordinates = np.flatnonzero(np.repeat(is_met[name], shape[1]))
+        segments.append(Segment(POLICY_BLOCK, name, coordinates))
+    return Layout((*segments, *_critic_segments(live_states, critic)), auxiliary)
+
+
+def met_rows(admissible: NDArray[np.bool_], looks_further: bool) -> NDArray[np.bool_]:
+    """Return which rows of an embedding can change, bool [live states]: where the episode is and has a choice.
+
+    looks_further: also without one, for a memory serves later choices, and values are of every state.
+    """
+    return np.ones(admissible.shape[0], dtype=np.bool_) if looks_further else _has_choice(admissible)
 
 
 def _has_choice(admissible: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -150,9 +162,11 @@ def _has_choice(admissible: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _critic_segments(live_states: int, critic: str) -> tuple[Segment, ...]:
-    if critic not in ("private", "none"):
-        raise InvalidParameter(f"critic must be private or none, not {critic!r}. Correct policy.critic.")
-    if critic == "none":
+    if critic not in ("private", "network", "none"):
+        raise InvalidParameter(f"critic must be private, network or none, not {critic!r}. Correct policy.critic.")
+    if critic != "private":
         return ()
+    if not live_states:
+        raise InvalidParameter("a private critic is a table of states, and features number none. Use critic = network.")
     states = np.arange(live_states, dtype=np.int64)
     return Segment(CRITIC_BLOCK, RESIDUAL, states), Segment(CRITIC_BLOCK, VISITS, states)

@@ -1,9 +1,11 @@
 """Networks as plain arrays: names, shapes and public first values of their parameters, and how they act. No torch.
 
-States enter through an embedding, never one-hot; then linear layers with tanh, for gru and lstm a recurrent layer as
-the last hidden one, then a linear head of one logit an action. `policies.NetworkPolicy` is the same function with
-gradients, under the same names. Sources of the cells: Cho et al. 2014, appendix A.1.1, with the reset gate behind the
-recurrent product as in torch.nn.GRU; Hochreiter and Schmidhuber 1997 with a forget gate, as in torch.nn.LSTM.
+States enter through an embedding, never one-hot, features as they are; then linear layers with tanh, for gru and lstm a
+recurrent layer as the last hidden one, then a linear head of one number an output. `policies` has the same function
+with gradients, under the same names.
+
+Sources of the cells: Cho et al. 2014, appendix A.1.1, with the reset gate behind the recurrent product as in
+torch.nn.GRU; Hochreiter and Schmidhuber 1997 with a forget gate, as in torch.nn.LSTM.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from secure_frl.errors import InvalidParameter
 
 MLP, GRU, LSTM = "mlp", "gru", "lstm"
+VALUE = "value."  # before the names of a value network's parameters, which stand beside the policy's
 EMBEDDING, HEAD, RECURRENT = "embedding", "head", "recurrent"
 HEAD_GAIN = 0.01  # first logits are close to 0: a new policy is nearly uniform, and its lower layers have gradients
 _GATES = {GRU: 3, LSTM: 4}
@@ -32,9 +36,10 @@ class Network:
     """What a network is, apart from its parameters. Raises InvalidParameter for widths that make none."""
 
     kind: str  # mlp | gru | lstm
-    hidden: tuple[int, ...]  # widths: of the embedding first; gru and lstm: of the recurrent layer last
-    states: int
-    actions: int
+    hidden: tuple[int, ...]  # widths: of embedding or first layer first; gru and lstm: of the recurrent layer last
+    inputs: int  # states that are embedded, or features
+    outputs: int  # one logit an action, or one value
+    embeds: bool = True  # inputs are numbers of states; False: features
 
     def __post_init__(self) -> None:
         least = 1 if self.kind == MLP else 2
@@ -50,9 +55,14 @@ class Network:
         return self.kind in _GATES
 
     @property
+    def width_entering(self) -> int:
+        """Return how many numbers enter the first linear layer."""
+        return self.hidden[0] if self.embeds else self.inputs
+
+    @property
     def linear_widths(self) -> tuple[int, ...]:
-        """Return the widths of the linear layers behind the embedding."""
-        return self.hidden[1:-1] if self.is_recurrent else self.hidden[1:]
+        """Return the widths of the linear layers before the recurrent one or the head."""
+        return self.hidden[1 if self.embeds else 0 : -1 if self.is_recurrent else None]
 
     @property
     def memory_width(self) -> int:
@@ -62,8 +72,10 @@ class Network:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter, in the order of the torch module."""
-        found: dict[str, tuple[int, ...]] = {f"{EMBEDDING}.weight": (self.states, self.hidden[0])}
-        width = self.hidden[0]
+        found: dict[str, tuple[int, ...]] = {}
+        if self.embeds:
+            found[f"{EMBEDDING}.weight"] = (self.inputs, self.hidden[0])
+        width = self.width_entering
         for number, following in enumerate(self.linear_widths):
             found[f"layers.{number}.weight"] = (following, width)
             found[f"layers.{number}.bias"] = (following,)
@@ -75,46 +87,60 @@ class Network:
             found[f"{RECURRENT}.weight_hh_l0"] = (rows, last)
             found[f"{RECURRENT}.bias_hh_l0"] = (rows,)
             width = last
-        found[f"{HEAD}.weight"] = (self.actions, width)
-        found[f"{HEAD}.bias"] = (self.actions,)
+        found[f"{HEAD}.weight"] = (self.outputs, width)
+        found[f"{HEAD}.bias"] = (self.outputs,)
         return found
 
 
-def first_parameters(network: Network, seed: int) -> dict[str, NDArray[np.float64]]:
+def value_network(network: Network) -> Network:
+    """Return the value network of a policy's: the same layers with one output."""
+    return replace(network, outputs=1)
+
+
+def first_parameters(network: Network, seed: int, prefix: str = "") -> dict[str, NDArray[np.float64]]:
     """Return the parameters before the first round: a public function of the charter, equal at every party.
 
-    seed: the study's, of training; nothing secret. Weights are uniform in +-1 / sqrt(inputs), the embedding in +-1,
-    biases 0, the head's weights times 0.01. Drawn from SHAKE-256, whose bytes no library's version changes.
+    seed: the study's, of training; nothing secret. prefix: before each name, also among what is drawn from. Weights
+    are uniform in +-1 / sqrt(inputs), the embedding in +-1, biases 0, the head's weights times 0.01. Drawn
+    from SHAKE-256, whose bytes no library's version changes.
     Source of the range: LeCun et al. 1998, Efficient BackProp, section 4.6, up to a constant.
     """
     found: dict[str, NDArray[np.float64]] = {}
     for name, shape in network.shapes.items():
         if len(shape) == 1:
-            found[name] = np.zeros(shape)
+            found[prefix + name] = np.zeros(shape)
             continue
-        drawn = hashlib.shake_256(b"\x00".join((_LABEL, str(seed).encode(), name.encode())))
+        drawn = hashlib.shake_256(b"\x00".join((_LABEL, str(seed).encode(), (prefix + name).encode())))
         words = np.frombuffer(drawn.digest(4 * math.prod(shape)), dtype="<u4")
         uniform = (words + 0.5) * 2.0**-31 - 1.0
         gain = HEAD_GAIN if name.startswith(HEAD) else 1.0
         width = 1 if name.startswith(EMBEDDING) else shape[1]
-        found[name] = (uniform * gain / math.sqrt(width)).reshape(shape)
+        found[prefix + name] = (uniform * gain / math.sqrt(width)).reshape(shape)
     return found
 
 
 def logits_of(
-    network: Network, arrays: Arrays, states: NDArray[np.int64], memory: NDArray[np.float64]
+    network: Network, arrays: Arrays, observations: NDArray[Any], memory: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return logits [n, actions] of one step and the memory after it.
+    """Return outputs [n, outputs] of one step and the memory after it.
 
-    states: int64 [n]. memory: float64 [n, memory_width], zeros at an episode's first step.
+    observations: int64 [n] or float32 [n, features]. memory: float64 [n, memory_width], zeros at an episode's first
+    step.
     """
-    values = np.tanh(arrays[f"{EMBEDDING}.weight"][states])
+    values = entering(network, arrays, observations)
     for number in range(len(network.linear_widths)):
         values = np.tanh(values @ arrays[f"layers.{number}.weight"].T + arrays[f"layers.{number}.bias"])
     if network.is_recurrent:
         memory = (_gru_step if network.kind == GRU else _lstm_step)(arrays, values, memory)
         values = memory[:, : network.hidden[-1]]
     return values @ arrays[f"{HEAD}.weight"].T + arrays[f"{HEAD}.bias"], memory
+
+
+def entering(network: Network, arrays: Arrays, observations: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what enters the first linear layer, float64 [n, width_entering]."""
+    if network.embeds:
+        return np.asarray(np.tanh(arrays[f"{EMBEDDING}.weight"][observations]), dtype=np.float64)
+    return np.asarray(observations, dtype=np.float64)
 
 
 def _gru_step(arrays: Arrays, values: NDArray[np.float64], memory: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,8 @@ def roll_out(
     """Run one episode in each copy of an environment, whose observations are states or features.
 
     persons: uint64 [environment.count], one keyed hash an episode, made by the site.
-    Returns trajectories padded to environment.max_steps; padding holds zeros. The draws of copy i depend on the
+    Returns trajectories padded to environment.max_steps; padding holds zeros. They carry the environment's masks if
+    the policy needs them and the environment has any. The draws of copy i depend on the
     generator and i only. Raises InvalidParameter when shapes do not fit.
     """
     count, length = environment.count, environment.max_steps
@@ -35,17 +36,24 @@ def roll_out(
     steps = np.zeros((count, length), dtype=np.bool_)
     terminated = np.zeros(count, dtype=np.bool_)
     running = np.ones(count, dtype=np.bool_)
+    mask = environment.allowed(states) if acting.needs_masks else None
+    allowed = None if mask is None else np.zeros((count, length, acting.action_count), dtype=np.bool_)
+    final_allowed = None if mask is None else mask.copy()
     for t in range(length):
         live = np.flatnonzero(running)
         if not live.size:
             break
         uniform = generator.random(count)[live]
         here = states[live]
-        chosen, log_probabilities = acting.act(live, here, uniform)
+        chosen, log_probabilities = acting.act(live, here, uniform, None if mask is None else mask[live])
         all_actions = np.zeros(count, dtype=np.int64)
         all_actions[live] = chosen
         states, reward, ended, cut = environment.step(all_actions)
         observations[live, t] = here
+        if allowed is not None and final_allowed is not None:
+            allowed[live, t] = True if mask is None else mask[live]
+            mask = environment.allowed(states)
+            final_allowed[live] = True if mask is None else mask[live]
         actions[live, t] = chosen
         rewards[live, t] = reward[live]
         log_behaviour[live, t] = log_probabilities
@@ -55,13 +63,14 @@ def roll_out(
     return Trajectories(
         observations=observations,
         actions=actions,
-        allowed=None,
+        allowed=allowed,
         rewards=rewards,
         log_behaviour=log_behaviour,
         steps=steps,
         terminated=terminated,
         final_observations=states,
         persons=persons,
+        final_allowed=final_allowed,
     )
 
 

@@ -32,6 +32,7 @@ class Trajectories:
     terminated: NDArray[np.bool_]  # [B]; False: cut at max_steps, bootstrap from final_observations
     final_observations: NDArray[Any]  # [B,D] or [B]
     persons: NDArray[np.uint64]  # [B]; keyed hash made at the site, never sent
+    final_allowed: NDArray[np.bool_] | None = None  # [B,A] at final_observations; None: not known, or as `allowed` says
 
     def __post_init__(self) -> None:
         steps, observations, allowed = (_shape(v) for v in (self.steps, self.observations, self.allowed))
@@ -54,6 +55,8 @@ class Trajectories:
             _require("log_behaviour", self.log_behaviour, (episodes, length), np.float32)
         if self.allowed is not None:
             _require("allowed", self.allowed, (episodes, length, allowed[2]), np.bool_)
+        if self.final_allowed is not None:
+            _require("final_allowed", self.final_allowed, (episodes, *_shape(self.final_allowed)[1:2]), np.bool_)
 
     @property
     def count(self) -> int:
@@ -83,6 +86,7 @@ class Trajectories:
             terminated=self.terminated[episodes],
             final_observations=self.final_observations[episodes],
             persons=self.persons[episodes],
+            final_allowed=None if self.final_allowed is None else self.final_allowed[episodes],
         )
 
 
@@ -169,15 +173,19 @@ def usable_units(
     action_count: int,
     max_steps: int,
     state_count: int | None = None,
+    feature_count: int | None = None,
     allowed_table: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """Mark the episodes that may contribute; the others must contribute the zero vector. bool [B]. Never raises.
 
     An episode is unusable when a value in it is not finite, it has no step, more than `max_steps` or a gap, a state
     lies outside 0..state_count-1, or an action is unknown or not allowed (by its own mask, else by `allowed_table`,
-    bool [state_count, action_count]).
+    bool [state_count, action_count]). No episode is usable when observations are not of the kind that is named, or
+    not feature_count wide.
     """
-    steps = trajectories.steps
+    steps, shape = trajectories.steps, trajectories.observations.shape
+    if (state_count is not None and len(shape) == 3) or (feature_count is not None and shape[2:] != (feature_count,)):
+        return np.zeros(trajectories.count, dtype=np.bool_)
     usable = _finite(trajectories)
     lengths = trajectories.lengths
     usable &= (lengths >= 1) & (lengths <= max_steps)

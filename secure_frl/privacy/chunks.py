@@ -86,6 +86,7 @@ def with_rows(trajectories: Trajectories, rows: int) -> Trajectories:
         terminated=fill(trajectories.terminated),
         final_observations=fill(trajectories.final_observations),
         persons=fill(trajectories.persons),
+        final_allowed=None if trajectories.final_allowed is None else fill(trajectories.final_allowed),
     )
 
 
@@ -107,4 +108,5 @@ def cut(trajectories: Trajectories, rows: NDArray[np.int64], length: int) -> Tra
         terminated=trajectories.terminated[rows],
         final_observations=trajectories.final_observations[rows],
         persons=trajectories.persons[rows],
+        final_allowed=None if trajectories.final_allowed is None else trajectories.final_allowed[rows],
     )

@@ -52,4 +52,14 @@ def single_steps(trajectories: Trajectories) -> Trajectories:
         terminated=trajectories.terminated[episodes] & is_last,
         final_observations=np.where(last, final, seen),
         persons=trajectories.persons[episodes],
+        final_allowed=_allowed_after(trajectories, episodes, following, is_last[:, None]),
     )
+
+
+def _allowed_after(
+    trajectories: Trajectories, episodes: NDArray[np.int64], following: NDArray[np.int64], is_last: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """Return bool [steps, A], what is allowed after each step; None where it is not known of the last ones."""
+    if trajectories.allowed is None or trajectories.final_allowed is None:
+        return None
+    return np.where(is_last, trajectories.final_allowed[episodes], trajectories.allowed[episodes, following])

@@ -116,6 +116,10 @@ class GymnasiumVector:
         cut = running & ~ended & (truncated | (self._taken >= self._max_steps))
         self._observations[running] = seen[running]
         self._allowed = self._mask(info)
+        if self._allowed is not None and self._mode == AutoresetMode.SAME_STEP:
+            over = np.flatnonzero(over_below & running)
+            last = self._mask(info.get("final_info", {}))
+            self._allowed[over] = True if last is None else last[over]
         self._running = running & ~ended & ~cut
         kept = np.where(running, rewards, 0).astype(np.float32)
         if self._mode == AutoresetMode.DISABLED and over_below.any():  # last: it may write over what it gave
@@ -125,7 +129,7 @@ class GymnasiumVector:
     def allowed(self, observations: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Return the mask [count, action_count] that came with the current observations, None if none came.
 
-        That of a copy whose episode is over belongs to what runs on below. Raises InvalidParameter for other
+        From the step after its end on, that of a copy belongs to what runs on below. Raises InvalidParameter for other
         observations: Gymnasium tells masks only of where a copy is.
         """
         if self._allowed is None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from secure_frl.errors import InvalidParameter
+from secure_frl.learning.policies import observed
 from secure_frl.learning.trajectories import Trajectories
 
 
@@ -39,7 +40,7 @@ class BehaviourCloning:
         policy: TablePolicy or a wrapper that is called like it (Any: a gradient hook may stand around it).
         """
         steps = torch.from_numpy(batch.steps)
-        log_probabilities = policy(torch.from_numpy(np.where(batch.steps, batch.observations, 0)))[0]
+        log_probabilities = policy(*observed(batch))[0]
         actions = torch.from_numpy(np.where(batch.steps, batch.actions, 0))
         taken = log_probabilities.gather(-1, actions[..., None])[..., 0]
         losses: torch.Tensor = -(taken * steps).sum(dim=1) / self.max_steps

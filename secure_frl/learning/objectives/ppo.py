@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.learning.layout import VISIT_WEIGHT
 from secure_frl.learning.objectives.reinforce import Reinforce
+from secure_frl.learning.policies import observed
 from secure_frl.learning.trajectories import Trajectories
 
 
@@ -49,14 +49,14 @@ class ProximalPolicy:
         policy: TablePolicy or a wrapper that is called like it (Any: a gradient hook may stand around it).
         """
         steps = torch.from_numpy(batch.steps)
-        log_probabilities, residual, visits = policy(torch.from_numpy(np.where(batch.steps, batch.observations, 0)))
+        observations, allowed = observed(batch)
+        log_probabilities, residual, visits = policy(observations, allowed)
         actions = torch.from_numpy(np.where(batch.steps, batch.actions, 0))
         taken = log_probabilities.gather(-1, actions[..., None])[..., 0]
         advantages = torch.from_numpy(targets["advantages"]).to(taken.dtype)
         ratio = torch.exp(torch.where(steps, taken - torch.from_numpy(targets["log_behaviour"]).to(taken.dtype), 0.0))
         clipped = ratio.clamp(1 - self.clip_ratio, 1 + self.clip_ratio)
         gain = torch.minimum(ratio * advantages, clipped * advantages)
-        if self.advantages.critic == "private":
-            gain = gain + residual * torch.from_numpy(targets["residuals"]).to(taken.dtype) + VISIT_WEIGHT * visits
+        gain = gain + self.advantages.critic_gain(policy, observations, residual, visits, targets)
         losses: torch.Tensor = -(gain * steps).sum(dim=1)
         return losses

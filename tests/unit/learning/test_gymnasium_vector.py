@@ -55,11 +55,14 @@ class Leaning:
     """Pushes the cart to where its pole leans, more often than not; a policy of features."""
 
     action_count = 2
+    needs_masks = False
 
     def begin(self, count: int) -> None:
         pass
 
-    def act(self, episodes: np.ndarray, states: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, episodes: np.ndarray, states: np.ndarray, uniform: np.ndarray, allowed: None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         right = 1 / (1 + np.exp(-20 * states[:, 2].astype(np.float64)))
         chosen = (uniform < right).astype(np.int64)
         return chosen, np.log(np.where(chosen == 1, right, 1 - right))

@@ -62,5 +62,5 @@ def test_layouts_that_are_none_are_refused() -> None:
         Layout((Segment("a", "w", ascending), Segment("b", "x", ascending), Segment("a", "y", ascending)))
     with pytest.raises(InvalidParameter, match="at least one"):
         Layout(())
-    with pytest.raises(InvalidParameter, match="private or none"):
+    with pytest.raises(InvalidParameter, match="private, network or none"):
         table_layout(TWO_STATES, "shared")

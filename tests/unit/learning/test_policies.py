@@ -201,7 +201,7 @@ def test_a_policy_with_a_memory_has_no_table() -> None:
 def test_parameters_of_another_policy_and_an_unknown_critic_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="parameters are needed"):
         form_of("mlp").arrays(np.zeros(7))
-    with pytest.raises(InvalidParameter, match="private or none"):
+    with pytest.raises(InvalidParameter, match="private, network or none"):
         TablePolicy(SMALL, "shared")
     with pytest.raises(InvalidParameter, match="two or more"):
         PolicyForm("gru", (8,), SMALL, 3, "none")

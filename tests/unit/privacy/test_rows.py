@@ -82,7 +82,7 @@ def test_with_lambda_zero_the_losses_of_the_steps_add_up_to_the_episodes() -> No
     table = torch.from_numpy(GENERATOR.normal(size=(8, 2)))
 
     def losses(batch: Trajectories) -> torch.Tensor:
-        def policy(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def policy(states: torch.Tensor, _: None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             logits = torch.log_softmax(table[states], dim=-1)
             return logits, torch.zeros(states.shape), torch.zeros(states.shape)
 
