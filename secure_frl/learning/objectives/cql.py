@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.learning.objectives.dqn import MASKED_VALUE, DoubleQ, allowed_of, taken_of, values_of
+from secure_frl.learning.objectives.dqn import DoubleQ, taken_of
+from secure_frl.learning.policies import MASKED_LOGIT, observed
 from secure_frl.learning.trajectories import Trajectories
 
 
@@ -39,9 +40,10 @@ class ConservativeQ:
     def losses(self, policy: Any, batch: Trajectories, targets: Mapping[str, Any]) -> torch.Tensor:
         """Return errors plus alpha times (log-sum-exp of Q minus Q of the action taken), summed over steps, over
         max_steps; tensor [B]. Any: see `DoubleQ.losses`."""
-        values = values_of(policy, batch)
-        allowed = allowed_of(policy, batch)
-        held = values if allowed is None else values.masked_fill(~allowed, MASKED_VALUE)
+        observations, masks = observed(batch)
+        values = policy.logits_of(observations)
+        allowed = policy.allowed_at(observations, masks)
+        held = values if allowed is None else values.masked_fill(~allowed, MASKED_LOGIT)
         gap = torch.logsumexp(held, dim=-1) - taken_of(values, batch)
         conservative = (gap * torch.from_numpy(batch.steps)).sum(dim=1) / self.q.max_steps
         losses: torch.Tensor = self.q.errors(values, batch, targets) + self.alpha * conservative

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
+from secure_frl.learning.policies import MASKED_LOGIT, observed, observed_with_final
 from secure_frl.learning.trajectories import Trajectories
 
 TARGET = "target"  # key of the target network: a plain policy that holds the broadcast parameters
-MASKED_VALUE = -1e30  # of an action that is not allowed: finite, for infinity makes NaN out of 0 times infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +51,17 @@ class DoubleQ:
         in that observation are not known, the step before it does not count.
         Any: torch modules; policy may have gradient hooks, public["target"] is a plain one.
         """
-        seen = _with_final(batch)
-        observations = torch.from_numpy(seen)
+        observations = observed_with_final(batch)
         online = policy.logits_of(observations)
-        allowed = _allowed(policy, batch, seen)
-        held = online if allowed is None else online.masked_fill(~allowed, MASKED_VALUE)
+        allowed = policy.allowed_at(observations, _masks_with_final(batch))
+        held = online if allowed is None else online.masked_fill(~allowed, MASKED_LOGIT)
         following = held.argmax(dim=-1, keepdim=True)
         values = public[TARGET].logits_of(observations).gather(-1, following)[..., 0].double().numpy()
         is_last = np.arange(batch.steps.shape[1]) == batch.lengths[:, None] - 1
         after = np.where(is_last & batch.terminated[:, None], 0.0, values[:, 1:])
-        # Masks of single steps say nothing of the observation behind the last one.
-        is_unknown = is_last & ~batch.terminated[:, None] & (batch.allowed is not None)
+        # Masks of the steps say nothing of the observation behind the last one.
+        hides_final = batch.allowed is not None and batch.final_allowed is None
+        is_unknown = is_last & ~batch.terminated[:, None] & hides_final
         counted = batch.steps & ~is_unknown
         rewards = np.where(counted, batch.rewards, 0.0).astype(np.float64)
         return {"aims": np.where(counted, rewards + self.discount * after, 0.0), "counted": counted}
@@ -72,7 +71,7 @@ class DoubleQ:
 
         policy: its logits are Q values (Any: a gradient hook may stand around it).
         """
-        return self.errors(values_of(policy, batch), batch, targets)
+        return self.errors(policy.logits_of(observed(batch)[0]), batch, targets)
 
     def errors(self, values: torch.Tensor, batch: Trajectories, targets: Mapping[str, Any]) -> torch.Tensor:
         """Return the same of Q values that are known already, [B,T,A]."""
@@ -86,44 +85,16 @@ class DoubleQ:
         return losses
 
 
-def values_of(policy: Any, batch: Trajectories) -> torch.Tensor:
-    """Return Q of every action at every step, [B,T,A]; of the first observation where no step exists."""
-    values: torch.Tensor = policy.logits_of(torch.from_numpy(_where(batch.steps, batch.observations)))
-    return values
-
-
 def taken_of(values: torch.Tensor, batch: Trajectories) -> torch.Tensor:
     """Return Q of the actions taken, [B,T], out of [B,T,A]."""
     return values.gather(-1, torch.from_numpy(np.where(batch.steps, batch.actions, 0))[..., None])[..., 0]
 
 
-def allowed_of(policy: Any, batch: Trajectories) -> torch.Tensor | None:
-    """Return which actions each step allows, bool [B,T,A]: the trajectories' own masks, else the public table's.
-
-    None when every action is. Padding allows all.
-    """
-    return _allowed(policy, batch, _where(batch.steps, batch.observations))
-
-
-def _allowed(policy: Any, batch: Trajectories, observations: NDArray[Any]) -> torch.Tensor | None:
-    if batch.allowed is not None:
-        missing = observations.shape[1] - batch.allowed.shape[1]
-        own = np.where(batch.steps[..., None], batch.allowed, True)
-        return torch.from_numpy(np.pad(own, [(0, 0), (0, missing), (0, 0)], constant_values=True))
-    if policy.admissible is None or observations.ndim == 3:
+def _masks_with_final(batch: Trajectories) -> torch.Tensor | None:
+    """Return the trajectories' own masks, bool [B,T+1,A], as `observed_with_final` orders them; None without any."""
+    if batch.allowed is None:
         return None
-    found: torch.Tensor = policy.admissible[torch.from_numpy(observations)]
-    return found
-
-
-def _where(steps: NDArray[np.bool_], observations: NDArray[Any]) -> NDArray[Any]:
-    shape = steps.shape + (1,) * (observations.ndim - 2)
-    return np.where(steps.reshape(shape), observations, np.zeros((), observations.dtype))
-
-
-def _with_final(batch: Trajectories) -> NDArray[Any]:
-    """Return observations with the final one right behind the last step, [B,T+1] or [B,T+1,D]; padding is 0."""
-    observed = _where(batch.steps, batch.observations)
-    seen = np.concatenate([observed, np.zeros_like(observed[:, :1])], axis=1)
-    seen[np.arange(batch.count), batch.lengths] = batch.final_observations
-    return seen
+    masks = np.concatenate([batch.allowed, np.zeros_like(batch.allowed[:, :1])], axis=1)
+    if batch.final_allowed is not None:
+        masks[np.arange(batch.count), batch.lengths] = batch.final_allowed
+    return torch.from_numpy(masks)

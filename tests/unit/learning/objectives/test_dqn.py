@@ -88,6 +88,9 @@ def test_an_action_that_is_not_allowed_is_worth_nothing() -> None:
 
     assert by_table["aims"][0, :2].tolist() == [50.0, 1.0 + 1.0]
     assert by_masks["aims"][0, 0] == 1.0
+    final = objective.targets(policy, {TARGET: policy}, replace(cut, allowed=masks, final_allowed=masks[:, 1]))
+    assert final["aims"][0, :2].tolist() == [1.0, 1.0 + 1.0]
+    assert final["counted"].tolist() == [[True, True, False, False]]
     # Masks of single steps say nothing of the observation after the last one: that step does not count.
     assert by_masks["counted"].tolist() == [[True, False, False, False]]
     assert objective.targets(policy, {TARGET: policy}, replace(cut, allowed=masks, terminated=np.array([True])))[
@@ -150,7 +153,7 @@ def test_targets_are_made_without_gradients() -> None:
     policy = random_policy("mlp", 1)
 
     class Watched:
-        admissible = policy.admissible
+        allowed_at = policy.allowed_at
 
         def logits_of(self, observations: torch.Tensor) -> torch.Tensor:
             assert not torch.is_grad_enabled()
