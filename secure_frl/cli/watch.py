@@ -42,9 +42,9 @@ class _Watcher:
             privacy = f"epsilon {report.epsilon_spent:.3f} spent, {report.epsilon_left:.3f} left"
             if not math.isfinite(report.epsilon_spent):
                 privacy = "NO EPSILON STATED"
+            gap = "" if report.gap_recovered is None else f"gap recovered {report.gap_recovered:+.3f}  "
             line = (
-                f"round {report.round:>3}  return {report.mean_return:.4f}  gap recovered {report.gap_recovered:+.3f}  "
-                f"{privacy}  "
+                f"round {report.round:>3}  return {report.mean_return:.4f}  {gap}{privacy}  "
                 f"survivors {report.survivors} of {report.cohort}  {report.protection}, {report.noise} noise"
             )
         else:
@@ -98,10 +98,14 @@ def show_run(
 def _show_result(folder: Path, result: RunResult, screen: Console) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     plain = result.plain()
-    table.add_row("gap recovered", f"{plain['gap_recovered']:.3f}", "0 = the clinicians' policy, 1 = the best possible")
-    chance, half_width = "chance of survival under the released policy", plain["return_half_width"]
-    chance = f"{chance}, simulated: +-{half_width:.4f} at 95 %" if half_width else f"exact {chance}"
-    table.add_row("return", f"{plain['return']:.4f}", chance)
+    gap, half_width = plain["gap_recovered"], plain["return_half_width"]
+    if gap is not None:
+        table.add_row("gap recovered", f"{gap:.3f}", "0 = the clinicians' policy, 1 = the best possible")
+    # Where the gap is known, an episode's return is 1 for a patient who survives.
+    meant = "mean return" if gap is None else "chance of survival"
+    meant = f"{meant} under the released policy"
+    meant = f"{meant}, simulated: +-{half_width:.4f} at 95 %" if half_width else f"exact {meant}"
+    table.add_row("return", f"{plain['return']:.4f}", meant)
     if plain["epsilon_spent"] is None:
         table.add_row("privacy", "NONE STATED", "; ".join(plain["unsafe"]))
     else:

@@ -135,7 +135,7 @@ def _summary(
         one_more_site = accountant.epsilon_if_more_sites(longest[0], study.privacy.max_sites_per_person + 1, releases)
     release = longest[0] if longest else planned_event(study, constants)
     return RunResult(
-        gap_recovered=shown["gap_recovered"],
+        gap_recovered=shown.get("gap_recovered"),
         mean_return=shown["return"],
         return_half_width=shown["return_half_width"],
         epsilon_spent=spent,

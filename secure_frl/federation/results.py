@@ -11,7 +11,7 @@ RESULT_FORMAT = "secure_frl/result/v1"
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """One round as the coordinator saw it. Return and gap come from the public simulator, at no cost in privacy."""
+    """One round as the coordinator saw it. Return and gap come from a public simulator, at no cost in privacy."""
 
     round: int
     attempt: int
@@ -21,7 +21,7 @@ class RoundReport:
     survivors: int
     cohort: int
     mean_return: float
-    gap_recovered: float
+    gap_recovered: float | None  # None where nobody knows the clinicians' and the best policy
     epsilon_spent: float
     epsilon_left: float
     protection: str
@@ -32,7 +32,7 @@ class RoundReport:
 class RunResult:
     """The summary of a finished run; `run --json` prints it and `verify` recomputes its epsilon."""
 
-    gap_recovered: float  # of the released last-round policy as it acts, unclamped
+    gap_recovered: float | None  # of the released last-round policy as it acts, unclamped; None as in `RoundReport`
     mean_return: float
     return_half_width: float  # of a 95 % interval, for a policy that is rolled out; 0: the return is exact
     epsilon_spent: float  # largest over the sites' ledgers, for this study; infinite when nothing can be stated

@@ -222,7 +222,7 @@ def _report(enrolled: Enrolled, outcome: RoundOutcome, shown: Mapping[str, float
         survivors=len(outcome.survivors),
         cohort=len(outcome.cohort),
         mean_return=shown.get("return", float("nan")),
-        gap_recovered=shown.get("gap_recovered", float("nan")),
+        gap_recovered=shown.get("gap_recovered"),
         epsilon_spent=spent,
         epsilon_left=max(0.0, study.privacy.target_epsilon - spent),
         protection=study.protection.method,
