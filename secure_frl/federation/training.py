@@ -137,7 +137,9 @@ class Trainer:
 
     def _losses(self, state: TrainingState) -> Losses:
         """Return the objective under public state only: what was broadcast, and constants of the charter."""
-        public: dict[str, object] = {CRITIC: critic_values(state, self._form.states)}
+        states = self._form.states
+        values = critic_values(state, states) if states else np.full(1, self._study.policy.critic_start)
+        public: dict[str, object] = {CRITIC: values}
         if self._target is not None:  # what was broadcast, wherever noised steps move the policy meanwhile
             self._target.load(self._form.arrays(state.parameters))
             public[TARGET] = self._target

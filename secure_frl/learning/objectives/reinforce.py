@@ -24,7 +24,7 @@ from secure_frl.learning.layout import VISIT_WEIGHT
 from secure_frl.learning.policies import observed, observed_with_final
 from secure_frl.learning.trajectories import Trajectories
 
-CRITIC = "critic"  # key of the public critic: float64 [states], 0 in terminal states
+CRITIC = "critic"  # key of the public critic: float64 [states], 0 in terminal states; over features [1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Reinforce:
     def targets(self, policy: Any, public: Mapping[str, Any], batch: Trajectories) -> Mapping[str, Any]:
         """Return advantages, Monte Carlo residuals and outcomes, float64 [B,T], 0 where no step exists.
 
-        public["critic"]: float64 [states], 0 everywhere without states; not looked at with a value network, which
-        values by its present parameters. gamma times V(final observation) is added when an episode was cut, never when
+        public["critic"]: float64 [states], or [1] for every vector of features; not looked at with a value network,
+        which values by its present parameters. gamma times V(final observation) is added when an episode was cut, never when
         it terminated. Any: a gradient hook may stand around the policy.
         """
         steps = batch.steps
@@ -118,7 +118,7 @@ class Reinforce:
         if self.critic == NETWORK_CRITIC:
             found = policy.value_of(observed_with_final(batch)).double().numpy()
             return found[:, :-1], found[np.arange(batch.count), batch.lengths]
-        if batch.observations.ndim == 3:  # no value is known of a vector: a constant 0
-            return np.zeros(batch.steps.shape), np.zeros(batch.count)
         values: NDArray[np.float64] = public[CRITIC]
+        if batch.observations.ndim == 3:  # vectors have no row: one value for all of them
+            return np.full(batch.steps.shape, values[0]), np.full(batch.count, values[0])
         return values[np.where(batch.steps, batch.observations, 0)], values[batch.final_observations]

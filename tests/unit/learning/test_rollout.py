@@ -7,7 +7,8 @@ import pytest
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.environments.icu_sepsis import IcuSepsis, admissible_actions
-from secure_frl.learning.rollout import roll_out_table
+from secure_frl.learning.environments.icu_sepsis_features import IcuSepsisFeatures
+from secure_frl.learning.rollout import roll_out, roll_out_table
 from secure_frl.learning.trajectories import Trajectories, usable_units
 
 UNIFORM = admissible_actions() / admissible_actions().sum(axis=1, keepdims=True)
@@ -111,3 +112,62 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 def test_an_empty_site_rolls_out_nothing() -> None:
     assert _roll_out(0, 1).steps.shape == (0, 48)
+
+
+class Seen:
+    """Acts by chance on what it is shown, and keeps the masks."""
+
+    action_count = 25
+
+    def __init__(self, needs_masks: bool) -> None:
+        self.needs_masks = needs_masks
+        self.masks: list[np.ndarray | None] = []
+
+    def begin(self, count: int) -> None:
+        self.masks = []
+
+    def act(
+        self, episodes: np.ndarray, seen: np.ndarray, uniform: np.ndarray, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.masks.append(allowed)
+        chosen = np.zeros(uniform.size, np.int64) if allowed is None else allowed.argmax(axis=1)
+        return chosen, np.zeros(uniform.size)
+
+
+def test_masks_of_the_environment_arrive_at_the_policy_and_in_the_trajectories() -> None:
+    persons = np.arange(50, dtype=np.uint64)
+    episodes = roll_out(Seen(True), IcuSepsis(50, 9), np.random.default_rng(1), persons)
+
+    assert episodes.allowed is not None
+    assert episodes.final_allowed is not None
+    expected = admissible_actions()[episodes.observations]
+    assert np.array_equal(episodes.allowed[episodes.steps], expected[episodes.steps])
+    assert not episodes.allowed[~episodes.steps].any()  # padding holds zeros
+    assert np.array_equal(episodes.final_allowed, admissible_actions()[episodes.final_observations])
+    assert 0 < episodes.terminated.sum() < 50
+    assert usable_units(episodes, action_count=25, max_steps=9, state_count=716).all()
+
+
+def test_an_action_outside_its_own_mask_makes_an_episode_unusable() -> None:
+    persons = np.arange(50, dtype=np.uint64)
+    episodes = roll_out(Seen(True), IcuSepsisFeatures(50, 9), np.random.default_rng(1), persons)
+    assert episodes.allowed is not None
+    fine = {"action_count": 25, "max_steps": 9}
+    assert usable_units(episodes, feature_count=47, **fine).all()
+
+    episodes.allowed[7, 0] = ~episodes.allowed[7, 0]
+
+    assert np.flatnonzero(~usable_units(episodes, feature_count=47, **fine)).tolist() == [7]
+
+
+def test_observations_of_another_kind_or_width_are_never_usable() -> None:
+    persons = np.arange(5, dtype=np.uint64)
+    by_state = roll_out(Seen(False), IcuSepsis(5, 9), np.random.default_rng(1), persons)
+    by_features = roll_out(Seen(False), IcuSepsisFeatures(5, 9), np.random.default_rng(1), persons)
+    fine = {"action_count": 25, "max_steps": 9}
+
+    assert by_features.allowed is None  # nobody asked for masks
+    assert usable_units(by_features, feature_count=47, **fine).all()
+    assert not usable_units(by_features, feature_count=46, **fine).any()
+    assert not usable_units(by_features, state_count=716, **fine).any()
+    assert not usable_units(by_state, feature_count=47, **fine).any()

@@ -1,5 +1,7 @@
 """Rows: which trajectories or steps a loss is computed on, for each unit of protection."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,19 @@ def test_a_step_takes_its_next_state_along_and_ends_only_where_its_episode_ends(
     assert rows.terminated.tolist() == [False, False, True, False, False, True]
     assert rows.rewards[:, 0].tolist() == [0, 0, 1, 0.5, 0, -1]
     assert rows.persons.tolist() == [10, 10, 10, 11, 10, 10]
+
+
+def test_a_step_takes_along_what_is_allowed_after_it() -> None:
+    episodes = window()
+    masks = np.zeros((3, 3, 2), dtype=np.bool_)
+    masks[..., 0] = STEPS  # at a step the first action, at an episode's end the second
+    final = np.tile([False, True], (3, 1))
+
+    rows = single_steps(dataclasses.replace(episodes, allowed=masks, final_allowed=final))
+
+    assert rows.final_allowed is not None
+    assert rows.final_allowed.argmax(axis=1).tolist() == [0, 0, 1, 1, 0, 1]
+    assert single_steps(dataclasses.replace(episodes, allowed=masks)).final_allowed is None
 
 
 def test_an_unusable_episode_takes_its_own_steps_along_and_no_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.environments.icu_sepsis import IcuSepsis, admissible_actions
+from secure_frl.learning.environments.icu_sepsis_features import IcuSepsisFeatures
+from secure_frl.learning.forms import PolicyForm
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
-from secure_frl.learning.policies import TablePolicy
-from secure_frl.learning.rollout import roll_out_table
+from secure_frl.learning.policies import Policy, TablePolicy, build_policy
+from secure_frl.learning.rollout import roll_out, roll_out_table
 from secure_frl.learning.tabular import action_probabilities
 from secure_frl.learning.trajectories import Trajectories
 
@@ -196,3 +199,80 @@ def test_padding_that_holds_garbage_changes_nothing() -> None:
 def test_settings_out_of_range_are_refused(discount: float, gae_lambda: float, critic: str) -> None:
     with pytest.raises(InvalidParameter):
         Reinforce(discount, gae_lambda, critic)
+
+
+def _feature_form(kind: str = "mlp", hidden: tuple[int, ...] = (6, 5)) -> PolicyForm:
+    return PolicyForm(kind, hidden, None, 0, "network", features=47, actions=25, critic_start=0.4, seed=2)
+
+
+def _feature_batch(form: PolicyForm, count: int = 12, max_steps: int = 7) -> tuple[Policy, Trajectories]:
+    parameters = form.first_vector() + 0.3 * np.random.default_rng(0).normal(size=form.first_vector().size)
+    policy = build_policy(form)
+    policy.load(form.arrays(parameters))
+    environment, persons = IcuSepsisFeatures(count, max_steps), np.arange(count, dtype=np.uint64)
+    return policy, roll_out(form.acting(parameters), environment, np.random.default_rng(3), persons)
+
+
+@pytest.mark.parametrize(("kind", "hidden"), [("mlp", (6, 5)), ("gru", (6, 5))])
+def test_a_value_network_is_bootstrapped_where_an_episode_was_cut_and_nowhere_else(
+    kind: str, hidden: tuple[int, ...]
+) -> None:
+    """Outcomes by hand, from values of each episode read alone at its own length with its final observation."""
+    policy, batch = _feature_batch(_feature_form(kind, hidden))
+    assert 0 < batch.terminated.sum() < batch.count
+
+    found = Reinforce(0.9, 0.0, "network").targets(policy, {}, batch)
+
+    for row, length in enumerate(batch.lengths.tolist()):
+        seen = np.concatenate([batch.observations[row, :length], batch.final_observations[row][None]])[None]
+        values = policy.value_of(torch.from_numpy(seen))[0].detach().numpy()
+        outcome = 0.0 if batch.terminated[row] else float(values[-1])
+        after = outcome
+        for t in range(length - 1, -1, -1):
+            outcome = float(batch.rewards[row, t]) + 0.9 * outcome
+            assert found["outcomes"][row, t] == pytest.approx(outcome, abs=1e-12)
+            advantage = float(batch.rewards[row, t]) + 0.9 * after - values[t]
+            assert found["advantages"][row, t] == pytest.approx(advantage, abs=1e-12)
+            after = values[t]
+    assert not found["outcomes"][~batch.steps].any()
+
+
+def test_a_value_networks_error_is_a_term_of_its_own_trajectorys_loss() -> None:
+    policy, batch = _feature_batch(_feature_form())
+    light, heavy = (Reinforce(1.0, 0.2, "network", weight) for weight in (0.5, 2.0))
+    targets = light.targets(policy, {}, batch)
+    values = policy.value_of(torch.from_numpy(batch.observations)).detach().numpy()
+    errors = (0.5 * (values - targets["outcomes"]) ** 2 * batch.steps).sum(axis=1)
+
+    added = (heavy.losses(policy, batch, targets) - light.losses(policy, batch, targets)).detach().numpy()
+
+    assert added == pytest.approx(1.5 * errors, abs=1e-12)
+    assert errors.min() > 1e-4
+
+
+def test_another_trajectory_changes_no_bit_of_a_gradient_through_a_value_network() -> None:
+    policy, batch = _feature_batch(_feature_form())
+    objective = Reinforce(1.0, 0.2, "network")
+
+    def mine(seen: Trajectories) -> list[torch.Tensor]:
+        losses = objective.losses(policy, seen, objective.targets(policy, {}, seen))
+        return list(torch.autograd.grad(losses[7], list(policy.parameters())))
+
+    others = (np.arange(batch.count) != 7)[:, None]
+    changed = dataclasses.replace(
+        batch,
+        rewards=np.where(others, np.float32(1e6), batch.rewards),
+        observations=np.where(others[..., None], -batch.observations, batch.observations),
+        final_observations=np.where(others, np.float32(9), batch.final_observations),
+    )
+
+    assert all(torch.equal(one, other) for one, other in zip(mine(batch), mine(changed), strict=True))
+
+
+def test_without_a_critic_every_vector_has_the_public_constant_value() -> None:
+    _, batch = _feature_batch(_feature_form())
+
+    found = Reinforce(1.0, 1.0, "none").targets(NO_POLICY, {CRITIC: np.array([0.4])}, batch)
+
+    outcome = batch.rewards.sum(axis=1) + np.where(batch.terminated, 0.0, 0.4)
+    assert found["advantages"][:, 0] == pytest.approx(outcome - 0.4, abs=1e-7)
