@@ -10,9 +10,11 @@ from torch.func import functional_call, grad, vmap
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, IcuSepsis, admissible_actions
+from secure_frl.learning.environments.icu_sepsis_features import IcuSepsisFeatures, state_features
 from secure_frl.learning.forms import PolicyForm
+from secure_frl.learning.networks import VALUE, logits_of
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
-from secure_frl.learning.policies import Policy, TablePolicy, build_policy
+from secure_frl.learning.policies import Policy, TablePolicy, build_policy, observed
 from secure_frl.learning.rollout import roll_out
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.message_gradients import MessageGradients
@@ -205,3 +207,146 @@ def test_parameters_of_another_policy_and_an_unknown_critic_are_refused() -> Non
         TablePolicy(SMALL, "shared")
     with pytest.raises(InvalidParameter, match="two or more"):
         PolicyForm("gru", (8,), SMALL, 3, "none")
+
+
+def features_form(kind: str, critic: str = "network", **also: object) -> PolicyForm:
+    return PolicyForm(kind, HIDDEN, None, 0, critic, features=47, actions=25, seed=3, **also)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "lstm"])
+def test_over_features_a_forward_pass_says_what_the_arrays_did_under_the_masks_that_came(kind: str) -> None:
+    form = features_form(kind)
+    parameters = away_from_the_start(form)
+    persons = np.arange(40, dtype=np.uint64)
+    batch = roll_out(form.acting(parameters), IcuSepsisFeatures(40, 9), np.random.default_rng(2), persons)
+    assert batch.allowed is not None
+    assert len(set(batch.lengths.tolist())) > 3
+
+    log_probabilities, residual, visits = loaded(form, parameters)(*observed(batch))
+
+    taken = log_probabilities.gather(-1, torch.from_numpy(batch.actions)[..., None])[..., 0].detach().numpy()
+    assert np.abs(taken - batch.log_behaviour)[batch.steps].max() < 1e-6  # log_behaviour is float32
+    assert residual is None
+    assert visits is None
+    probabilities = log_probabilities.exp().detach().numpy()
+    assert probabilities[batch.steps][~batch.allowed[batch.steps]].max() == 0
+    assert np.isfinite(log_probabilities.detach().numpy()).all()  # padding, where nothing is allowed, included
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "lstm"])
+@pytest.mark.parametrize("sees_features", [True, False])
+def test_logits_and_values_of_whole_episodes_are_those_of_the_arrays_step_by_step(
+    kind: str, sees_features: bool
+) -> None:
+    form = features_form(kind) if sees_features else form_of(kind, "network")
+    arrays = form.arrays(away_from_the_start(form))
+    policy = build_policy(form)
+    policy.load(arrays)
+    generator = np.random.default_rng(4)
+    seen = generator.normal(size=(3, 5, 47)).astype(np.float32) if sees_features else generator.integers(0, 713, (3, 5))
+    values_of = {name.removeprefix(VALUE): array for name, array in arrays.items() if name.startswith(VALUE)}
+    assert form.network is not None
+    assert form.value_network is not None
+
+    logits = policy.logits_of(torch.from_numpy(seen)).detach().numpy()
+    values = policy.value_of(torch.from_numpy(seen)).detach().numpy()
+
+    memory = value_memory = np.zeros((3, form.network.memory_width))
+    for t in range(5):
+        found, memory = logits_of(form.network, arrays, seen[:, t], memory)
+        value, value_memory = logits_of(form.value_network, values_of, seen[:, t], value_memory)
+        assert np.abs(found - logits[:, t]).max() < 1e-12
+        assert np.abs(value[:, 0] - values[:, t]).max() < 1e-12
+    assert np.abs(logits).max() > 0.1
+    assert np.abs(values).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "lstm"])
+@pytest.mark.parametrize("critic", ["network", "none"])
+def test_over_features_every_parameter_is_sent_in_the_policys_block(kind: str, critic: str) -> None:
+    form = features_form(kind, critic)
+    shapes = {name: tuple(weight.shape) for name, weight in build_policy(form).named_parameters()}
+
+    assert {segment.block for segment in form.layout.segments} == {"policy"}
+    assert {s.parameter: s.coordinates.size for s in form.layout.segments} == {
+        name: int(np.prod(shape)) for name, shape in shapes.items()
+    }
+    assert any(name.startswith(VALUE) for name in shapes) == (critic == "network")
+
+
+def test_a_value_network_over_states_sends_the_rows_of_all_live_states_and_a_policy_those_with_a_choice() -> None:
+    form = form_of("mlp", "network")
+    sent = {segment.parameter: segment.coordinates.size for segment in form.layout.segments}
+
+    assert sent["embedding.weight"] == 476 * HIDDEN[0]  # states with a choice (learning.md, section 1)
+    assert sent[f"{VALUE}embedding.weight"] == 713 * HIDDEN[0]
+
+
+def test_a_new_value_network_says_the_public_first_value_nearly() -> None:
+    form = features_form("mlp", critic_start=0.78)
+    policy = loaded(form, form.first_vector())
+
+    values = policy.value_of(torch.from_numpy(state_features()[:713].copy())[None]).detach().numpy()
+
+    assert np.abs(values - 0.78).max() < 0.05
+    assert values.std() > 0
+
+
+@pytest.mark.parametrize("kind", ["table", "mlp"])
+def test_values_of_actions_start_at_the_public_value_and_are_sent_of_every_live_state(kind: str) -> None:
+    form = PolicyForm(kind, HIDDEN, admissible_actions(), LIVE_STATES, "none", acts_greedily=True, critic_start=0.78)
+    policy = loaded(form, form.first_vector())
+    sent = {segment.parameter: segment.coordinates.size for segment in form.layout.segments}
+
+    assert np.abs(policy.logits_of(torch.arange(713)[None]).detach().numpy() - 0.78).max() < 0.05
+    if kind == "table":
+        assert sent["logits.weight"] == 2238  # admissible pairs, those without a choice included
+    else:
+        assert sent["embedding.weight"] == 713 * HIDDEN[0]
+
+
+def test_a_policy_of_values_explores_when_it_collects_and_is_greedy_when_it_is_scored() -> None:
+    form = PolicyForm("table", (), SMALL, 3, "none", acts_greedily=True)
+    parameters = np.array([1.0, 2.0, 0.0, 5.0, 4.0, 3.0])
+
+    assert form.probabilities(parameters).tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
+    exploring = form.acting(parameters, exploration=0.5)
+    assert exploring.act(np.arange(1), np.array([0]), np.array([0.2]))[0].tolist() == [0]  # .25, .75, 0
+    assert form.acting(parameters).act(np.arange(1), np.array([0]), np.array([0.2]))[0].tolist() == [1]
+    chance = PolicyForm("table", (), SMALL, 3, "none")  # of which exploration is no part
+    once, again = (chance.acting(np.zeros(5), exploration=part) for part in (0.0, 1.0))
+    everywhere = (np.arange(3), np.arange(3), np.array([0.1, 0.5, 0.9]))
+    for one, other in zip(once.act(*everywhere), again.act(*everywhere), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_table_of_states_obeys_masks_that_come() -> None:
+    form = PolicyForm("table", (), np.ones((3, 3), dtype=np.bool_), 3, "none", masks_come=True)
+    acting = form.acting(np.zeros(9))
+    mask = np.array([[False, True, False], [True, False, True]])
+
+    assert acting.needs_masks
+    found = [acting.act(np.arange(2), np.array([0, 2]), np.full(2, u), mask)[0].tolist() for u in (0.1, 0.9)]
+
+    assert found == [[1, 0], [1, 2]]
+
+
+def test_a_trajectorys_own_masks_go_before_the_public_table() -> None:
+    policy = TablePolicy(SMALL, "none")
+    states, own = torch.tensor([[0, 2]]), torch.tensor([[[False, False, True], [True, False, False]]])
+
+    assert policy(states, own)[0].exp()[0].tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert policy(states)[0].exp()[0][0].tolist() == pytest.approx([0.5, 0.5, 0])
+
+
+def test_forms_that_fit_no_observation_or_critic_are_refused() -> None:
+    with pytest.raises(InvalidParameter, match="mlp, gru or lstm for features"):
+        PolicyForm("table", (), None, 0, "none", features=4, actions=2)
+    with pytest.raises(InvalidParameter, match="critic = network"):
+        features_form("mlp", "private")
+    with pytest.raises(InvalidParameter, match=r"policy\.kind"):
+        form_of("table", "network")
+    with pytest.raises(InvalidParameter, match="value network"):
+        build_policy(features_form("mlp", "none")).value_of(torch.zeros(1, 1, 47))
+    with pytest.raises(InvalidParameter, match="number no states"):
+        features_form("mlp").probabilities(features_form("mlp").first_vector())
