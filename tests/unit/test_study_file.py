@@ -286,3 +286,33 @@ def test_data_objective_and_steps_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(StudyRefused, match=word):
         parse_study(base, overrides)
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"data": {"observation": "features"}}, "which number no states"),
+        ({"data": {"observation": "features"}, "policy": {"kind": "mlp"}}, "a table of states"),
+        ({"policy": {"critic": "network"}}, "beside critic = 'network'"),
+        ({"data": {"environment": "CartPole v1"}}, "a Gymnasium id such as"),
+        ({"training": {"exploration": 1.1}}, "0 to 1"),
+        ({"training": {"value_weight": 0.0}}, "above 0"),
+        ({"output": {"evaluation_episodes": 1}}, "2 to 100000"),
+    ],
+)
+def test_observations_and_policies_that_do_not_fit_are_refused_with_a_cure(
+    changed: dict[str, dict[str, object]], word: str
+) -> None:
+    assert any(word in line and "To mend it" in line for line in _mistakes({**LEAST, **changed}))
+
+
+def test_a_network_over_features_of_any_environment_is_read() -> None:
+    study = parse_study(
+        {
+            **LEAST,
+            "data": {"environment": "package.module:Id-v0", "observation": "features"},
+            "policy": {"kind": "mlp", "critic": "network"},
+        }
+    )
+
+    assert study.data.environment == "package.module:Id-v0"  # who plans it, makes it
