@@ -16,6 +16,7 @@ from secure_frl.learning.rollout import roll_out
 from secure_frl.learning.settings import Setting, setting_of
 from secure_frl.study import Study
 
+_MOST_NUMBERS = 1 << 24  # of observations that are held at once: 64 MB
 _NORMAL_95 = 1.959964  # two-sided quantile of the normal distribution
 
 Evaluate = Callable[[TrainingState], Mapping[str, float]]
@@ -55,9 +56,14 @@ def _simulated_value(setting: Setting, form: PolicyForm, state: TrainingState, s
     An episode ends as the environment says; where that has no limit of its own, the study's cuts it.
     """
     episodes = study.output.evaluation_episodes
-    environment = setting.make(episodes, setting.episode_limit or study.data.max_steps)
-    nobody = np.arange(episodes, dtype=np.uint64)
+    limit = setting.episode_limit or study.data.max_steps
+    at_once = min(episodes, max(1, _MOST_NUMBERS // (limit * (setting.features or 1))))
+    environment, nobody = setting.make(at_once, limit), np.arange(at_once, dtype=np.uint64)
     acting = form.acting(state.parameters, study.output.sharpen)
-    seen = roll_out(acting, environment, np.random.default_rng(study.study.seed), nobody)
-    returns = seen.rewards.sum(axis=1, dtype=np.float64)
+    generator = np.random.default_rng(study.study.seed)
+    portions = [
+        roll_out(acting, environment, generator, nobody).rewards.sum(axis=1, dtype=np.float64)
+        for _ in range(math.ceil(episodes / at_once))
+    ]
+    returns = np.concatenate(portions)[:episodes]
     return float(returns.mean()), _NORMAL_95 * float(returns.std(ddof=1)) / math.sqrt(episodes)

@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from secure_frl.cli.watch import _show_result, _Watcher
 from secure_frl.evidence.verify import verify
-from secure_frl.federation import simulation
+from secure_frl.federation import evaluation, simulation
 from secure_frl.federation.evaluation import evaluate_state
 from secure_frl.federation.optimisers import initial_state
 from secure_frl.federation.policy_files import load_policy
@@ -168,6 +168,23 @@ def test_a_policy_of_values_is_scored_greedily_and_collects_with_the_rounds_expl
     assert shown["return"] == exact_return(table)
     assert shown["return_half_width"] == 0
     assert [study.exploration_at(number) for number in (1, 2, 3, 4, 5)] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.2])
+
+
+def test_episodes_that_do_not_fit_at_once_are_played_in_portions(
+    tiny: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny(CART | {"output.evaluation_episodes": 50})
+    state = initial_state(optimiser_rule(study, make_plan(study).constants))
+    played = []
+    monkeypatch.setattr(evaluation, "_MOST_NUMBERS", 20 * 500 * 4)
+    monkeypatch.setattr(evaluation, "roll_out", lambda *of: played.append(roll_out(*of)) or played[-1])
+
+    shown = evaluate_state(study)(state)
+
+    returns = np.concatenate([portion.lengths for portion in played])
+    assert [portion.count for portion in played] == [20, 20, 20]
+    assert not np.array_equal(played[0].lengths, played[1].lengths)  # nobody is played twice
+    assert shown["return"] == pytest.approx(returns[:50].mean())
 
 
 @pytest.mark.parametrize("kind", ["table", "mlp"])
