@@ -15,7 +15,7 @@ from secure_frl.study import Study
 STUDY = "icu_sepsis/study.toml"
 SIZE = {"training.rounds": 15, "training.episodes_per_site": 2667}  # 15 x 10 x 2,667 = 400,050 episodes
 # Of each budget, chosen on seeds 10 to 12. Less noise bears a longer step; more of it a smaller clip and a short one.
-KNOBS: dict[float, dict[str, Any]] = {8.0: {}, 4.0: {}, 1.0: {}}  # Any: TOML values
+KNOBS: dict[float, dict[str, Any]] = {8.0: {}, 4.0: {}, 1.0: {"training.global.step_size": 2000.0}}  # Any: TOML values
 PLAIN: dict[str, Any] = {"privacy.noise": "unsafe-none"}
 BARS = {8.0: 0.86, 4.0: 0.85, 1.0: 0.63}
 PLAIN_BAR = 0.87
