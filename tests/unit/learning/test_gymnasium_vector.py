@@ -12,13 +12,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from secure_frl.errors import InvalidParameter, UnexpectedState
-from secure_frl.learning.acting import TableActing
+from secure_frl.learning.acting import TableActing, UniformActing
 from secure_frl.learning.environments.gymnasium_icu_sepsis import ID
 from secure_frl.learning.environments.gymnasium_vector import GymnasiumVector
 from secure_frl.learning.environments.icu_sepsis import IcuSepsis, admissible_actions
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.rollout import roll_out
-from secure_frl.learning.trajectories import Trajectories
+from secure_frl.learning.trajectories import Trajectories, usable_units
 
 MODES = list(AutoresetMode)
 UNIFORM = admissible_actions() / admissible_actions().sum(axis=1, keepdims=True)
@@ -213,6 +213,24 @@ def test_masks_are_those_of_the_observations_that_came_last() -> None:
 
     unmasked = GymnasiumVector(gymnasium.make_vec("CartPole-v1", 2))
     assert unmasked.allowed(unmasked.reset(np.random.default_rng(0))) is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("inside", [6, None])
+def test_masks_of_each_step_and_of_where_an_episode_ends_arrive_in_its_trajectory(
+    mode: AutoresetMode, inside: int | None
+) -> None:
+    environment = GymnasiumVector(_corridors(mode, [3, None, 5], inside), max_steps=6)
+    episodes = roll_out(UniformActing(2), environment, np.random.default_rng(1), _persons(3))
+
+    assert episodes.lengths.tolist() == [3, 6, 5]
+    assert episodes.allowed is not None
+    assert episodes.final_allowed is not None
+    for i, length in enumerate([3, 6, 5]):
+        assert episodes.allowed[i, :length].tolist() == [[True, t % 2 == 0] for t in range(length)]
+        assert not episodes.allowed[i, length:].any()
+        assert episodes.final_allowed[i].tolist() == [True, length % 2 == 0]
+    assert usable_units(episodes, action_count=2, max_steps=6, state_count=50).all()
 
 
 def test_what_cannot_be_an_environment_is_refused() -> None:
