@@ -1,10 +1,13 @@
 """Double Q-learning over whole trajectories: one sum of temporal differences a trajectory.
 
 A policy's logits are its Q values. The target network is the policy that was broadcast, also while a site moves its own
-copy by several steps: it is public, so no other trajectory comes in through it.
+copy by several steps: it is public, so no other trajectory comes in through it. A target may look several steps ahead
+before it trusts that network, which carries values back faster and smooths a network's errors; the actions on the way
+are taken as they were, so it holds a little of whoever took them.
 
 Sources: Mnih et al. 2015, Human-level control through deep reinforcement learning (target network, clipped error);
-van Hasselt et al. 2016, Deep Reinforcement Learning with Double Q-learning, equation 4.
+van Hasselt et al. 2016, Deep Reinforcement Learning with Double Q-learning, equation 4; Hessel et al. 2018, Rainbow,
+section "Multi-step learning".
 """
 
 from __future__ import annotations
@@ -28,18 +31,21 @@ class DoubleQ:
     """An Objective for policies whose logits are Q values.
 
     discount: gamma in (0, 1]. error: "huber", linear beyond 1, or "squared". max_steps: the study's longest trajectory,
-    a public constant that divides every loss.
+    a public constant that divides every loss. ahead: n, rewards that a target adds before it bootstraps, at most to
+    the trajectory's end.
     """
 
     discount: float
     error: str
     max_steps: int
+    ahead: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.discount <= 1 or self.max_steps < 1 or self.error not in ("huber", "squared"):
+        fine = 0 < self.discount <= 1 and self.max_steps >= 1 and self.ahead >= 1
+        if not fine or self.error not in ("huber", "squared"):
             raise InvalidParameter(
-                "discount must be in (0, 1], max_steps at least 1 and error huber or squared, not "
-                f"{self.discount}, {self.max_steps} and {self.error!r}. Correct training.discount and td_error."
+                "discount must be in (0, 1], max_steps and steps_ahead at least 1 and error huber or squared, not "
+                f"{self.discount}, {self.max_steps}, {self.ahead} and {self.error!r}. Correct [training]."
             )
 
     @torch.no_grad()
@@ -48,7 +54,7 @@ class DoubleQ:
 
         policy chooses the following action and public["target"] values it: double Q-learning. gamma times the value of
         the final observation is added when a trajectory was cut, never when it terminated. Where the actions allowed
-        in that observation are not known, the step before it does not count.
+        in that observation are not known, the step before it does not count, and nothing looks beyond.
         Any: torch modules; policy may have gradient hooks, public["target"] is a plain one.
         """
         observations = observed_with_final(batch)
@@ -64,7 +70,11 @@ class DoubleQ:
         is_unknown = is_last & ~batch.terminated[:, None] & hides_final
         counted = batch.steps & ~is_unknown
         rewards = np.where(counted, batch.rewards, 0.0).astype(np.float64)
-        return {"aims": np.where(counted, rewards + self.discount * after, 0.0), "counted": counted}
+        aims = one_step = rewards + self.discount * after
+        goes_on = np.concatenate([counted[:, 1:], np.zeros_like(counted[:, :1])], axis=1)
+        for _ in range(1, self.ahead):
+            aims = np.where(goes_on, rewards + self.discount * np.roll(aims, -1, axis=1), one_step)
+        return {"aims": np.where(counted, aims, 0.0), "counted": counted}
 
     def losses(self, policy: Any, batch: Trajectories, targets: Mapping[str, Any]) -> torch.Tensor:
         """Return the sum of a trajectory's errors over max_steps, tensor [B].

@@ -34,25 +34,27 @@ def _path(length: int, *, terminated: bool) -> Trajectories:
     )
 
 
-def test_an_episode_that_terminated_is_worth_its_rewards() -> None:
+@pytest.mark.parametrize("ahead", [1, 2, 9])
+def test_an_episode_that_terminated_is_worth_its_rewards(ahead: int) -> None:
     """A chain 0 -> 1 -> end that pays 1 at the end: with discount .5 its values are .5 and 1, whatever lies behind."""
     true = np.zeros((STATES, ACTIONS))
     true[:3] = [[0.5], [1.0], [9.0]]
     policy, episode = table_of(true), _path(2, terminated=True)
 
-    objective = DoubleQ(0.5, "squared", 4)
+    objective = DoubleQ(0.5, "squared", 4, ahead)
     targets = objective.targets(policy, {TARGET: policy}, episode)
 
     assert targets["aims"].tolist() == [[0.5, 1.0, 0.0, 0.0]]
     assert objective.losses(policy, episode, targets).item() == 0
 
 
-def test_an_episode_that_was_cut_is_worth_its_rewards_and_the_rest() -> None:
+@pytest.mark.parametrize("ahead", [1, 2, 9])
+def test_an_episode_that_was_cut_is_worth_its_rewards_and_the_rest(ahead: int) -> None:
     """An endless loop that pays 1 a step: with discount .5 its value is 2 everywhere, also where it was cut."""
     policy = table_of(np.full((STATES, ACTIONS), 2.0))
     episode = replace(_path(3, terminated=False), rewards=np.ones((1, 5), dtype=np.float32))
 
-    objective = DoubleQ(0.5, "squared", 4)
+    objective = DoubleQ(0.5, "squared", 4, ahead)
     targets = objective.targets(policy, {TARGET: policy}, episode)
 
     assert targets["aims"].tolist() == [[2.0, 2.0, 2.0, 0.0, 0.0]]
@@ -72,6 +74,25 @@ def test_the_policy_chooses_the_following_action_and_the_broadcast_one_values_it
     )
 
     assert found["aims"][0, :2].tolist() == [0.5 * 20.0, 1.0]
+
+
+def test_a_target_looks_so_many_steps_ahead_but_not_beyond_the_end() -> None:
+    """By hand: gamma .5, V(1) = 4, V(2) = 8, V(3) = 16, reward 1 at the end of three steps."""
+    values = np.zeros((STATES, ACTIONS))
+    values[1], values[2], values[3] = 4.0, 8.0, 16.0
+    policy, cut = table_of(values), _path(3, terminated=False)
+    masks = np.ones((1, 5, ACTIONS), dtype=np.bool_)
+
+    def aims(ahead: int, episode: Trajectories) -> list[float]:
+        found = DoubleQ(0.5, "squared", 4, ahead).targets(policy, {TARGET: policy}, episode)["aims"][0, :3]
+        return [float(aim) for aim in found]
+
+    assert aims(1, cut) == [2.0, 4.0, 9.0]
+    assert aims(2, cut) == [2.0, 4.5, 9.0]  # 0 + .5 (0 + .5 V(2)), 0 + .5 (1 + .5 V(3)), 1 + .5 V(3)
+    assert aims(3, cut) == aims(9, cut) == [2.25, 4.5, 9.0]
+    assert aims(9, replace(cut, terminated=np.array([True]))) == [0.25, 0.5, 1.0]
+    # Where the final observation has no mask, the last observation that has one is the end.
+    assert aims(9, replace(cut, allowed=masks)) == [2.0, 4.0, 0.0]
 
 
 def test_an_action_that_is_not_allowed_is_worth_nothing() -> None:
@@ -134,7 +155,7 @@ def test_a_memory_sees_the_steps_before_and_no_padding(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["table", "mlp", "gru"])
 def test_another_trajectory_changes_no_bit_of_a_gradient(kind: str) -> None:
     policy, broadcast, batch = random_policy(kind, 1), random_policy(kind, 2), episodes()
-    objective = DoubleQ(0.9, "huber", 5)
+    objective = DoubleQ(0.9, "huber", 5, 2)
     changed = replace(batch, rewards=np.where(np.arange(7)[:, None] == 0, batch.rewards, 9.0).astype(np.float32))
 
     def first_gradients(batch: Trajectories) -> list[torch.Tensor]:
@@ -164,7 +185,7 @@ def test_targets_are_made_without_gradients() -> None:
 
 def test_padding_of_any_value_adds_nothing() -> None:
     policy, batch = random_policy("table", 1), episodes()
-    objective = DoubleQ(0.9, "huber", 5)
+    objective = DoubleQ(0.9, "huber", 5, 3)
     garbage = replace(
         batch,
         rewards=np.where(batch.steps, batch.rewards, np.nan).astype(np.float32),
@@ -178,7 +199,9 @@ def test_padding_of_any_value_adds_nothing() -> None:
     assert torch.equal(losses(garbage), losses(batch))
 
 
-@pytest.mark.parametrize("wrong", [(0.0, "huber", 5), (1.1, "huber", 5), (0.9, "l1", 5), (0.9, "huber", 0)])
-def test_numbers_that_make_no_objective_are_refused(wrong: tuple[float, str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [(0.0, "huber", 5, 1), (1.1, "huber", 5, 1), (0.9, "l1", 5, 1), (0.9, "huber", 0, 1), (0.9, "huber", 5, 0)]
+)
+def test_numbers_that_make_no_objective_are_refused(wrong: tuple[float, str, int, int]) -> None:
     with pytest.raises(InvalidParameter, match="training"):
         DoubleQ(*wrong)
