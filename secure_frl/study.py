@@ -63,8 +63,16 @@ class SitesSection(_Section):
 class SiteShift(_Section):
     """How simulated sites differ."""
 
-    kind: Literal["none"] = "none"
-    strength: float = Field(default=0.0, ge=0, le=0, description="0 while kind is 'none'")
+    kind: Literal["none", "case_mix", "practice_effect"] = Field(
+        default="none",
+        description="'none', 'case_mix': who comes and how they fare, or 'practice_effect': what an action does",
+    )
+    strength: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="0 with none; practice_effect: a part of the states, up to 1; case_mix: in deviations, up to 2",
+    )
 
 
 class DataSection(_Section):
@@ -148,6 +156,19 @@ class LocalStep(_Section):
     proximal: float = Field(default=0.0, ge=0, le=0, description="0")
 
 
+class PersonalFit(_Section):
+    """How a site fits its own policy, behind the last shared round and without noise, for it stays there."""
+
+    prior_weight: Positive = Field(
+        default=0.3, description="a number above 0: what the shared policy counts in a table, 1 as own records say"
+    )
+    steps: int = Field(default=200, ge=1, le=100_000, description="steps of a network's fit, 1 to 100000")
+    step_size: Positive = Field(default=0.001, description="a number above 0: of Adam, for networks")
+    pull: float = Field(
+        default=0.1, ge=0, le=1e6, description="0 to 1000000: how strongly a network is held to the shared parameters"
+    )
+
+
 class TrainingSection(_Section):
     """How it is trained."""
 
@@ -157,6 +178,9 @@ class TrainingSection(_Section):
     )
     td_error: Literal["huber", "squared"] = Field(
         default="huber", description="'huber', linear beyond 1, or 'squared': errors of values in dqn and cql"
+    )
+    steps_ahead: int = Field(
+        default=1, ge=1, le=1000, description="1 to 1000: rewards that a target of dqn or cql adds before it trusts itself"
     )
     conservatism: float = Field(
         default=0.003, ge=0, le=1000, description="0 to 1000: cql's pull towards the actions that were taken"
@@ -183,7 +207,12 @@ class TrainingSection(_Section):
     exploration_end: float = Field(default=0.1, ge=0, le=1, description="the same in the last round, 0 to 1")
     global_: GlobalStep = Field(default=GlobalStep(), alias="global")
     local: LocalStep = LocalStep()
-    personalise: Literal["none"] = Field(default="none", description="'none'")
+    personalise: Literal["none", "prior", "private_head"] = Field(
+        default="none",
+        description="'none', 'prior': a site fits its own records after the last round with the shared policy as "
+        "prior, or 'private_head': the last layer never leaves a site",
+    )
+    personal: PersonalFit = PersonalFit()
 
 
 class PrivacySection(_Section):

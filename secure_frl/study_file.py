@@ -104,6 +104,27 @@ def _sampling_fits(study: Study) -> Iterator[str]:
         yield f"1 with unsafe-transition, for trajectories are drawn and not steps; found {privacy.sampling_rate}"
 
 
+def _shift_fits(study: Study) -> Iterator[str]:
+    shift = study.data.site_shift
+    if (shift.kind == "none") != (shift.strength == 0):
+        yield f"strength 0 with none and above 0 otherwise; found {shift.strength:g} with {shift.kind}"
+    if shift.kind == "practice_effect" and shift.strength > 1:
+        yield f"at most 1 with practice_effect, for it is a part of the states; found {shift.strength:g}"
+    if shift.kind != "none" and (study.is_logged or study.data.environment != "icu-sepsis"):
+        yield (
+            f"'none' but for simulated patients of icu-sepsis; found {shift.kind!r} with {study.data.source!r} and "
+            f"{study.data.environment!r}"
+        )
+    if shift.kind != "none" and study.sites.count > 100:
+        yield f"'none' above 100 sites, each of which would be solved by itself; found {study.sites.count}"
+
+
+def _personal_fits(study: Study) -> Iterator[str]:
+    policy, training = study.policy, study.training
+    if training.personalise == "private_head" and policy.kind == "table":
+        yield "a network with 'private_head', for a table has no last layer; found policy.kind = 'table'"
+
+
 _DATA_KEYS = ("data.source", "data.path", "data.declared_units")
 
 
@@ -215,6 +236,18 @@ _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]
         "leave it at 1, or draw trajectories or patients of logged data",
     ),
     ("data", (*_DATA_KEYS, "privacy.max_rounds_per_person"), _data_fits, "see examples/logged_icu/study.toml"),
+    (
+        "data.site_shift",
+        ("data.site_shift", "data.source", "data.environment", "sites.count"),
+        _shift_fits,
+        "write { kind = 'none', strength = 0.0 }, or for instance { kind = 'practice_effect', strength = 0.1 }",
+    ),
+    (
+        "training.personalise",
+        ("training.personalise", "policy.kind"),
+        _personal_fits,
+        "choose a network, or 'prior', which leaves the table shared",
+    ),
     (
         "training.objective",
         ("training.objective", "data.source", "policy.critic"),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from secure_frl.federation.by_site import simulated_figures
 from secure_frl.federation.enrolment import Enrolled
 from secure_frl.federation.evaluation import evaluate_state
 from secure_frl.federation.optimisers import initial_state
@@ -162,6 +163,7 @@ def _summary(
         statement=state_epsilon(release, constants, spent, one_more_site, study.data.dataset_id).plain(),
         trust=protection_in_force(constants.protection, constants.profile)["readable_by"],
         seed=study.study.seed,
+        simulated=simulated_figures(study, constants, state, enrolled.roster.names, {}),
         seconds=round(time.monotonic() - started, 3),
     )
 

@@ -59,6 +59,7 @@ class RunResult:
     trust: str
     statement: dict[str, Any]  # the epsilon with all its terms, as `verify` states it; Any: JSON values
     seed: int
+    simulated: dict[str, Any] | None  # what only a simulation knows, see `by_site`; None for records. Any: JSON values
     seconds: float
 
     def plain(self) -> dict[str, Any]:  # Any: JSON values

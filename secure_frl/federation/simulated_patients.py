@@ -14,6 +14,7 @@ import numpy as np
 from secure_frl.learning.acting import Acting, TableActing, UniformActing
 from secure_frl.learning.rollout import roll_out
 from secure_frl.learning.settings import Setting, setting_of
+from secure_frl.learning.site_settings import setting_at
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.randomness import CipherStream
 from secure_frl.secure_sum import RoundContext, SiteId
@@ -48,7 +49,7 @@ class SimulatedPatients:
         self._study = study
         self._site = site
         self._person_key = person_key
-        self._setting = setting_of(study)
+        self._setting = setting_at(study, int(site))
         self._environment = self._setting.make(study.training.episodes_per_site, study.data.max_steps)
 
     def __repr__(self) -> str:

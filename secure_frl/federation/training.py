@@ -28,6 +28,7 @@ from secure_frl.learning.objectives.ppo import ProximalPolicy
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.policies import build_policy
 from secure_frl.learning.trajectories import Trajectories, check_before_joining, check_records, usable_units
+from secure_frl.privacy.cut_units import units_cut
 from secure_frl.privacy.module_check import check_losses
 from secure_frl.privacy.rows import single_steps
 from secure_frl.privacy.sampling import poisson_sample
@@ -115,6 +116,12 @@ class Trainer:
                 parameters = moved(parameters, part.integers, part.scale, rule, study.training.local.step_size)
         return PrivateUpdate(integers, constants.scale, receipt, dropped)
 
+    def units_cut(self, state: TrainingState, trajectories: Trajectories) -> dict[str, NDArray[np.bool_]]:
+        """Return by block, bool [B], whose gradient the clips cut in the round after a state; of simulated people."""
+        self._policy.load(self._form.arrays(state.parameters))
+        blocks, segments = blocks_in_force(self._constants.blocks, state), self._form.layout.segments
+        return units_cut(self._policy, self._losses(state), trajectories, segments=segments, blocks=blocks)
+
     def _sample(
         self, trajectories: Trajectories, usable: NDArray[np.bool_], random: RandomSource
     ) -> tuple[Trajectories, NDArray[np.bool_]]:
@@ -156,7 +163,7 @@ def _objective(study: Study) -> Objective:
     if training.objective == "behaviour_cloning":
         return BehaviourCloning(study.data.max_steps)
     if study.acts_greedily:
-        q = DoubleQ(training.discount, training.td_error, study.data.max_steps)
+        q = DoubleQ(training.discount, training.td_error, study.data.max_steps, training.steps_ahead)
         return ConservativeQ(q, training.conservatism) if training.objective == "cql" else q
     reinforce = Reinforce(training.discount, training.gae_lambda, study.policy.critic, training.value_weight)
     return ProximalPolicy(reinforce, training.clip_ratio) if training.objective == "ppo" else reinforce

@@ -31,9 +31,9 @@ def state_features() -> NDArray[np.float32]:
 class IcuSepsisFeatures:
     """`count` patients side by side, seen by their features; an Environment. Same draws as `IcuSepsis`."""
 
-    def __init__(self, count: int, max_steps: int = 48) -> None:
-        """Raise InvalidParameter unless count >= 0 and max_steps >= 1."""
-        self._below = IcuSepsis(count, max_steps)
+    def __init__(self, count: int, max_steps: int = 48, below: IcuSepsis | None = None) -> None:
+        """Raise InvalidParameter unless count >= 0 and max_steps >= 1. below: the patients; None: as published."""
+        self._below = below or IcuSepsis(count, max_steps)
         self._states: NDArray[np.int64] | None = None
 
     @property
