@@ -157,7 +157,8 @@ def check_records(usable: NDArray[np.bool_], units: NDArray[np.int64], declared_
     if unusable:
         raise DataRefused(
             f"every stay must be one that the study can use, but {unusable} hold a state or action that it does not "
-            "know, or an action that was not allowed. Correct these stays, or leave them out of the steps table."
+            "know, another number of features, or an action that was not allowed. Correct these stays, or leave them "
+            "out of the steps table."
         )
     found = int(units.max()) + 1 if units.size else 0
     if found > declared_units:

@@ -17,22 +17,27 @@ from rich.console import Console
 from rich.progress import Progress
 
 from secure_frl.cli.watch import _show_result, _Watcher
+from secure_frl.errors import DataRefused
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import evaluation, simulation
 from secure_frl.federation.evaluation import evaluate_state
 from secure_frl.federation.optimisers import initial_state
 from secure_frl.federation.policy_files import load_policy
 from secure_frl.federation.results import RoundReport
+from secure_frl.federation.run_folder import RunOptions
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
+from secure_frl.learning.acting import UniformActing
 from secure_frl.learning.environments.icu_sepsis import admissible_actions
-from secure_frl.learning.environments.icu_sepsis_features import state_features
+from secure_frl.learning.environments.icu_sepsis_features import IcuSepsisFeatures, state_features
 from secure_frl.learning.evaluation import exact_return, gap_of
 from secure_frl.learning.forms import policy_form
 from secure_frl.learning.rollout import roll_out
 from secure_frl.learning.settings import setting_of
+from secure_frl.learning.steps_table import write_steps
 from secure_frl.privacy.planning import make_plan
 from secure_frl.study import Study
+from secure_frl.study_file import load_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
 
@@ -152,6 +157,29 @@ def test_over_clinical_features_the_return_is_exact_and_the_file_holds_the_table
         before = np.where(np.arange(25) < chosen[:, None], released.probabilities[states], 0).sum(axis=1)
         assert (before <= uniform + 1e-12).all()
         assert (uniform <= before + released.probabilities[states, chosen] + 1e-12).all()
+
+
+def test_feature_columns_of_a_steps_table_are_learned_from_and_another_number_of_them_is_refused(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "steps").mkdir()
+    for number in (1, 2, 3):
+        environment, persons = IcuSepsisFeatures(48, 12), np.arange(48, dtype=np.uint64)
+        stays = roll_out(UniformActing(25), environment, np.random.default_rng(number), persons)
+        patients = [f"p{int(person) // 2}" for person in persons]
+        write_steps(tmp_path / "steps" / f"site-{number:02d}.parquet", stays, patients, is_simulated=True)
+    logged = Path(__file__).parents[2] / "studies" / "logged.toml"
+    chosen = {"data.observation": "features", "policy.kind": "mlp", "policy.hidden": [6], "training.rounds": 1}
+    study = load_study(logged, {"data.path": str(tmp_path / "steps")} | chosen)
+
+    result = simulation.run(study, tmp_path / "run", RunOptions(state=tmp_path / "state"))
+
+    assert verify(tmp_path / "run").holds
+    assert result.return_half_width == 0
+    elsewhere = load_study(logged, {"data.path": str(tmp_path / "steps"), "data.environment": "CartPole-v1"} | chosen)
+    with pytest.raises(DataRefused, match="may not"):
+        simulation.run(elsewhere, tmp_path / "other", RunOptions(state=tmp_path / "other-state"))
+    assert "another number of features" in (tmp_path / "other-state/sites/site-01/site.log").read_text()
 
 
 def test_a_policy_of_values_is_scored_greedily_and_collects_with_the_rounds_exploration(
