@@ -180,7 +180,7 @@ class TrainingSection(_Section):
         default="huber", description="'huber', linear beyond 1, or 'squared': errors of values in dqn and cql"
     )
     steps_ahead: int = Field(
-        default=1, ge=1, le=1000, description="1 to 1000: rewards that a target of dqn or cql adds before it trusts itself"
+        default=1, ge=1, le=1000, description="1 to 1000: rewards that a target of dqn or cql adds before it bootstraps"
     )
     conservatism: float = Field(
         default=0.003, ge=0, le=1000, description="0 to 1000: cql's pull towards the actions that were taken"
