@@ -97,4 +97,4 @@ def _spec_of(name: str) -> EnvSpec:
 
 
 def _refused(name: str, expected: str, cure: str) -> StudyRefused:
-    return StudyRefused(f"data.environment = {name!r}: expected {expected}. To mend it: {cure}.")
+    return StudyRefused(f"data.environment = {name!r}: expected {expected.rstrip('. ')}. To mend it: {cure}.")
