@@ -21,6 +21,7 @@ from secure_frl.federation.training import Trainer
 from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.coordinator_states import MaskedSum, SumMachine
 from secure_frl.masking.site_states import SiteProtocol
+from secure_frl.privacy.gram_gradients import GramGradients
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
 from secure_frl.records.journal import Journal
@@ -34,6 +35,7 @@ WRAPPED: tuple[tuple[Any, tuple[str, ...], str], ...] = (  # Any: a class, or a 
     (SimulatedPatients, ("collect",), EPISODES),
     (Trainer, ("update",), GRADIENTS),
     (MessageGradients, ("_sample_embedding", "take"), CLIPPING),
+    (GramGradients, ("take", "sum_clipped"), CLIPPING),
     (IntegerNoiseOptimizer, ("expect", "collect", "clip_and_accumulate", "clipped_sum"), CLIPPING),
     (IntegerNoiseOptimizer, ("add_noise",), NOISE),
     (site, ("to_ring_vector",), MASKING),

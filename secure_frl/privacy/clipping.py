@@ -56,27 +56,46 @@ def clip_units(
     Source: Abadi et al. 2016, Algorithm 1, "Clip gradient", a block at a time (McMahan et al. 2018, section 2);
     Andrew et al. 2021, Algorithm 1, for the indicator.
     """
-    fine = np.isfinite(gradients).all(axis=1)
+    fine: NDArray[np.bool_] = np.asarray(np.isfinite(gradients).all(axis=1))
     if returns is not None:
         fine &= np.isfinite(returns)
     gradients[~fine] = 0.0  # 0 times NaN would be NaN
     vector = np.zeros(blocks[-1].stop, dtype=np.float64)
     is_whole = fine
     for number, block in enumerate(blocks):
+        if block.name in AUXILIARY:
+            continue
+        part = gradients[:, block.start : block.stop]
+        norms = np.sqrt(np.einsum("ij,ij->i", part, part))
+        if number == 0:
+            is_whole = np.asarray(norms <= block.clip_norm)
+        weights = np.sqrt(block.noise_share) / np.maximum(norms, block.clip_norm)
+        vector[block.start : block.stop] = weights @ part
+    add_figures_(vector, blocks, is_whole[fine], None if returns is None else returns[fine])
+    return vector, int(np.count_nonzero(~fine))
+
+
+def add_figures_(
+    vector: NDArray[np.float64],
+    blocks: Sequence[Block],
+    is_whole: NDArray[np.bool_],
+    returns: NDArray[np.float64] | None,
+) -> None:
+    """Add what units put into the blocks of auxiliary figures, as `clip_units` has it, in place.
+
+    is_whole: bool [units], whether the policy's block is not cut. returns: float64 [units], finite.
+    """
+    for block in blocks:
         if block.name == CLIP_QUANTILE:
-            part = np.where(fine, np.where(is_whole, 0.5, -0.5), 0.0)[:, None]
+            part = np.where(is_whole, 0.5, -0.5)
         elif block.name == MEAN_RETURN:
             if returns is None:
                 raise InvalidParameter("expected each unit's return for its block, got none. Pass the returns.")
-            part = np.where(fine, returns, 0.0)[:, None]
+            part = returns
         else:
-            part = gradients[:, block.start : block.stop]
-        norms = np.sqrt(np.einsum("ij,ij->i", part, part))
-        if number == 0:
-            is_whole = norms <= block.clip_norm
-        weights = np.sqrt(block.noise_share) / np.maximum(norms, block.clip_norm)
-        vector[block.start : block.stop] = weights @ part
-    return vector, int(np.count_nonzero(~fine))
+            continue
+        weights = np.sqrt(block.noise_share) / np.maximum(np.abs(part), block.clip_norm)
+        vector[block.start : block.stop] += weights @ part
 
 
 def check_blocks(blocks: Sequence[Block], segments: Sequence[Segment]) -> int:

@@ -60,6 +60,10 @@ class MessageGradients(GradSampleModule):  # type: ignore[misc]  # Opacus has no
             "the same form and load the broadcast parameters into it."
         )
 
+    def backward(self, total: Tensor) -> None:
+        """Make the backward pass of a batch's losses, added up."""
+        torch.autograd.backward(total)
+
     @property
     def needs_fixed_rows(self) -> bool:
         """Return whether a row's gradient may depend, in its last bits, on how many rows are computed together.

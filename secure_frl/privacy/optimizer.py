@@ -24,6 +24,7 @@ from secure_frl.privacy.clipping import (
     clip_units,
 )
 from secure_frl.privacy.events import UNSAFE_NONE
+from secure_frl.privacy.gram_gradients import GramGradients
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.noise import discrete_gaussian
 from secure_frl.secure_sum import RandomSource, SumConstants
@@ -38,7 +39,7 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
 
     def __init__(
         self,
-        module: MessageGradients,
+        module: MessageGradients | GramGradients,
         segments: Sequence[Segment],
         constants: SumConstants,
         *,
@@ -69,6 +70,7 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         self._columns = sum(segment.coordinates.size for segment in segments)
         self._is_open = False
         self._gradients: NDArray[np.float64] | None = None  # [units, columns] of the open chunk, once there are any
+        self._summed: tuple[NDArray[np.float64], int] | None = None  # of the open chunk, where no gradients are made
         self._returns = np.zeros(0, dtype=np.float64)  # [units], of the open chunk
         self._units = 0
         self._dropped = 0
@@ -80,7 +82,7 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
             raise UnexpectedState("expected no open chunk before add_noise, got one. Clip it first.")
         self._units = units
         self._is_open = True
-        self._gradients = None
+        self._gradients = self._summed = None
         self._returns = np.zeros(units, dtype=np.float64)
 
     def collect(
@@ -94,10 +96,15 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         """
         if not self._is_open:
             raise UnexpectedState("expected an open chunk, got none. Call expect with its units first.")
-        found = self._module.take(unit_of_row.size if rows is None else rows)[: unit_of_row.size]
+        rows = unit_of_row.size if rows is None else rows
         if returns is not None:
             np.add.at(self._returns, unit_of_row, returns)
-        if self._gradients is None and np.array_equal(unit_of_row, np.arange(self._units)):
+        is_all = self._gradients is None and np.array_equal(unit_of_row, np.arange(self._units))
+        if is_all and isinstance(self._module, GramGradients):
+            self._summed = self._module.sum_clipped(self._units, rows, self._constants.blocks, self._returns)
+            return
+        found = self._module.take(rows)[: unit_of_row.size]
+        if is_all:
             self._gradients = found  # most people have one trajectory; large arrays are not touched without need
             return
         if self._gradients is None:
@@ -108,11 +115,14 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         """Clip the units of the open chunk and add them to the window's sum, in float64."""
         if not self._is_open:
             raise UnexpectedState("expected an open chunk, got none. Call expect and collect first.")
-        gradients = np.zeros((self._units, self._columns)) if self._gradients is None else self._gradients
-        vector, dropped = clip_units(gradients, self._constants.blocks, self._returns)
+        if self._summed is not None:
+            vector, dropped = self._summed
+        else:
+            gradients = np.zeros((self._units, self._columns)) if self._gradients is None else self._gradients
+            vector, dropped = clip_units(gradients, self._constants.blocks, self._returns)
         self._vector += vector
         self._dropped += dropped
-        self._is_open, self._gradients = False, None
+        self._is_open, self._gradients, self._summed = False, None, None
 
     def clipped_sum(self) -> ClippedSum:
         """Return what has been summed so far; before noise, so it stays in this process."""

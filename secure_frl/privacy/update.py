@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut, with_rows
 from secure_frl.privacy.clipping import ClippedSum
 from secure_frl.privacy.events import NOISES
+from secure_frl.privacy.gram_gradients import GramGradients, is_offered
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.module_check import check_module
 from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
@@ -110,11 +110,11 @@ def _accumulate(
     check_module(policy)
     was_training = policy.training
     policy.train()  # Opacus' hooks record nothing in evaluation mode
-    wrapped = MessageGradients(policy, segments)
+    wrapped = (GramGradients if is_offered(policy, segments) else MessageGradients)(policy, segments)
     try:
         optimizer = IntegerNoiseOptimizer(wrapped, segments, constants, unit=unit, random=random)
         rows, fine, units = as_units(trajectories, usable, unit)
-        _walk(policy, losses, rows, units, fine, optimizer, wrapped.needs_fixed_rows, return_middle)
+        _walk(policy, losses, rows, units, fine, optimizer, wrapped, return_middle)
     finally:
         wrapped.to_standard_module()
         policy.zero_grad(set_to_none=True)
@@ -129,7 +129,7 @@ def _walk(
     units: NDArray[np.int64],
     usable: NDArray[np.bool_],
     optimizer: IntegerNoiseOptimizer,
-    has_fixed_rows: bool,
+    wrapped: MessageGradients | GramGradients,
     return_middle: float,
 ) -> None:
     steps = trajectories.steps
@@ -142,7 +142,7 @@ def _walk(
         for start in range(0, chunk.rows.size, CHUNK_UNITS):
             rows = slice(start, start + CHUNK_UNITS)
             batch = cut(trajectories, chunk.rows[rows], chunk.padded_length)
-            if has_fixed_rows:
+            if wrapped.needs_fixed_rows:
                 batch = with_rows(batch, CHUNK_UNITS)
             found = losses(policy, batch)
             if found.shape != (batch.count,):
@@ -150,7 +150,7 @@ def _walk(
                     f"expected one loss a trajectory, shape ({batch.count},), got {tuple(found.shape)}. "
                     "Sum over steps and divide by a charter constant, never by the number of people or steps."
                 )
-            torch.autograd.backward(found.sum())
+            wrapped.backward(found.sum())
             optimizer.collect(chunk.unit_of_row[rows], rows=batch.count, returns=shares[chunk.rows[rows]])
         optimizer.clip_and_accumulate()
 
