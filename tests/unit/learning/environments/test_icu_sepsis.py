@@ -119,6 +119,25 @@ def _limit(degrees: int) -> float:
     return float(degrees + 2 * np.sqrt(degrees * x) + 2 * x)
 
 
+def test_the_guide_changes_no_draw() -> None:
+    """Around every edge, where a guide could err, and at random: the same state as a search of the whole array."""
+    sampler = icu_sepsis.sampler_of(load_tables())
+    generator = np.random.default_rng(2)
+    rows = np.searchsorted(np.arange(1, sampler.edges[-1] + 1), sampler.edges)
+    near = np.floor((sampler.edges - rows) * 2**32)
+    words = [near + offset for offset in (-1.5, -0.5, 0.5, 1.5)] + [generator.integers(0, 2**32, rows.size) + 0.5]
+    treated = np.zeros(int(rows[-1]) + 1, dtype=np.int64)
+    treated[sampler.row_of[: 713 * 25]] = np.arange(713 * 25)  # a pair of each row
+
+    for drawn in words:
+        uniform = drawn * 2.0**-32
+        fine = (uniform > 0) & (uniform < 1)
+        state, action = np.divmod(treated[rows[fine]], 25)
+        searched = sampler.targets[np.searchsorted(sampler.edges, rows[fine] + uniform[fine])]
+        assert np.array_equal(icu_sepsis.treat(state, action, uniform[fine]), searched)
+    assert (sampler.guide >= 0).mean() > 0.8  # it is a guide: most draws need no search
+
+
 @pytest.mark.statistical
 def test_next_states_follow_the_tables() -> None:
     """Seed 5, 40,000 draws for each of six pairs, three of them inadmissible; false alarm below 6e-7 in all."""
