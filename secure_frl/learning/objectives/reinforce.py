@@ -54,8 +54,8 @@ class Reinforce:
         """Return advantages, Monte Carlo residuals and outcomes, float64 [B,T], 0 where no step exists.
 
         public["critic"]: float64 [states], or [1] for every vector of features; not looked at with a value network,
-        which values by its present parameters. gamma times V(final observation) is added when an episode was cut, never when
-        it terminated. Any: a gradient hook may stand around the policy.
+        which values by its present parameters. gamma times V(final observation) is added when an episode was cut,
+        never when it terminated. Any: a gradient hook may stand around the policy.
         """
         steps = batch.steps
         here, beyond = self._values(policy, public, batch)
