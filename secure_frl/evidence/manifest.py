@@ -21,6 +21,7 @@ FORMAT = 1
 NAME, SIGNATURE_NAME = "manifest.json", "manifest.sig"
 KEY_NAME = "identity.key"
 SEALING_KEYS = "site-secret-*.key"  # of a charter whose coordinator is blind
+PERSONAL_POLICIES = "personal-*.safetensors"  # fitted to raw records: not even a hash of one leaves its site
 _HOMES = (("state", "coordinator"), ("state", "consortium"))
 _KEYS = {"charter", "code_version", "files", "format", "rehearsal"}
 
@@ -89,7 +90,7 @@ def check_manifest(directory: Path, manifest: Manifest, notes: Notes) -> None:
 
 
 def _walk(directory: Path) -> Iterator[tuple[PurePosixPath, str, int]]:
-    """Yield (path, SHA-256, size) of every file but the manifest's own and private keys where they belong."""
+    """Yield (path, SHA-256, size) of every file but the manifest's own and secrets where they belong."""
     for path in sorted(directory.rglob("*")):
         name = PurePosixPath(path.relative_to(directory).as_posix())
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -103,10 +104,10 @@ def _walk(directory: Path) -> Iterator[tuple[PurePosixPath, str, int]]:
 
 
 def _is_key(name: PurePosixPath) -> bool:
-    """Return whether a file is a private key, or the secret that seals a charter's policies, where it belongs."""
+    """Return whether a file is a site's own secret where it belongs: a key, a charter's secret, a policy of its own."""
     parts = name.parts
     is_at_site = len(parts) == 4 and parts[:2] == ("state", "sites")
-    is_secret = is_at_site and name.match(SEALING_KEYS)
+    is_secret = is_at_site and (name.match(SEALING_KEYS) or name.match(PERSONAL_POLICIES))
     return is_secret or (name.name == KEY_NAME and (is_at_site or parts[:-1] in _HOMES))
 
 

@@ -15,7 +15,8 @@ from secure_frl.federation.by_site import simulated_figures
 from secure_frl.federation.enrolment import Enrolled
 from secure_frl.federation.evaluation import evaluate_state
 from secure_frl.federation.optimisers import initial_state
-from secure_frl.federation.policy_files import write_policy
+from secure_frl.federation.personal import personal_path, wants_personal
+from secure_frl.federation.policy_files import load_policy, write_policy
 from secure_frl.federation.protections import protection_in_force
 from secure_frl.federation.released import Released
 from secure_frl.federation.results import RunResult
@@ -68,10 +69,25 @@ def write_results(
     write_durably(folder.rounds, _lines(_account(record) for record in rounds))
     write_durably(folder.protections, _lines(_protection(record, enrolled) for record in rounds))
     write_durably(folder.metrics, _lines({"round": record.round, **released.metrics(record)} for record in summed))
-    result = _summary(enrolled, state, rounds, _exported_events(folder, enrolled), started)
+    simulated = _simulated(folder, enrolled, state)
+    result = _summary(enrolled, state, rounds, _exported_events(folder, enrolled), simulated, started)
     text = json.dumps(result.plain(), indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_durably(folder.result, text.encode())
     return result
+
+
+def _simulated(folder: RunFolder, enrolled: Enrolled, state: TrainingState) -> dict[str, Any] | None:
+    """Return what only a simulation may know; of records no site's own policy is even opened. Any: JSON values."""
+    study, names = enrolled.study, enrolled.roster.names
+    if study.is_logged:
+        return None
+    personal = {}
+    for name in names if wants_personal(study) else ():
+        path = personal_path(folder.site(name), enrolled.terms.session)
+        own = load_policy(path).probabilities if path.exists() else None
+        if own is not None:
+            personal[name] = own
+    return simulated_figures(study, enrolled.terms.constants, state, names, personal)
 
 
 def _exported_events(folder: RunFolder, enrolled: Enrolled) -> dict[str, list[GaussianSumEvent]]:
@@ -117,6 +133,7 @@ def _summary(
     state: TrainingState,
     rounds: Iterable[RoundRecord],
     exported: Mapping[str, list[GaussianSumEvent]],
+    simulated: dict[str, Any] | None,  # Any: JSON values
     started: float,
 ) -> RunResult:
     study, constants = enrolled.study, enrolled.terms.constants
@@ -163,7 +180,7 @@ def _summary(
         statement=state_epsilon(release, constants, spent, one_more_site, study.data.dataset_id).plain(),
         trust=protection_in_force(constants.protection, constants.profile)["readable_by"],
         seed=study.study.seed,
-        simulated=simulated_figures(study, constants, state, enrolled.roster.names, {}),
+        simulated=simulated,
         seconds=round(time.monotonic() - started, 3),
     )
 

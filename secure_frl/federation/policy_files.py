@@ -18,7 +18,7 @@ from secure_frl.files import write_durably
 from secure_frl.learning.acting import Acting
 from secure_frl.learning.forms import TABLE, PolicyForm, acting_of, policy_form
 from secure_frl.learning.layout import LOGITS
-from secure_frl.learning.networks import EMBEDDING, HEAD, Network
+from secure_frl.learning.networks import EMBEDDING, HEAD, Arrays, Network
 from secure_frl.learning.settings import ICU_SEPSIS, STATE, public_table, setting_of
 from secure_frl.learning.tabular import Choice
 from secure_frl.masking.contexts import model_tag
@@ -70,41 +70,44 @@ def write_policy(
     """
     folder.mkdir(parents=True, exist_ok=True)
     form = policy_form(study)
-    named = form.arrays(state.parameters)
-    tensors = {"logits": named[LOGITS]} if form.network is None else named
-    known = _probabilities(form, state, study)
-    if known is not None:
-        tensors = {"probabilities": known, **tensors}
     content = state.to_bytes()
     stem = f"round-{round_number:04d}"
-    described = {
-        "format": FORMAT,
-        "round": str(round_number),
-        "predecessor": state.predecessor.hex(),
-        "charter_hash": session.hex(),
-        "kind": form.kind,
-        "hidden": json.dumps(list(form.hidden)),
-        "sharpen": repr(study.output.sharpen),
-        "acts": "greedily" if form.acts_greedily else "by chance",
-        "environment": study.data.environment,
-        "observation": study.data.observation,
-        "policy_tag": model_tag(content).hex(),
-        "use": "research only; not for clinical decisions",
-    } | ({"keyed_tag": keyed_tag.hex()} if keyed_tag else {})
+    described = {"predecessor": state.predecessor.hex(), "policy_tag": model_tag(content).hex()}
+    described |= {"keyed_tag": keyed_tag.hex()} if keyed_tag else {}
+    choice = Choice(study.output.sharpen, form.acts_greedily)
+    described = description(study, choice, round_number, session) | described
     path = folder / f"{stem}.safetensors"
-    write_durably(path, save_tensors(tensors, metadata=described))
+    write_durably(path, policy_content(study, form, form.arrays(state.parameters), choice, described))
     write_durably(folder / f"{stem}.model", content)
     text = json.dumps(described | {"file": path.name, "model": f"{stem}.model"}, indent=1, sort_keys=True)
     write_durably(folder / "policy.json", (text + "\n").encode())
     return path
 
 
-def _probabilities(form: PolicyForm, state: TrainingState, study: Study) -> NDArray[np.float64] | None:
-    """Return how the policy acts in every state [states, actions]; None where it is no such table."""
+def description(study: Study, choice: Choice, round_number: int, session: bytes) -> dict[str, str]:
+    """Return what a policy's file says of it."""
+    return {
+        "format": FORMAT,
+        "round": str(round_number),
+        "charter_hash": session.hex(),
+        "kind": study.policy.kind,
+        "hidden": json.dumps(list(study.policy.hidden)),
+        "sharpen": repr(choice.sharpen),
+        "acts": "greedily" if choice.is_greedy else "by chance",
+        "environment": study.data.environment,
+        "observation": study.data.observation,
+        "use": "research only; not for clinical decisions",
+    }
+
+
+def policy_content(study: Study, form: PolicyForm, arrays: Arrays, choice: Choice, described: dict[str, str]) -> bytes:
+    """Return a policy as safetensors; with how it acts in every state, where that is a table."""
+    tensors = {"logits": arrays[LOGITS]} if form.network is None else dict(arrays)
     setting = setting_of(study)
-    if form.has_memory or setting.shown is None or setting.shown_allowed is None:
-        return None
-    return form.probabilities_at(state.parameters, setting.shown, setting.shown_allowed, study.output.sharpen)
+    if not form.has_memory and setting.shown is not None and setting.shown_allowed is not None:
+        known = form.probabilities_of(arrays, setting.shown, setting.shown_allowed, choice)
+        tensors = {"probabilities": known, **tensors}
+    return save_tensors(tensors, metadata=described)
 
 
 def load_policy(path: Path) -> ReleasedPolicy:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.encoding.lanes import to_ring_vector
-from secure_frl.errors import LocalProtocolError
+from secure_frl.errors import CharterViolation, LocalProtocolError
 from secure_frl.federation.held_policy import HeldPolicy
 from secure_frl.federation.logs import close_log
 from secure_frl.federation.optimisers import initial_state, released_figures, step
+from secure_frl.federation.personal import OwnWindows, fit_personal, personal_path, wants_personal
 from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
@@ -82,6 +83,8 @@ class StudySite:
         self._held = self._first_policy()
         self._window: _Window | None = None
         self._is_shut = False
+        keeps = wants_personal(parts.study) and not parts.study.is_logged
+        self._own = OwnWindows(parts.home, parts.terms.session) if keeps else None
         self._trainer = Trainer(parts.study, constants)
         self._trainer.check_before_joining(self._held.state, parts.patients.probe(), parts.patients.records())
         self._protocol = self._machine(
@@ -117,6 +120,11 @@ class StudySite:
     def contribute(self, context: RoundContext) -> RingVector:
         """Reserve, collect, sample, clip, quantise, add noise, in this order."""
         parts, constants = self._parts, self._parts.terms.constants
+        if personal_path(parts.home, parts.terms.session).exists():
+            raise CharterViolation(
+                "expected a round before this site fitted its own policy, got one after it: whom it treats by that "
+                "policy would carry its records into a sum. Begin another study; nothing was sampled."
+            )
         root = parts.register.participation_root()
         event = window_event(
             parts.study, parts.terms, parts.dataset_id, context.round, context.attempt, parts.random, root
@@ -124,6 +132,8 @@ class StudySite:
         receipt = parts.ledger.reserve(event.canonical())
         self._window = _Window(receipt)
         trajectories = parts.patients.collect(self._trainer.acting(self._held.state), context)
+        if self._own is not None:
+            self._own.keep(trajectories, window_name(context.round, context.attempt))
         admitted = self._admitted(trajectories, context)
         self._window.register_root = parts.register.participation_root()
         update = self._trainer.update(self._held.state, trajectories, admitted, parts.random, receipt.sequence)
@@ -174,12 +184,22 @@ class StudySite:
         else:
             self._parts.ledger.cancel(window.receipt, "the round ended before release")
 
+    def _personalise(self) -> None:
+        """Fit this site's own policy, then forget the windows that were kept for it; at most once a charter."""
+        parts = self._parts
+        if personal_path(parts.home, parts.terms.session).exists():
+            return
+        own = parts.patients.records() if self._own is None else self._own.all()
+        fit_personal(parts.study, self._trainer, self._held.state, own, parts.home, parts.terms.session)
+        if self._own is not None:
+            self._own.forget()
+
     # --- the end of a run --------------------------------------------------------------------------------------------
 
     def shut_down(self, *, export: bool = False) -> None:
         """Close the books; a second call does nothing.
 
-        export: the study is done, so the ledger is exported with its signed head.
+        export: the study is done, so the ledger is exported with its signed head, and the site's own policy fitted.
         A round whose end this site never heard of is committed as unknown. The signed head is handed over in any case:
         whoever holds it sees when all of this site's files are replaced by an older copy.
         """
@@ -189,6 +209,8 @@ class StudySite:
         self.close("unknown")
         parts = self._parts
         parts.register.follow(parts.ledger.head)
+        if export and wants_personal(parts.study):
+            self._personalise()
         if export:
             parts.ledger.export(parts.exports / f"{parts.name}.jsonl", parts.exports / f"{parts.name}.head")
         write_durably(parts.held_heads / f"{parts.name}.head", parts.ledger.signed_head().encode())

@@ -19,13 +19,17 @@ from secure_frl.federation.optimisers import blocks_in_force, critic_values
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.learning.acting import Acting
+from secure_frl.learning.fine_tuning import fine_tuned
 from secure_frl.learning.forms import policy_form
+from secure_frl.learning.layout import LOGITS
+from secure_frl.learning.networks import HEAD
 from secure_frl.learning.objective import Objective
 from secure_frl.learning.objectives.behaviour_cloning import BehaviourCloning
 from secure_frl.learning.objectives.cql import ConservativeQ
 from secure_frl.learning.objectives.dqn import TARGET, DoubleQ
 from secure_frl.learning.objectives.ppo import ProximalPolicy
 from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
+from secure_frl.learning.personalisation import own_values
 from secure_frl.learning.policies import build_policy
 from secure_frl.learning.trajectories import Trajectories, check_before_joining, check_records, usable_units
 from secure_frl.privacy.cut_units import units_cut
@@ -122,6 +126,41 @@ class Trainer:
         blocks, segments = blocks_in_force(self._constants.blocks, state), self._form.layout.segments
         return units_cut(self._policy, self._losses(state), trajectories, segments=segments, blocks=blocks)
 
+    def personal(self, state: TrainingState, own: Trajectories) -> tuple[dict[str, NDArray[np.float64]], bool]:
+        """Fit a site's own policy to its records: what replaces shared parameters, and whether logits are then values.
+
+        own: at least one trajectory. Nothing of this may leave the site, or come before its last shared round.
+        """
+        study, form = self._study, self._form
+        training, fit = study.training, study.training.personal
+        arrays = form.arrays(state.parameters)
+        if form.network is None and form.admissible is not None and training.objective != "behaviour_cloning":
+            found = own_values(
+                own,
+                arrays[LOGITS],
+                form.admissible,
+                first_value=study.policy.critic_start,
+                discount=training.discount,
+                prior_weight=fit.prior_weight,
+            )
+            return {LOGITS: np.where(form.admissible, found.values, 0.0)}, True
+        keeps_head = training.personalise == "private_head"
+        names = [name for name in arrays if name.startswith(f"{HEAD}.") or not keeps_head]
+        self._policy.load(arrays)
+        losses = self._losses(state, _personal_objective(study))
+        pull = 0.0 if keeps_head else fit.pull  # a private head's first value is nobody's knowledge
+        moved = fine_tuned(
+            self._policy,
+            losses,
+            own,
+            names,
+            steps=fit.steps,
+            step_size=fit.step_size,
+            pull=pull,
+            seed=study.study.seed,
+        )
+        return moved, False
+
     def _sample(
         self, trajectories: Trajectories, usable: NDArray[np.bool_], random: RandomSource
     ) -> tuple[Trajectories, NDArray[np.bool_]]:
@@ -142,8 +181,12 @@ class Trainer:
             allowed_table=self._form.admissible,
         )
 
-    def _losses(self, state: TrainingState) -> Losses:
-        """Return the objective under public state only: what was broadcast, and constants of the charter."""
+    def _losses(self, state: TrainingState, objective: Objective | None = None) -> Losses:
+        """Return the objective under public state only: what was broadcast, and constants of the charter.
+
+        objective: None for the study's.
+        """
+        asked = objective or self._objective
         states = self._form.states
         values = critic_values(state, states) if states else np.full(1, self._study.policy.critic_start)
         public: dict[str, object] = {CRITIC: values}
@@ -152,10 +195,16 @@ class Trainer:
             public[TARGET] = self._target
 
         def losses(policy: nn.Module, batch: Trajectories) -> Tensor:
-            found: Tensor = self._objective.losses(policy, batch, self._objective.targets(policy, public, batch))
+            found: Tensor = asked.losses(policy, batch, asked.targets(policy, public, batch))
             return found
 
         return losses
+
+
+def _personal_objective(study: Study) -> Objective:
+    """Return what a site's own fit minimises: the study's objective, which for reinforce has to bear older episodes."""
+    found = _objective(study)
+    return ProximalPolicy(found, study.training.clip_ratio) if isinstance(found, Reinforce) else found
 
 
 def _objective(study: Study) -> Objective:

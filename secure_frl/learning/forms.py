@@ -17,6 +17,7 @@ from secure_frl.learning.layout import LOGITS, POLICY_BLOCK, Layout, met_rows, n
 from secure_frl.learning.networks import (
     EMBEDDING,
     HEAD,
+    HEAD_GAIN,
     VALUE,
     Arrays,
     Network,
@@ -50,6 +51,7 @@ class PolicyForm:
         critic_start: float = 0.0,
         seed: int = 0,
         auxiliary: tuple[str, ...] = (),
+        keeps_head: bool = False,
     ) -> None:
         """kind: table, mlp, gru or lstm. admissible: bool [states, actions], the public table, terminal states last.
 
@@ -57,7 +59,8 @@ class PolicyForm:
         masks_come: whether the environment says with each observation what is allowed; so it is with features.
         hidden: see `networks.Network`; not used by a table. critic: private, network or none. critic_start: the first
         value of every state in a value network, and of every action if logits are such values (acts_greedily). seed:
-        of the first parameters, public. auxiliary: names of the figures that travel with the update.
+        of the first parameters, public. auxiliary: names of the figures that travel with the update. keeps_head:
+        whether the last layer is private: it is not sent, so it stays at its first value while the others are trained.
         Raises InvalidParameter for a table or a private critic over features, and for a table's value network.
         """
         if (admissible is None) != (features > 0) or (features > 0 and (kind == TABLE or actions < 1)):
@@ -100,6 +103,10 @@ class PolicyForm:
             shapes |= {VALUE + name: shape for name, shape in self.value_network.shapes.items()}
             self._first |= first_parameters(self.value_network, seed, VALUE)
             self._first[f"{VALUE}{HEAD}.bias"] += critic_start
+        if keeps_head:
+            for name in [name for name in shapes if name.startswith(f"{HEAD}.")]:
+                del shapes[name]
+            self._first[f"{HEAD}.weight"] /= HEAD_GAIN  # one that never grows lets gradients through from the first
         self.layout = network_layout(shapes, is_met, live_states, critic, auxiliary)
 
     @property
@@ -149,9 +156,15 @@ class PolicyForm:
 
         observations: int64 [n] or float32 [n, features]. allowed: bool [n, actions].
         """
+        choice = Choice(sharpen, self.acts_greedily)
+        return self.probabilities_of(self.arrays(parameters), observations, allowed, choice)
+
+    def probabilities_of(
+        self, arrays: Arrays, observations: NDArray[Any], allowed: NDArray[np.bool_], choice: Choice
+    ) -> NDArray[np.float64]:
+        """Return how parameters by name act, a site's own among them; see `probabilities_at`."""
         if self.has_memory:
             raise InvalidParameter(f"a policy of kind {self.kind} is no table of probabilities. Roll it out instead.")
-        arrays, choice = self.arrays(parameters), Choice(sharpen, self.acts_greedily)
         if self.network is None:
             return choice.probabilities(arrays[LOGITS][observations], allowed)
         logits, _ = logits_of(self.network, arrays, observations, np.zeros((len(observations), 0)))
@@ -210,4 +223,5 @@ def form_in(setting: Setting, study: Study) -> PolicyForm:
         critic_start=study.policy.critic_start,
         seed=study.study.seed,
         auxiliary=tuple(study.auxiliary),
+        keeps_head=study.training.personalise == "private_head",
     )
