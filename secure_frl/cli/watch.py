@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -106,6 +106,8 @@ def _show_result(folder: Path, result: RunResult, screen: Console) -> None:
     meant = f"{meant} under the released policy"
     meant = f"{meant}, simulated: +-{half_width:.4f} at 95 %" if half_width else f"exact {meant}"
     table.add_row("return", f"{plain['return']:.4f}", meant)
+    for row in _by_site(plain["simulated"] or {}):
+        table.add_row(*row)
     if plain["epsilon_spent"] is None:
         table.add_row("privacy", "NONE STATED", "; ".join(plain["unsafe"]))
     else:
@@ -140,6 +142,25 @@ def _show_result(folder: Path, result: RunResult, screen: Console) -> None:
         meaning = _UNSAFE[choice.partition(" = ")[0]]
         screen.print(f"UNSAFE: {choice}: {meaning}.", style="bold red", markup=False, soft_wrap=True)
     screen.print(f"Check it without trusting this run: {_program()} verify {folder}", markup=False, soft_wrap=True)
+
+
+def _by_site(simulated: dict[str, Any]) -> list[tuple[str, str, str]]:  # Any: JSON values
+    """Return what to show of sites that differ, or that have policies of their own: mean and worst, then each."""
+    named = {"gap_recovered": "shared policy", "personal_gap_recovered": "sites' own policies"}
+    rows = [
+        (
+            what,
+            f"{simulated[f'{key}_mean']:.3f}",
+            f"mean gap recovered over sites, each against its own best; worst {simulated[f'{key}_worst']:.3f}",
+        )
+        for key, what in named.items()
+        if f"{key}_mean" in simulated
+    ]
+    for one in simulated.get("by_site", ()):
+        own = f", its own policy {one['personal_gap_recovered']:.3f}" if "personal_gap_recovered" in one else ""
+        said = f"return {one['return']:.4f} of at most {one['optimal']:.4f}{own}"
+        rows.append((f"  {one['site']}", f"{one['gap_recovered']:.3f}", said))
+    return rows
 
 
 def _program() -> str:

@@ -298,6 +298,15 @@ def test_data_objective_and_steps_that_do_not_fit_are_refused(
         ({"training": {"exploration": 1.1}}, "0 to 1"),
         ({"training": {"value_weight": 0.0}}, "above 0"),
         ({"output": {"evaluation_episodes": 1}}, "2 to 100000"),
+        ({"data": {"site_shift": {"kind": "none", "strength": 0.1}}}, "strength 0 with none"),
+        ({"data": {"site_shift": {"kind": "case_mix", "strength": 0.0}}}, "above 0 otherwise"),
+        ({"data": {"site_shift": {"kind": "practice_effect", "strength": 1.5}}}, "a part of the states"),
+        (
+            {"data": {"site_shift": {"kind": "case_mix", "strength": 1.0}, "environment": "CartPole-v1"}},
+            "simulated patients of icu-sepsis",
+        ),
+        ({"training": {"personalise": "private_head"}}, "a table has no last layer"),
+        ({"training": {"personal": {"prior_weight": 0.0}}}, "above 0"),
     ],
 )
 def test_observations_and_policies_that_do_not_fit_are_refused_with_a_cure(

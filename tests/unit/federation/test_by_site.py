@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from secure_frl.cli.watch import _show_result
 from secure_frl.federation import by_site, finish, simulation
 from secure_frl.federation.optimisers import initial_state
 from secure_frl.federation.policy_files import load_policy
@@ -45,6 +48,10 @@ def test_a_table_by_site_holds_each_against_its_own_best(tiny: Tiny, tmp_path: P
     gaps = [row["gap_recovered"] for row in rows]
     assert result.simulated["gap_recovered_worst"] == min(gaps)
     assert result.gap_recovered == pytest.approx(sum(gaps) / 3)
+    shown = io.StringIO()
+    _show_result(tmp_path / "run", result, Console(file=shown, width=200))
+    for said in ("shared policy", "worst", "site-03", f"{rows[2]['gap_recovered']:.3f}"):
+        assert said in shown.getvalue()
 
 
 def test_the_clinicians_recover_nothing_and_the_thirds_are_named(tiny: Tiny) -> None:
