@@ -187,10 +187,9 @@ class StudySite:
     def _personalise(self) -> None:
         """Fit this site's own policy, then forget the windows that were kept for it; at most once a charter."""
         parts = self._parts
-        if personal_path(parts.home, parts.terms.session).exists():
-            return
-        own = parts.patients.records() if self._own is None else self._own.all()
-        fit_personal(parts.study, self._trainer, self._held.state, own, parts.home, parts.terms.session)
+        if not personal_path(parts.home, parts.terms.session).exists():  # a kill may have come between fit and manifest
+            own = parts.patients.records() if self._own is None else self._own.all()
+            fit_personal(parts.study, self._trainer, self._held.state, own, parts.home, parts.terms.session)
         if self._own is not None:
             self._own.forget()
 
