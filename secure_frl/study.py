@@ -110,13 +110,25 @@ class DataSection(_Section):
     )
 
 
+class RandomFeatures(_Section):
+    """The fixed map of a policy that is linear in random features, and the step of a critic that is linear in them."""
+
+    width: int = Field(default=1024, ge=2, le=4096, multiple_of=2, description="an even width, 2 to 4096")
+    bandwidth: Positive = Field(
+        default=2.5, description="a number above 0: how far apart observations, as they come, still know of each other"
+    )
+    critic_step: Positive = Field(default=100.0, description="a number above 0; applied to the mean residual")
+
+
 class PolicySection(_Section):
     """What is trained."""
 
-    kind: Literal["table", "mlp", "gru", "lstm"] = Field(
+    kind: Literal["table", "mlp", "gru", "lstm", "random_features"] = Field(
         default="table",
-        description="'table': one row a state; 'mlp', 'gru' or 'lstm': a network over states or features",
+        description="'table': one row a state; 'mlp', 'gru' or 'lstm': a network over states or features; "
+        "'random_features': linear in a fixed map of features",
     )
+    random_features: RandomFeatures = RandomFeatures()
     hidden: list[Annotated[int, Field(ge=1, le=256)]] = Field(
         default=[64, 64],
         min_length=1,
@@ -129,8 +141,8 @@ class PolicySection(_Section):
     )
     critic: Literal["private", "network", "none"] = Field(
         default="private",
-        description="'private': values of states, which share the noise; 'network': a value network, clipped together "
-        "with the policy; or 'none'",
+        description="'private': values of states, or weights of random features, which share the noise; 'network': a "
+        "value network, clipped together with the policy; or 'none'",
     )
     critic_start: float = Field(
         default=0.78, ge=0, le=1, description="the public first value of every state, 0 to 1; dqn, cql: of every action"

@@ -123,6 +123,8 @@ def _personal_fits(study: Study) -> Iterator[str]:
     policy, training = study.policy, study.training
     if training.personalise == "private_head" and policy.kind == "table":
         yield "a network with 'private_head', for a table has no last layer; found policy.kind = 'table'"
+    if training.personalise == "private_head" and policy.kind == "random_features":
+        yield "a network with 'private_head', for of random features the head is all that is trained; found them"
 
 
 _DATA_KEYS = ("data.source", "data.path", "data.declared_units")
@@ -137,8 +139,13 @@ def _observations_fit(study: Study) -> Iterator[str]:
     policy, data = study.policy, study.data
     if data.observation == "features" and policy.kind == "table":
         yield "kind = 'mlp', 'gru' or 'lstm' over features, which number no states; found 'table'"
-    if data.observation == "features" and policy.critic == "private":
-        yield "critic = 'network' or 'none' over features, for a private critic is a table of states; found 'private'"
+    if data.observation == "state" and policy.kind == "random_features":
+        yield "observation = 'features' with random_features, for numbers of states are no vectors; found 'state'"
+    if data.observation == "features" and policy.critic == "private" and policy.kind != "random_features":
+        yield (
+            "critic = 'network' or 'none' over features, for a private critic is a table of states, or linear in "
+            "random_features; found 'private'"
+        )
     if policy.critic == "network" and policy.kind == "table":
         yield "kind = 'mlp', 'gru' or 'lstm' beside critic = 'network', which is a network too; found 'table'"
 

@@ -38,7 +38,7 @@ class OptimiserRule:
     declared_batch: int  # expected units a site and round
     step_size: float  # on the mean clipped gradient; the mean over rounds
     momentum: float  # in [0, 1)
-    critic_start: float  # public initial value of every live state
+    critic_start: float  # public initial value of every live state; a linear critic's offset, which stays
     site_noise: float  # deviation of one site's noise in units of the clip: sigma / sqrt(h), sigma (local) or 0
     schedule: str = "constant"  # or "linear": growing with the round, small while the critic knows little
     rounds: int = 1  # of the study; used by "linear"
@@ -47,6 +47,7 @@ class OptimiserRule:
     clip_quantile: float = 0.0  # of units that the clip shall not cut; used when the message counts them
     clip_learning_rate: float = 0.0  # in (0, 1]
     return_middle: float = 0.0  # of the public range of returns
+    linear_critic_step: float = 0.0  # on the mean residual times feature, of a critic that is linear in features
 
     def __post_init__(self) -> None:
         numbers = (self.step_size, self.momentum, self.critic_start, self.site_noise)
@@ -78,6 +79,19 @@ class OptimiserRule:
         """Return whether the message carries a critic."""
         return any(segment.parameter == RESIDUAL for segment in self.layout.segments)
 
+    @property
+    def has_linear_critic(self) -> bool:
+        """Return whether the critic is weights of features: its residuals come without counts of visits."""
+        return self.has_critic and all(segment.parameter != VISITS for segment in self.layout.segments)
+
+    @property
+    def first_critic(self) -> NDArray[np.float64]:
+        """Return the critic before the first round, float64 [live states], or zeros [width] where it is linear."""
+        if self.has_linear_critic:
+            critic = self.layout.slice_of(RESIDUAL)
+            return np.zeros(critic.stop - critic.start)
+        return np.full(self.live_states, self.critic_start)
+
     def block(self, name: str) -> Block | None:
         """Return the block of a name, if the message has one."""
         return next((block for block in self.blocks if block.name == name), None)
@@ -90,8 +104,8 @@ def initial_state(rule: OptimiserRule) -> TrainingState:
     return TrainingState(
         parameters=zeros if rule.first_parameters is None else rule.first_parameters,
         momentum=zeros,
-        critic=np.full(rule.live_states, rule.critic_start),
-        visits=np.zeros(rule.live_states),
+        critic=rule.first_critic,
+        visits=np.zeros(rule.first_critic.size),
         round=0,
         predecessor=FIRST_PREDECESSOR,
         clip_norm=policy.clip_norm if rule.block(CLIP_QUANTILE) else None,
@@ -107,7 +121,7 @@ def has_form_of(state: TrainingState, rule: OptimiserRule) -> bool:
     if state.parameters.shape != first.parameters.shape or state.critic.shape != first.critic.shape:
         return False
     lowest, highest = min(CRITIC_RANGE[0], rule.critic_start), max(CRITIC_RANGE[1], rule.critic_start)
-    if not ((lowest <= state.critic) & (state.critic <= highest)).all():
+    if not rule.has_linear_critic and not ((lowest <= state.critic) & (state.critic <= highest)).all():
         return False
     if first.clip_norm is None or clip is None:
         return clip is first.clip_norm
@@ -155,7 +169,10 @@ def step(state: TrainingState, total: Sum, rule: OptimiserRule) -> TrainingState
     mean = sums[policy.start : policy.stop] / (survivors * rule.declared_batch)
     momentum = rule.momentum * state.momentum + mean
     critic, visits = state.critic, state.visits
-    if rule.has_critic:
+    if rule.has_linear_critic:
+        residual = sums[rule.layout.slice_of(RESIDUAL)]
+        critic = critic + rule.linear_critic_step * residual / (survivors * rule.declared_batch)
+    elif rule.has_critic:
         critic, visits = _critic_step(state, sums, survivors, rule)
     return TrainingState(
         parameters=state.parameters + rule.step_size_of(state.round + 1) * momentum,

@@ -18,7 +18,7 @@ from secure_frl.files import write_durably
 from secure_frl.learning.acting import Acting
 from secure_frl.learning.forms import TABLE, PolicyForm, acting_of, policy_form
 from secure_frl.learning.layout import LOGITS
-from secure_frl.learning.networks import EMBEDDING, HEAD, Arrays, Network
+from secure_frl.learning.networks import EMBEDDING, HEAD, MAP, Arrays, Network
 from secure_frl.learning.settings import ICU_SEPSIS, STATE, public_table, setting_of
 from secure_frl.learning.tabular import Choice
 from secure_frl.masking.contexts import model_tag
@@ -34,7 +34,7 @@ class ReleasedPolicy:
     probabilities: NDArray[np.float64] | None  # [states, actions], rows sum to 1; None where it is no such table
     round: int
     charter_hash: str
-    kind: str  # table | mlp | gru | lstm
+    kind: str  # table | mlp | gru | lstm | random_features
     hidden: tuple[int, ...]
     choice: Choice  # how actions are chosen by their logits; `probabilities` has it in it
     arrays: Mapping[str, NDArray[np.float64]]  # parameters by name
@@ -57,6 +57,9 @@ class ReleasedPolicy:
         actions = self.arrays[f"{HEAD}.bias"].size
         if f"{EMBEDDING}.weight" in self.arrays:
             return Network(self.kind, self.hidden, self.arrays[f"{EMBEDDING}.weight"].shape[0], actions)
+        if f"{MAP}.weight" in self.arrays:
+            half, features = self.arrays[f"{MAP}.weight"].shape
+            return Network(self.kind, (2 * half,), features, actions, embeds=False)
         width = self.arrays["layers.0.weight"].shape[1]
         return Network(self.kind, self.hidden, width, actions, embeds=False)
 

@@ -30,6 +30,7 @@ def optimiser_rule(study: Study, constants: SumConstants) -> OptimiserRule:
         clip_quantile=study.privacy.clip_quantile,
         clip_learning_rate=study.privacy.clip_learning_rate,
         return_middle=sum(study.output.return_range) / 2,
+        linear_critic_step=study.policy.random_features.critic_step,
         site_noise=constants.noise_multiplier * math.sqrt(study.noised_sums) / math.sqrt(shares),
     )
 

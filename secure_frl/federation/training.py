@@ -22,6 +22,7 @@ from secure_frl.learning.acting import Acting
 from secure_frl.learning.fine_tuning import fine_tuned
 from secure_frl.learning.forms import policy_form
 from secure_frl.learning.layout import LOGITS
+from secure_frl.learning.linear_critic import LinearCritic
 from secure_frl.learning.networks import HEAD
 from secure_frl.learning.objective import Objective
 from secure_frl.learning.objectives.behaviour_cloning import BehaviourCloning
@@ -188,8 +189,10 @@ class Trainer:
         """
         asked = objective or self._objective
         states = self._form.states
-        values = critic_values(state, states) if states else np.full(1, self._study.policy.critic_start)
-        public: dict[str, object] = {CRITIC: values}
+        start = self._study.policy.critic_start
+        public: dict[str, object] = {CRITIC: critic_values(state, states) if states else np.full(1, start)}
+        if self._rule.has_linear_critic:
+            public[CRITIC] = LinearCritic(state.critic, start, *self._study.output.return_range)
         if self._target is not None:  # what was broadcast, wherever noised steps move the policy meanwhile
             self._target.load(self._form.arrays(state.parameters))
             public[TARGET] = self._target

@@ -18,6 +18,7 @@ from secure_frl.learning.networks import (
     EMBEDDING,
     HEAD,
     HEAD_GAIN,
+    RANDOM_FEATURES,
     VALUE,
     Arrays,
     Network,
@@ -52,8 +53,10 @@ class PolicyForm:
         seed: int = 0,
         auxiliary: tuple[str, ...] = (),
         keeps_head: bool = False,
+        bandwidth: float = 1.0,
     ) -> None:
-        """kind: table, mlp, gru or lstm. admissible: bool [states, actions], the public table, terminal states last.
+        """kind: table, mlp, gru, lstm or random_features. admissible: bool [states, actions], the public table,
+        terminal states last.
 
         features, actions: in place of admissible = None and live_states = 0, where observations are vectors.
         masks_come: whether the environment says with each observation what is allowed; so it is with features.
@@ -61,7 +64,9 @@ class PolicyForm:
         value of every state in a value network, and of every action if logits are such values (acts_greedily). seed:
         of the first parameters, public. auxiliary: names of the figures that travel with the update. keeps_head:
         whether the last layer is private: it is not sent, so it stays at its first value while the others are trained.
-        Raises InvalidParameter for a table or a private critic over features, and for a table's value network.
+        bandwidth: of random_features, whose private critic is linear in the same map.
+        Raises InvalidParameter for a table over features or random features over states, a private critic of other
+        networks over features, and a table's value network.
         """
         if (admissible is None) != (features > 0) or (features > 0 and (kind == TABLE or actions < 1)):
             raise InvalidParameter(
@@ -86,8 +91,10 @@ class PolicyForm:
             self.layout: Layout = table_layout(admissible[:live_states], critic, auxiliary, are_values=acts_greedily)
             self._first = {LOGITS: np.full(admissible.shape, critic_start if acts_greedily else 0.0)}
             return
-        self.network = Network(kind, hidden, features or self.states, self.actions, embeds=not features)
-        shapes = dict(self.network.shapes)
+        self.network = Network(
+            kind, hidden, features or self.states, self.actions, embeds=not features, bandwidth=bandwidth
+        )
+        shapes = _trained(self.network)
         self._first = first_parameters(self.network, seed)
         if acts_greedily:
             self._first[f"{HEAD}.bias"] += critic_start
@@ -100,14 +107,15 @@ class PolicyForm:
             }
         if critic == NETWORK_CRITIC:
             self.value_network = value_network(self.network)
-            shapes |= {VALUE + name: shape for name, shape in self.value_network.shapes.items()}
+            shapes |= {VALUE + name: shape for name, shape in _trained(self.value_network).items()}
             self._first |= first_parameters(self.value_network, seed, VALUE)
             self._first[f"{VALUE}{HEAD}.bias"] += critic_start
         if keeps_head:
             for name in [name for name in shapes if name.startswith(f"{HEAD}.")]:
                 del shapes[name]
             self._first[f"{HEAD}.weight"] /= HEAD_GAIN  # one that never grows lets gradients through from the first
-        self.layout = network_layout(shapes, is_met, live_states, critic, auxiliary)
+        weights = self.network.width_entering if self.network.is_mapped else 0
+        self.layout = network_layout(shapes, is_met, live_states, critic, auxiliary, critic_weights=weights)
 
     @property
     def has_memory(self) -> bool:
@@ -181,6 +189,10 @@ class PolicyForm:
         return acting_of(self.network, arrays, self.admissible, choice, masks_come=self.masks_come)
 
 
+def _trained(network: Network) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in network.shapes.items() if name not in network.fixed}
+
+
 def acting_of(
     network: Network | None,
     arrays: Arrays,
@@ -212,7 +224,7 @@ def form_in(setting: Setting, study: Study) -> PolicyForm:
         admissible = np.ones((states, setting.actions), dtype=np.bool_)
     return PolicyForm(
         policy.kind,
-        tuple(policy.hidden),
+        (policy.random_features.width,) if policy.kind == RANDOM_FEATURES else tuple(policy.hidden),
         admissible,
         setting.live_states,
         policy.critic,
@@ -224,4 +236,5 @@ def form_in(setting: Setting, study: Study) -> PolicyForm:
         seed=study.study.seed,
         auxiliary=tuple(study.auxiliary),
         keeps_head=study.training.personalise == "private_head",
+        bandwidth=policy.random_features.bandwidth,
     )

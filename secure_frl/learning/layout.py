@@ -134,11 +134,14 @@ def network_layout(
     live_states: int,
     critic: str,
     auxiliary: tuple[str, ...] = (),
+    *,
+    critic_weights: int = 0,
 ) -> Layout:
     """Return the layout of networks: one policy block of every parameter that can change.
 
     shapes: by name, as `networks.Network.shapes`, a value network's behind. is_met: bool [live states] for each
-    embedding, the rows that can change. live_states, critic: of `table_layout`; a "private" critic needs states.
+    embedding, the rows that can change. live_states, critic: of `table_layout`. critic_weights: in place of live
+    states, of a "private" critic that is linear in features; it sends the residuals' gradient alone.
     """
     segments = []
     for name, shape in shapes.items():
@@ -146,7 +149,7 @@ def network_layout(
         if name in is_met:
             coordinates = np.flatnonzero(np.repeat(is_met[name], shape[1]))
         segments.append(Segment(POLICY_BLOCK, name, coordinates))
-    return Layout((*segments, *_critic_segments(live_states, critic)), auxiliary)
+    return Layout((*segments, *_critic_segments(live_states, critic, critic_weights)), auxiliary)
 
 
 def met_rows(admissible: NDArray[np.bool_], looks_further: bool) -> NDArray[np.bool_]:
@@ -161,11 +164,13 @@ def _has_choice(admissible: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(admissible.sum(axis=1) > 1)
 
 
-def _critic_segments(live_states: int, critic: str) -> tuple[Segment, ...]:
+def _critic_segments(live_states: int, critic: str, weights: int = 0) -> tuple[Segment, ...]:
     if critic not in ("private", "network", "none"):
         raise InvalidParameter(f"critic must be private, network or none, not {critic!r}. Correct policy.critic.")
     if critic != "private":
         return ()
+    if weights:
+        return (Segment(CRITIC_BLOCK, RESIDUAL, np.arange(weights, dtype=np.int64)),)
     if not live_states:
         raise InvalidParameter("a private critic is a table of states, and features number none. Use critic = network.")
     states = np.arange(live_states, dtype=np.int64)

@@ -1,8 +1,8 @@
 """Networks as plain arrays: names, shapes and public first values of their parameters, and how they act. No torch.
 
 States enter through an embedding, never one-hot, features as they are; then linear layers with tanh, for gru and lstm a
-recurrent layer as the last hidden one, then a linear head of one number an output. `policies` has the same function
-with gradients, under the same names.
+recurrent layer as the last hidden one, then a linear head of one number an output. With random_features the head alone
+is trained, on a fixed map of the observations. `policies` has the same functions with gradients, under the same names.
 
 Sources of the cells: Cho et al. 2014, appendix A.1.1, with the reset gate behind the recurrent product as in
 torch.nn.GRU; Hochreiter and Schmidhuber 1997 with a forget gate, as in torch.nn.LSTM.
@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
+from secure_frl.learning.random_features import first_map, mapped
 
 MLP, GRU, LSTM = "mlp", "gru", "lstm"
+RANDOM_FEATURES = "random_features"
 VALUE = "value."  # before the names of a value network's parameters, which stand beside the policy's
-EMBEDDING, HEAD, RECURRENT = "embedding", "head", "recurrent"
+EMBEDDING, HEAD, RECURRENT, MAP = "embedding", "head", "recurrent", "map"
 HEAD_GAIN = 0.01  # first logits are close to 0: a new policy is nearly uniform, and its lower layers have gradients
 _GATES = {GRU: 3, LSTM: 4}
 _LABEL = b"secure_frl/first_parameters/v1"
@@ -35,13 +37,21 @@ Arrays = Mapping[str, NDArray[np.float64]]  # by name of the parameter, in its o
 class Network:
     """What a network is, apart from its parameters. Raises InvalidParameter for widths that make none."""
 
-    kind: str  # mlp | gru | lstm
-    hidden: tuple[int, ...]  # widths: of embedding or first layer first; gru and lstm: of the recurrent layer last
+    kind: str  # mlp | gru | lstm | random_features
+    hidden: tuple[int, ...]  # widths: of embedding, first layer or map first; gru and lstm: of the recurrent layer last
     inputs: int  # states that are embedded, or features
     outputs: int  # one logit an action, or one value
     embeds: bool = True  # inputs are numbers of states; False: features
+    bandwidth: float = 1.0  # of random_features; once its map is made nobody asks for it
 
     def __post_init__(self) -> None:
+        if self.kind == RANDOM_FEATURES:
+            if self.embeds or len(self.hidden) != 1 or self.hidden[0] < 2 or self.hidden[0] % 2:
+                raise InvalidParameter(
+                    f"expected features and one even width for random_features, got {list(self.hidden)}. Correct "
+                    "data.observation and policy.random_features."
+                )
+            return
         least = 1 if self.kind == MLP else 2
         if self.kind not in (MLP, GRU, LSTM) or len(self.hidden) < least or min(self.hidden) < 1:
             raise InvalidParameter(
@@ -55,19 +65,32 @@ class Network:
         return self.kind in _GATES
 
     @property
+    def is_mapped(self) -> bool:
+        """Return whether a fixed map of the observations enters the head; then the head's weights alone are trained."""
+        return self.kind == RANDOM_FEATURES
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Return the names of parameters that stay at their first values.
+
+        A bias on features of length 1 would be a direction common to all observations.
+        """
+        return frozenset((f"{MAP}.weight", f"{HEAD}.bias")) if self.is_mapped else frozenset()
+
+    @property
     def width_entering(self) -> int:
         """Return how many numbers enter the first linear layer."""
-        return self.hidden[0] if self.embeds else self.inputs
+        return self.hidden[0] if self.embeds or self.is_mapped else self.inputs
 
     @property
     def linear_widths(self) -> tuple[int, ...]:
         """Return the widths of the linear layers before the recurrent one or the head."""
-        return self.hidden[1 if self.embeds else 0 : -1 if self.is_recurrent else None]
+        return self.hidden[1 if self.embeds or self.is_mapped else 0 : -1 if self.is_recurrent else None]
 
     @property
     def memory_width(self) -> int:
         """Return how many numbers an episode carries from step to step."""
-        return {MLP: 0, GRU: self.hidden[-1], LSTM: 2 * self.hidden[-1]}[self.kind]
+        return {GRU: self.hidden[-1], LSTM: 2 * self.hidden[-1]}.get(self.kind, 0)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -75,6 +98,8 @@ class Network:
         found: dict[str, tuple[int, ...]] = {}
         if self.embeds:
             found[f"{EMBEDDING}.weight"] = (self.inputs, self.hidden[0])
+        if self.is_mapped:
+            found[f"{MAP}.weight"] = (self.hidden[0] // 2, self.inputs)
         width = self.width_entering
         for number, following in enumerate(self.linear_widths):
             found[f"layers.{number}.weight"] = (following, width)
@@ -102,13 +127,16 @@ def first_parameters(network: Network, seed: int, prefix: str = "") -> dict[str,
 
     seed: the study's, of training; nothing secret. prefix: before each name, also among what is drawn from. Weights
     are uniform in +-1 / sqrt(inputs), the embedding in +-1, biases 0, the head's weights times 0.01. Drawn
-    from SHAKE-256, whose bytes no library's version changes.
+    from SHAKE-256, whose bytes no library's version changes. The map of random_features is `first_map`, its head 0.
     Source of the range: LeCun et al. 1998, Efficient BackProp, section 4.6, up to a constant.
     """
     found: dict[str, NDArray[np.float64]] = {}
     for name, shape in network.shapes.items():
-        if len(shape) == 1:
+        if len(shape) == 1 or (network.is_mapped and name.startswith(HEAD)):
             found[prefix + name] = np.zeros(shape)
+            continue
+        if name.startswith(MAP):
+            found[prefix + name] = first_map(seed, prefix + name, (shape[0], shape[1]), network.bandwidth)
             continue
         drawn = hashlib.shake_256(b"\x00".join((_LABEL, str(seed).encode(), (prefix + name).encode())))
         words = np.frombuffer(drawn.digest(4 * math.prod(shape)), dtype="<u4")
@@ -140,6 +168,8 @@ def entering(network: Network, arrays: Arrays, observations: NDArray[Any]) -> ND
     """Return what enters the first linear layer, float64 [n, width_entering]."""
     if network.embeds:
         return np.asarray(np.tanh(arrays[f"{EMBEDDING}.weight"][observations]), dtype=np.float64)
+    if network.is_mapped:
+        return mapped(arrays[f"{MAP}.weight"], np.asarray(observations, dtype=np.float64))
     return np.asarray(observations, dtype=np.float64)
 
 

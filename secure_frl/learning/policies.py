@@ -7,6 +7,7 @@ a policy acts is computed without torch, in `forms`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,6 +56,7 @@ class Layers(nn.Module):
         super().__init__()
         width = network.width_entering
         self.embedding = nn.Embedding(network.inputs, width, dtype=dtype) if network.embeds else None
+        self.map = nn.Linear(network.inputs, width // 2, bias=False, dtype=dtype) if network.is_mapped else None
         self.layers = nn.ModuleList()
         for following in network.linear_widths:
             self.layers.append(nn.Linear(width, following, dtype=dtype))
@@ -65,12 +67,21 @@ class Layers(nn.Module):
             self.recurrent = cell(width, network.hidden[-1], batch_first=True).to(dtype)
             width = network.hidden[-1]
         self.head = nn.Linear(width, network.outputs, dtype=dtype)
+        for name in network.fixed:
+            self.get_parameter(name).requires_grad_(False)
 
     def entering(self, observations: torch.Tensor) -> torch.Tensor:
         """Return what enters the first linear layer, [B,T,D]."""
         if self.embedding is not None:
             return torch.tanh(self.embedding(observations))
-        return observations.to(self.head.weight.dtype)
+        values = observations.to(self.head.weight.dtype)
+        if self.map is None:
+            return values
+        with torch.no_grad():  # the map is fixed
+            angles, half = self.map(values).float(), self.map.out_features
+            found = torch.empty(*angles.shape[:-1], 2 * half, dtype=values.dtype)
+            found[..., :half], found[..., half:] = torch.cos(angles), torch.sin(angles)
+            return found.mul_(1.0 / math.sqrt(half))
 
     def outputs_of(self, observations: torch.Tensor) -> torch.Tensor:
         """Return the head's output [B,T,outputs]; the steps of a row are one episode, from its first step."""
@@ -95,7 +106,8 @@ class Policy(nn.Module):
     """Logits at observations, and what a critic needs.
 
     With a private critic, `residual` and `visits` are zero for ever: losses are linear in them, so their gradient is a
-    trajectory's residual sum and visit count a state. The critic's values are then public state and no parameter.
+    trajectory's residual sum and visit count a state; over random features, its sum of residual times feature alone.
+    The critic's values are then public state and no parameter.
     With a value network they are parameters, and clipped together with the policy's.
     """
 
@@ -104,7 +116,7 @@ class Policy(nn.Module):
 
     def _add_critic(self, admissible: NDArray[np.bool_] | None, critic: str, dtype: torch.dtype) -> None:
         """Take the public mask and, for a private critic, its tables; the last act of a policy's constructor."""
-        self.residual: nn.Embedding | None = None
+        self.residual: nn.Embedding | nn.Linear | None = None
         self.visits: nn.Embedding | None = None
         if critic == "private" and admissible is not None:
             states = admissible.shape[0]
@@ -150,13 +162,19 @@ class Policy(nn.Module):
 
         observations, allowed: as `observed` gives them. Where nothing is allowed, as in padding, all is alike.
         """
-        logits, mask = self.logits_of(observations), self.allowed_at(observations, allowed)
-        if mask is not None:
-            logits = logits.masked_fill(~mask, MASKED_LOGIT)
-        log_probabilities = torch.log_softmax(logits, dim=-1)
+        log_probabilities = self.log_probabilities_of(self.logits_of(observations), observations, allowed)
         if self.residual is None or self.visits is None:
             return log_probabilities, None, None
         return log_probabilities, self.residual(observations)[..., 0], self.visits(observations)[..., 0]
+
+    def log_probabilities_of(
+        self, logits: torch.Tensor, observations: torch.Tensor, allowed: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return log-probabilities [B,T,A] of logits [B,T,A]; see `forward`."""
+        mask = self.allowed_at(observations, allowed)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, MASKED_LOGIT)
+        return torch.log_softmax(logits, dim=-1)
 
     @torch.no_grad()
     def load(self, arrays: Mapping[str, NDArray[np.float64]]) -> None:
@@ -197,11 +215,25 @@ class NetworkPolicy(Layers, Policy):
         """See TablePolicy. admissible: None over features."""
         super().__init__(network, dtype)
         self.value = None if value is None else ValueNetwork(value, dtype)
-        self._add_critic(admissible, critic, dtype)
+        is_linear = network.is_mapped and critic == "private"
+        self._add_critic(admissible, "none" if is_linear else critic, dtype)
+        if is_linear:
+            self.residual = nn.Linear(network.width_entering, 1, bias=False, dtype=dtype)
+            nn.init.zeros_(self.residual.weight)
 
     def logits_of(self, observations: torch.Tensor) -> torch.Tensor:
         """Return the head's output."""
         return self.outputs_of(observations)
+
+    def forward(
+        self, observations: torch.Tensor, allowed: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """See Policy. A private critic over random features has no visits."""
+        if self.residual is None or self.visits is not None:
+            return super().forward(observations, allowed)
+        entered = self.entering(observations)
+        log_probabilities = self.log_probabilities_of(self.head(entered), observations, allowed)
+        return log_probabilities, self.residual(entered)[..., 0], None
 
 
 def build_policy(form: PolicyForm) -> Policy:

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.forms import NETWORK_CRITIC
 from secure_frl.learning.layout import VISIT_WEIGHT
+from secure_frl.learning.linear_critic import LinearCritic
 from secure_frl.learning.policies import observed, observed_with_final
 from secure_frl.learning.trajectories import Trajectories
 
-CRITIC = "critic"  # key of the public critic: float64 [states], 0 in terminal states; over features [1]
+CRITIC = "critic"  # key of the public critic: float64 [states], 0 in terminal states; over features [1], or linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Reinforce:
     """An Objective.
 
     discount: gamma in (0, 1]. gae_lambda: lambda in [0, 1]. critic: "private" adds each state's residual sum and
-    visit count, as the gradient of a part linear in the policy's two critic tables; "network" adds value_weight times
+    visit count, as the gradient of a part linear in the policy's two critic tables, or, over random features, the sum
+    of residual times feature, as the gradient of a linear critic's squared errors; "network" adds value_weight times
     half the squared error of the policy's value network against the Monte Carlo return.
     """
 
@@ -53,9 +55,9 @@ class Reinforce:
     def targets(self, policy: Any, public: Mapping[str, Any], batch: Trajectories) -> Mapping[str, Any]:
         """Return advantages, Monte Carlo residuals and outcomes, float64 [B,T], 0 where no step exists.
 
-        public["critic"]: float64 [states], or [1] for every vector of features; not looked at with a value network,
-        which values by its present parameters. gamma times V(final observation) is added when an episode was cut,
-        never when it terminated. Any: a gradient hook may stand around the policy.
+        public["critic"]: float64 [states], [1] for every vector of features, or a LinearCritic; not looked at with a
+        value network, which values by its present parameters. gamma times V(final observation) is added when an
+        episode was cut, never when it terminated. Any: a gradient hook may stand around the policy.
         """
         steps = batch.steps
         here, beyond = self._values(policy, public, batch)
@@ -101,8 +103,9 @@ class Reinforce:
         targets: Mapping[str, Any],
     ) -> torch.Tensor:
         """Return what the critic adds to the gain of each step, [B,T], or 0; residual, visits: of the policy's call."""
-        if residual is not None and visits is not None:
-            return residual * torch.from_numpy(targets["residuals"]).to(residual.dtype) + VISIT_WEIGHT * visits
+        if residual is not None:
+            seen = residual * torch.from_numpy(targets["residuals"]).to(residual.dtype)
+            return seen if visits is None else seen + VISIT_WEIGHT * visits
         if self.critic != NETWORK_CRITIC:
             return torch.zeros(())
         values = policy.value_of(observations)
@@ -118,7 +121,11 @@ class Reinforce:
         if self.critic == NETWORK_CRITIC:
             found = policy.value_of(observed_with_final(batch)).double().numpy()
             return found[:, :-1], found[np.arange(batch.count), batch.lengths]
-        values: NDArray[np.float64] = public[CRITIC]
+        critic = public[CRITIC]
+        if isinstance(critic, LinearCritic):
+            found = critic.values(policy.entering(observed_with_final(batch)).numpy())
+            return found[:, :-1], found[np.arange(batch.count), batch.lengths]
+        values: NDArray[np.float64] = critic
         if batch.observations.ndim == 3:  # vectors have no row: one value for all of them
             return np.full(batch.steps.shape, values[0]), np.full(batch.count, values[0])
         return values[np.where(batch.steps, batch.observations, 0)], values[batch.final_observations]

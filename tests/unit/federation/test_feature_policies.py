@@ -52,6 +52,7 @@ NETWORK = {
 CART = NETWORK | {"data.environment": "CartPole-v1", "data.max_steps": 12}
 ONE = {"training.rounds": 1}
 VALUES = {"training.objective": "dqn", "policy.critic": "none"}
+LINEAR = {"policy.kind": "random_features", "policy.random_features.width": 8, "policy.critic": "private"}
 # A reader of a policy file needs its numbers and nothing of its environment.
 _READ = """
 import sys
@@ -91,7 +92,7 @@ def clinical(
     return folder, simulation.run(tiny(NETWORK | ONE), folder, watch=lambda _: Keeper(reports)), reports
 
 
-@pytest.mark.parametrize("changed", [{}, ONE | VALUES, ONE | {"policy.kind": "gru"}])
+@pytest.mark.parametrize("changed", [{}, ONE | VALUES, ONE | {"policy.kind": "gru"}, LINEAR])
 def test_a_study_on_cartpole_runs_verifies_and_its_policy_acts_as_it_was_scored(
     changed: dict[str, object], tiny: Callable[..., Study], tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from secure_frl.federation.optimisers import (
     step,
 )
 from secure_frl.learning.environments.icu_sepsis import admissible_actions
-from secure_frl.learning.layout import table_layout
+from secure_frl.learning.layout import network_layout, table_layout
 from secure_frl.privacy.clipping import clip_units
 from secure_frl.secure_sum import SiteId, Sum
 
@@ -106,6 +106,20 @@ def test_values_stay_inside_their_range() -> None:
     found = step(initial_state(_rule()), _sum([0, 0, -500.0, 500.0, -1.0, -1.0]), _rule())
 
     assert found.critic.tolist() == [0.99, 0.05]
+
+
+def test_a_linear_critic_takes_a_step_along_its_mean_residual() -> None:
+    """Sum of residual times feature 8 and -4 over twenty declared episodes, step 50: weights 20 and -10, from 0."""
+    layout = network_layout({"head.weight": (1, 2)}, {}, 0, "private", critic_weights=2)
+    rule = _rule(layout=layout, blocks=layout.blocks(0.4, 1.0, 0.25), live_states=0, linear_critic_step=50.0)
+    first = initial_state(rule)
+
+    found = step(first, _sum([0, 0, -4.0, 2.0]), rule)
+
+    assert first.critic.tolist() == [0.0, 0.0]
+    assert found.critic == pytest.approx([20.0, -10.0])
+    assert has_form_of(found, rule)
+    assert not has_form_of(replace(found, critic=np.zeros(3), visits=np.zeros(3)), rule)
 
 
 def test_a_linear_schedule_has_the_same_mean_step() -> None:
