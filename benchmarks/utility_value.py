@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from figures import Figure, at_least, show
-from utility_runs import EXAMPLES, Options, gap_of_run, over_seeds, study_of
+from utility_runs import EXAMPLES, Options, over_seeds, study_of
+
+import secure_frl
+from secure_frl.errors import UnexpectedState
+from secure_frl.federation.run_folder import RunOptions
 
 STUDY = "logged_icu/values.toml"
 AGGREGATIONS: dict[str, dict[str, Any]] = {  # Any: TOML values
@@ -39,7 +43,12 @@ def measured(objective: str, aggregation: str, epsilon: float, seed: int) -> flo
             "privacy.target_epsilon": epsilon,
             **AGGREGATIONS[aggregation],
         }
-        return gap_of_run(study_of(STUDY, changes))
+        result = secure_frl.run(
+            study_of(STUDY, changes), Path(folder) / "run", RunOptions(state=Path(folder) / "state")
+        )
+    if result.gap_recovered is None:
+        raise UnexpectedState("expected a gap on made-up stays, got none. Run the study of ICU-Sepsis.")
+    return float(result.gap_recovered)
 
 
 def figures(options: Options) -> Iterator[Figure]:
