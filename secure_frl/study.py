@@ -161,11 +161,24 @@ class GlobalStep(_Section):
 
 
 class LocalStep(_Section):
-    """The step that a site takes on each of its own noised sums; used by fedavg."""
+    """The step that a site takes on each of its own noised sums, or, with unit = site, on its own minibatches."""
 
-    optimiser: Literal["sgd"] = Field(default="sgd", description="'sgd': what leaves is then the sum of noised steps")
-    step_size: Positive = Field(default=0.1, description="a number above 0; applied to the mean clipped gradient")
-    proximal: float = Field(default=0.0, ge=0, le=0, description="0")
+    optimiser: Literal["sgd", "adam"] = Field(
+        default="sgd", description="'sgd': what leaves is then the sum of noised steps; with unit = 'site' also 'adam'"
+    )
+    step_size: Positive = Field(default=0.1, description="a number above 0; applied to the mean (clipped) gradient")
+    last_step: float = Field(
+        default=1.0, gt=0, le=1, description="the part of step_size in the last round, linear until then; unit = 'site'"
+    )
+    minibatch: int = Field(
+        default=0, ge=0, le=1_000_000, description="steps of an environment in a minibatch, 0 for all; unit = 'site'"
+    )
+    max_gradient_norm: float = Field(
+        default=0.0, ge=0, description="the L2 bound of a minibatch's gradient, 0 for none; unit = 'site'"
+    )
+    proximal: float = Field(
+        default=0.0, ge=0, le=1e6, description="mu of fedprox, from 0: the pull back to the broadcast policy"
+    )
 
 
 class PersonalFit(_Section):
@@ -181,12 +194,38 @@ class PersonalFit(_Section):
     )
 
 
+class BellmanSums(_Section):
+    """Fitted value iteration by sums: what the value start sends, and how noisy sums become values."""
+
+    return_clip_norm: Clip = Field(default=0.6, description="the L2 bound of one unit's returns by state, from 1e-9")
+    return_noise_share: Share = Field(default=0.05, description="the returns' part of the budget, between 0 and 1")
+    count_clip_norm: Clip = Field(default=2.0, description="the L2 bound of one unit's counts by pair, from 1e-9")
+    count_noise_share: Share = Field(default=0.08, description="the counts' part of the budget, between 0 and 1")
+    optimism: float = Field(
+        default=0.4, ge=0, lt=1, description="0, below 1: the part of the way to the best return at which values start"
+    )
+    pessimism: float = Field(
+        default=0.0, ge=0, le=10, description="0 to 10: posterior deviations that are subtracted from an advantage"
+    )
+    advantage_deviation: Positive = Field(
+        default=0.06, description="a number above 0: how far actions of a state are expected to differ"
+    )
+    value_deviation: Positive = Field(
+        default=0.07, description="a number above 0: how far values of states are expected to differ"
+    )
+    count_spread: Positive = Field(
+        default=0.5,
+        description="a number above 0: how far counts are expected to be from equal ones, as a part of them",
+    )
+
+
 class TrainingSection(_Section):
     """How it is trained."""
 
-    objective: Literal["reinforce", "ppo", "behaviour_cloning", "dqn", "cql"] = Field(
+    objective: Literal["reinforce", "ppo", "behaviour_cloning", "dqn", "cql", "bellman_sums"] = Field(
         default="reinforce",
-        description="'reinforce' or 'ppo' on fresh episodes, 'behaviour_cloning' or 'cql' on records, 'dqn' on both",
+        description="'reinforce' or 'ppo' on fresh episodes, 'behaviour_cloning', 'cql' or 'bellman_sums' on records, "
+        "'dqn' on both",
     )
     td_error: Literal["huber", "squared"] = Field(
         default="huber", description="'huber', linear beyond 1, or 'squared': errors of values in dqn and cql"
@@ -198,11 +237,24 @@ class TrainingSection(_Section):
         default=0.003, ge=0, le=1000, description="0 to 1000: cql's pull towards the actions that were taken"
     )
     clip_ratio: Share = Field(default=0.2, description="a number between 0 and 1, how far ppo trusts old episodes")
-    aggregation: Literal["fedsgd", "fedavg"] = Field(
+    aggregation: Literal["fedsgd", "fedavg", "fedprox", "fedavgm", "fedadam"] = Field(
         default="fedsgd",
-        description="'fedsgd': one aggregated step a round, or 'fedavg': the mean of what sites moved by noised steps",
+        description="'fedsgd': one aggregated step a round; 'fedavg', 'fedprox', 'fedavgm' or 'fedadam': from the mean "
+        "of what sites moved",
     )
-    local_steps: int = Field(default=1, ge=1, le=100, description="noised steps of a site on each sample, 1 to 100")
+    local_steps: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="1 to 10000: noised steps of a site, each on a sample; with unit = 'site' minibatches of dqn, cql "
+        "and behaviour_cloning",
+    )
+    replay_steps: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="1 to 10000000: steps of fresh episodes that a site remembers for dqn; unit = 'site'",
+    )
     epochs: int = Field(default=1, ge=1, le=100, description="passes of ppo over a window, 1 to 100")
     rounds: int = Field(default=10, ge=1, le=10_000, description="a whole number of rounds, 1 to 10000")
     episodes_per_site: int = Field(
@@ -225,6 +277,7 @@ class TrainingSection(_Section):
         "prior, or 'private_head': the last layer never leaves a site",
     )
     personal: PersonalFit = PersonalFit()
+    bellman: BellmanSums = BellmanSums()
 
 
 class PrivacySection(_Section):
@@ -413,12 +466,39 @@ class Study(_Section):
     @property
     def acts_greedily(self) -> bool:
         """Return whether logits are values of actions, of which the best is taken."""
-        return self.training.objective in ("dqn", "cql")
+        return self.training.objective in ("dqn", "cql", "bellman_sums")
+
+    @property
+    def sums_values(self) -> bool:
+        """Return whether sites send sums of value iteration in place of gradients; their rounds then differ."""
+        return self.training.objective == "bellman_sums"
+
+    @property
+    def value_start(self) -> dict[str, tuple[float, float]]:
+        """Return the blocks that only the first round of value iteration fills: for each its clip and noise share."""
+        if not self.sums_values:
+            return {}
+        it = self.training.bellman
+        return {
+            "pair_counts": (it.count_clip_norm, it.count_noise_share),
+            "returns": (it.return_clip_norm, it.return_noise_share),
+        }
 
     @property
     def noised_sums(self) -> int:
         """Return how many noised sums of the same units one release is made of."""
-        return self.training.local_steps * self.training.epochs
+        return 1 if self.trains_locally else self.training.local_steps * self.training.epochs
+
+    @property
+    def trains_locally(self) -> bool:
+        """Return whether a site trains as it likes between rounds, and its whole move is the unit."""
+        return self.privacy.unit == "site" and self.training.aggregation != "fedsgd"
+
+    def local_step_size_at(self, round_number: int) -> float:
+        """Return the size of a site's own step in a round, counted from 1: linear over the study's rounds."""
+        local, rounds = self.training.local, self.training.rounds
+        done = min(max(round_number - 1, 0), rounds - 1) / max(rounds - 1, 1)
+        return local.step_size * (1.0 - (1.0 - local.last_step) * done)
 
     @property
     def auxiliary(self) -> dict[str, tuple[float, float]]:

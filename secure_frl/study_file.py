@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from secure_frl.errors import InvalidParameter, StudyRefused
 from secure_frl.study import Study
-from secure_frl.study_rules import method_mistakes, sum_mistakes, unit_mistakes
+from secure_frl.study_rules import method_mistakes, sum_mistakes, unit_mistakes, value_sums_mistakes
 
 MAX_STUDY_BYTES = 1 << 20
 
@@ -60,9 +60,9 @@ def _data_fits(study: Study) -> Iterator[str]:
         )
 
 
-_ON_RECORDS = ("behaviour_cloning", "dqn", "cql")
+_ON_RECORDS = ("behaviour_cloning", "dqn", "cql", "bellman_sums")
 _ON_EPISODES = ("reinforce", "ppo", "dqn")
-_WITHOUT_CRITIC = ("behaviour_cloning", "dqn", "cql")
+_WITHOUT_CRITIC = ("behaviour_cloning", "dqn", "cql", "bellman_sums")
 
 
 def _objective_fits(study: Study) -> Iterator[str]:
@@ -78,6 +78,10 @@ def _objective_fits(study: Study) -> Iterator[str]:
         )
 
 
+def _value_sums_fit(study: Study) -> Iterator[str]:
+    yield from value_sums_mistakes(study)
+
+
 def _local_steps_fit(study: Study) -> Iterator[str]:
     training, noise = study.training, study.privacy.noise
     if training.epochs > 1 and training.objective != "ppo":
@@ -87,12 +91,38 @@ def _local_steps_fit(study: Study) -> Iterator[str]:
             "local_steps = 1 on fresh episodes: another step needs the ratio of ppo, which counts it in epochs, or "
             f"dqn, which needs none; found {training.local_steps}"
         )
-    if study.noised_sums > 1 and training.aggregation != "fedavg":
+    if study.noised_sums > 1 and training.aggregation == "fedsgd":
         yield f"aggregation = 'fedavg' with local_steps x epochs = {study.noised_sums}; found {training.aggregation!r}"
     if study.noised_sums > 1 and noise == "distributed":
         yield (
             f"privacy.noise = 'local' with local_steps x epochs = {study.noised_sums}: a policy that moves inside a "
             "site needs noise of its own at each step, else a person's influence has no bound; found 'distributed'"
+        )
+
+
+def _aggregation_fits(study: Study) -> Iterator[str]:
+    training = study.training
+    local, server = training.local, training.global_
+    if (local.proximal > 0) != (training.aggregation == "fedprox"):
+        yield f"local.proximal above 0 with 'fedprox', and 0 otherwise; found {local.proximal:g}"
+    if training.aggregation == "fedprox" and local.step_size * local.proximal >= 1:
+        yield f"local.step_size x proximal below 1, or steps overshoot; found {local.step_size * local.proximal:g}"
+    if training.aggregation == "fedavgm" and server.momentum == 0:
+        yield "global.momentum above 0 with 'fedavgm'; found 0, which is 'fedavg'"
+    if study.trains_locally:
+        if server.schedule != "constant" or server.step_size > _GREATEST_SERVER_STEP:
+            yield (
+                f"global.schedule = 'constant' and step_size up to {_GREATEST_SERVER_STEP:g} where the moves of sites "
+                f"are averaged, 1 for their mean; found {server.schedule!r} and {server.step_size:g}"
+            )
+        if study.policy.critic == "private":
+            yield "policy.critic = 'network' or 'none' where sites train by themselves; found 'private'"
+        return
+    of_sites = (local.optimiser, local.last_step, local.minibatch, local.max_gradient_norm)
+    if of_sites != ("sgd", 1.0, 0, 0.0):
+        yield (
+            "local.optimiser = 'sgd' with last_step = 1, minibatch = 0 and max_gradient_norm = 0, except with unit = "
+            f"'site', where a site's whole move is what is protected; found {of_sites}"
         )
 
 
@@ -161,6 +191,7 @@ def _releases_fit(study: Study) -> Iterator[str]:
         yield f"['policy'] or ['policy', 'mean_return']; found {names}"
 
 
+_GREATEST_SERVER_STEP = 10.0  # of a mean of moves; a step for gradients would throw the policy far away
 _LEAST_RETURN_RANGE = 2e-9  # half of it is a clip; squares of much smaller ones vanish
 
 
@@ -262,8 +293,20 @@ _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]
         "choose the objective that fits the data",
     ),
     (
+        "training.bellman",
+        ("training", "data", "policy.kind", "privacy", "output"),
+        _value_sums_fit,
+        "change the key that is named",
+    ),
+    (
+        "training.aggregation",
+        ("training", "privacy.unit", "policy.critic"),
+        _aggregation_fits,
+        "change the key that is named",
+    ),
+    (
         "training.local_steps",
-        ("training", "data.source", "privacy.noise"),
+        ("training", "data.source", "privacy.noise", "privacy.unit"),
         _local_steps_fit,
         "take one step a round, or let each site add its own noise",
     ),

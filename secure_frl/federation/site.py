@@ -85,7 +85,7 @@ class StudySite:
         self._is_shut = False
         keeps = wants_personal(parts.study) and not parts.study.is_logged
         self._own = OwnWindows(parts.home, parts.terms.session) if keeps else None
-        self._trainer = Trainer(parts.study, constants)
+        self._trainer = Trainer(parts.study, constants, parts.me)
         self._trainer.check_before_joining(self._held.state, parts.patients.probe(), parts.patients.records())
         self._protocol = self._machine(
             terms=parts.terms,

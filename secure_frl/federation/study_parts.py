@@ -38,7 +38,8 @@ def optimiser_rule(study: Study, constants: SumConstants) -> OptimiserRule:
 def _server_step(study: Study) -> float:
     """Return the factor of the mean message: under fedavg a site's move is its local step's size times its message."""
     training = study.training
-    return training.global_.step_size * (training.local.step_size if training.aggregation == "fedavg" else 1.0)
+    sends_moves = training.aggregation == "fedsgd" or study.trains_locally
+    return training.global_.step_size * (1.0 if sends_moves else training.local.step_size)
 
 
 def code_version() -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from secure_frl.federation.local_steps import constants_of_one_sum, moved
 from secure_frl.federation.optimisers import blocks_in_force, critic_values
+from secure_frl.federation.site_move import SiteMove
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.learning.acting import Acting
@@ -39,17 +40,21 @@ from secure_frl.privacy.rows import single_steps
 from secure_frl.privacy.sampling import poisson_sample
 from secure_frl.privacy.unit import UNSAFE_TRANSITION, units_of
 from secure_frl.privacy.update import Losses, PrivateUpdate, private_update
-from secure_frl.secure_sum import RandomSource, SumConstants
+from secure_frl.secure_sum import RandomSource, SiteId, SumConstants
 from secure_frl.study import Study
 
+_FIRST = SiteId(0)
 _PROBE_EPISODES = 8  # enough to see a loss that is not one a trajectory
 
 
 class Trainer:
     """A site's policy, objective and clipping for one study; holds no data between windows."""
 
-    def __init__(self, study: Study, constants: SumConstants) -> None:
-        """Build the policy and its objective; `check_before_joining` says whether they may be used."""
+    def __init__(self, study: Study, constants: SumConstants, site: SiteId = _FIRST) -> None:
+        """Build the policy and its objective; `check_before_joining` says whether they may be used.
+
+        site: whose own training this is; its order of minibatches is its own.
+        """
         self._study = study
         self._constants = constants
         self._form = policy_form(study)
@@ -57,6 +62,7 @@ class Trainer:
         self._target = build_policy(self._form) if study.acts_greedily else None
         self._objective = _objective(study)
         self._rule = optimiser_rule(study, constants)
+        self._move = SiteMove(study, self._form, self._objective, site) if study.trains_locally else None
 
     def check_before_joining(self, state: TrainingState, probe: Trajectories, records: Trajectories | None) -> None:
         """Check data, module and losses; what is wrong is said now, at this site only.
@@ -96,6 +102,10 @@ class Trainer:
         if study.privacy.unit == UNSAFE_TRANSITION:  # before anything is judged: a bad step shall not take others along
             admitted, trajectories = np.repeat(admitted, trajectories.lengths), single_steps(trajectories)
         blocks = blocks_in_force(self._constants.blocks, state)
+        if self._move is not None:
+            constants, usable = replace(self._constants, blocks=blocks), admitted & self._usable(trajectories)
+            seen = trajectories.select(np.flatnonzero(usable))
+            return self._move.update(state, seen, self._public(state), constants, random, receipt)
         constants = replace(constants_of_one_sum(self._constants, study.noised_sums), blocks=blocks)
         rule = replace(self._rule, blocks=blocks)
         losses, usable = self._losses(state), admitted & self._usable(trajectories)
@@ -187,21 +197,25 @@ class Trainer:
 
         objective: None for the study's.
         """
-        asked = objective or self._objective
-        states = self._form.states
-        start = self._study.policy.critic_start
-        public: dict[str, object] = {CRITIC: critic_values(state, states) if states else np.full(1, start)}
-        if self._rule.has_linear_critic:
-            public[CRITIC] = LinearCritic(state.critic, start, *self._study.output.return_range)
-        if self._target is not None:  # what was broadcast, wherever noised steps move the policy meanwhile
-            self._target.load(self._form.arrays(state.parameters))
-            public[TARGET] = self._target
+        asked, public = objective or self._objective, self._public(state)
 
         def losses(policy: nn.Module, batch: Trajectories) -> Tensor:
             found: Tensor = asked.losses(policy, batch, asked.targets(policy, public, batch))
             return found
 
         return losses
+
+    def _public(self, state: TrainingState) -> dict[str, object]:
+        """Return the critic's values, and the target network: what was broadcast, wherever a site moves meanwhile."""
+        states = self._form.states
+        start = self._study.policy.critic_start
+        public: dict[str, object] = {CRITIC: critic_values(state, states) if states else np.full(1, start)}
+        if self._rule.has_linear_critic:
+            public[CRITIC] = LinearCritic(state.critic, start, *self._study.output.return_range)
+        if self._target is not None:
+            self._target.load(self._form.arrays(state.parameters))
+            public[TARGET] = self._target
+        return public
 
 
 def _personal_objective(study: Study) -> Objective:

@@ -30,6 +30,18 @@ from secure_frl.privacy.noise import discrete_gaussian
 from secure_frl.secure_sum import RandomSource, SumConstants
 
 
+def noised_integers(vector: NDArray[np.float64], constants: SumConstants, random: RandomSource) -> NDArray[np.int64]:
+    """Return int64 [P]: a clipped vector rounded with dither, clamped, plus this site's discrete Gaussian.
+
+    vector: float64 [P], in units of the clips; used for this call only, for two noised versions of one vector cancel
+    each other's noise. With noise = unsafe-none nothing is added.
+    """
+    rounded = quantise(vector, constants.scale, constants.bound, random)
+    if constants.noise == UNSAFE_NONE:
+        return rounded.integers
+    return rounded.integers + discrete_gaussian(constants.integer_noise_scale, vector.size, random)
+
+
 class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no types
     """Collects one window's per-unit gradients, then turns their clipped sum into noised integers, once.
 
@@ -137,12 +149,8 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         if self._is_open or self._is_spent:
             raise UnexpectedState("expected a finished window without noise, got another. Start a new window.")
         self._is_spent = True
-        constants = self._constants
-        rounded = quantise(self._vector, constants.scale, constants.bound, self._random)
-        self._vector = np.zeros(0, dtype=np.float64)
-        if constants.noise == UNSAFE_NONE:
-            return rounded.integers
-        return rounded.integers + discrete_gaussian(constants.integer_noise_scale, self._length, self._random)
+        vector, self._vector = self._vector, np.zeros(0, dtype=np.float64)
+        return noised_integers(vector, self._constants, self._random)
 
     def step(self, closure: object = None) -> None:
         """Refuse: a site takes no step of its own under federated SGD."""

@@ -18,12 +18,12 @@ from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut, with_rows
-from secure_frl.privacy.clipping import ClippedSum
+from secure_frl.privacy.clipping import ClippedSum, clip_units
 from secure_frl.privacy.events import NOISES
 from secure_frl.privacy.gram_gradients import GramGradients, is_offered
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.module_check import check_module
-from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
+from secure_frl.privacy.optimizer import IntegerNoiseOptimizer, noised_integers
 from secure_frl.privacy.rows import as_units
 from secure_frl.privacy.unit import SITE
 from secure_frl.secure_sum import RandomSource, SumConstants
@@ -69,6 +69,18 @@ def private_update(
     optimizer = _accumulate(policy, losses, trajectories, unit, usable, segments, constants, random, return_middle)
     dropped = optimizer.clipped_sum().dropped + _left_out(trajectories, unit, usable)
     return PrivateUpdate(optimizer.add_noise(), constants.scale, receipt, dropped)
+
+
+def private_move(
+    move: NDArray[np.float64], *, constants: SumConstants, random: RandomSource, receipt: int, mean_return: float = 0.0
+) -> PrivateUpdate:
+    """Return the noised integers of a site's whole move, which is one unit: cut as one vector, whatever made it.
+
+    move: float64 [P without auxiliary figures], in the message's order; one that is not finite counts as zero.
+    mean_return: of the site's episodes, from the middle of the public range.
+    """
+    vector, dropped = clip_units(move[None, :].copy(), constants.blocks, np.array([mean_return]))
+    return PrivateUpdate(noised_integers(vector, constants, random), constants.scale, receipt, dropped)
 
 
 def clipped_sum(
