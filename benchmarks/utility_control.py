@@ -1,4 +1,4 @@
-"""CartPole-v1 by five sites without privacy: do PPO and DQN learn at all, through the whole protocol, to the last policy?
+"""CartPole-v1 by five sites without privacy: do PPO and DQN learn, through the whole protocol, to the last policy?
 
 A figure is the worst seed's greedy mean over 100 episodes of the last policy. The steps that a study may make at the
 very most, episodes that all last to their limit, are within 500,000.

@@ -15,6 +15,7 @@ from secure_frl.learning.environments.anesthesim_propofol import MAX_STEPS, infu
 from secure_frl.learning.settings import setting_named
 from secure_frl.study_file import parse_study
 
+EXAMPLE = Path(__file__).parents[4] / "examples" / "anesthesia" / "study.toml"
 NAME = "secure_frl.learning.environments.anesthesim_propofol:propofol_control"
 
 
@@ -74,3 +75,7 @@ def test_a_study_on_it_runs_and_its_books_hold(tmp_path: Path) -> None:
     assert result.rounds_completed == 2
     assert -2 * 200 <= result.mean_return <= 200
     assert secure_frl.verify(tmp_path / "run").holds
+
+
+def test_the_example_names_this_environment() -> None:
+    assert secure_frl.load_study(EXAMPLE).data.environment == NAME
