@@ -44,7 +44,9 @@ class Block:
     start: int
     stop: int
     clip_norm: float  # L2, > 0
-    noise_share: float  # in (0, 1], the square of the block's weight; the shares of all blocks add to 1
+    # The square of the block's weight. In a charter above 0, and all of them add to 1; in one round of a study whose
+    # rounds fill different blocks they may add to less, and a block with 0 holds noise only.
+    noise_share: float
 
 
 @dataclass(frozen=True, slots=True)

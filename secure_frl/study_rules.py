@@ -103,3 +103,32 @@ def survival_mistakes(sites: int, threshold: int, max_colluders: int, min_surviv
         (min_survivors - c >= 2, f"min_survivors - max_colluders = {min_survivors - c}: at least 2 honest shares"),
     )
     return tuple(message for holds, message in rules if not holds)
+
+
+def value_sums_mistakes(study: Study) -> tuple[str, ...]:
+    """Return what does not go with fitted value iteration; empty for other objectives, and when all does."""
+    if not study.sums_values:
+        return ()
+    training, privacy, policy, figures = study.training, study.privacy, study.policy, ", ".join(study.auxiliary)
+    of_start = training.bellman.return_noise_share + training.bellman.count_noise_share
+    rules = (
+        (policy.kind == "table", f"policy.kind = {policy.kind!r}: 'table', a value of each state and action"),
+        (study.data.observation == "state", f"data.observation = {study.data.observation!r}: 'state'"),
+        (training.rounds >= 2, f"training.rounds = {training.rounds}: 2 or more, the value start and backups"),
+        (
+            study.noised_sums == 1 and training.aggregation == "fedsgd",
+            f"training.aggregation = {training.aggregation!r}: 'fedsgd', and one noised sum a round",
+        ),
+        (privacy.unit in ("patient", "trajectory"), f"privacy.unit = {privacy.unit!r}: 'patient' or 'trajectory'"),
+        (
+            privacy.sampling_rate == 1,
+            f"privacy.sampling_rate = {privacy.sampling_rate:g}: 1, for so few releases gain nothing by sampling",
+        ),
+        (not figures, f"{figures}: no figure beside the values, whose shares are those of single rounds"),
+        (
+            study.output.return_range == [0.0, 1.0],
+            f"output.return_range = {study.output.return_range}: [0.0, 1.0], to which rewards must be scaled",
+        ),
+        (of_start < 1, f"noise shares of the value start = {of_start:g}: below 1, for backups have the rest"),
+    )
+    return tuple(f"with bellman_sums, not {message}" for holds, message in rules if not holds)

@@ -15,6 +15,7 @@ from secure_frl.consortium.charter import Charter
 from secure_frl.errors import LedgerCorrupt, SecureFrlError, StudyRefused
 from secure_frl.evidence.findings import Notes
 from secure_frl.privacy.events import REHEARSAL, GaussianSumEvent, decode_event, purpose_of
+from secure_frl.privacy.round_shares import blocks_in_round
 from secure_frl.records import chain
 from secure_frl.records.ledger_state import LedgerState, replay
 from secure_frl.study_file import parse_study
@@ -89,7 +90,7 @@ def read_book(directory: Path, holder: str, public_key: bytes, charter: Charter,
 
 def check_against_charter(book: Book, charter: Charter, notes: Notes) -> None:
     """Each event says what the charter fixes, and there are no more of them than it announces rounds."""
-    expected = _charter_figures(charter, book, notes)
+    figures = _charter_figures(charter, book, notes)
     training = charter.study.get("training")
     announced = training.get("rounds") if isinstance(training, Mapping) else None
     if type(announced) is int and len(book.booked) > announced:
@@ -101,6 +102,9 @@ def check_against_charter(book: Book, charter: Charter, notes: Notes) -> None:
     notes.is_rehearsal |= any(event.random_source == REHEARSAL for event in book.lifetime)
     for booked in book.booked:
         event = booked.event
+        rounds = announced if type(announced) is int and announced > 1 else 2  # one of value iteration has two or more
+        blocks = blocks_in_round(charter.constants.blocks, rounds, event.round)
+        expected = figures | {"blocks": blocks, "purpose": purpose_of(blocks)}
         wrong = [
             f"{name}={getattr(event, name)!r} instead of {value!r}"
             for name, value in expected.items()
@@ -205,11 +209,9 @@ def _charter_figures(charter: Charter, book: Book, notes: Notes) -> dict[str, ob
         "integer_noise_scale": it.integer_noise_scale,
         "scale": it.scale,
         "length": it.length,
-        "blocks": it.blocks,
         "honest_shares": it.honest_shares,
         "max_colluders": it.max_colluders,
         "min_survivors": it.min_survivors,
-        "purpose": purpose_of(it.blocks),
     }
     try:
         study = parse_study(charter.study, source="the charter's study")

@@ -199,14 +199,16 @@ def _check_epsilon(kept: list[books.Book], charter: Charter, result: rounds.Resu
 
 def _statement(kept: list[books.Book], charter: Charter, epsilon: float) -> Statement | None:
     """Return the recomputed claim with all that it rests on: a bare epsilon says nothing. None when nothing left."""
-    from secure_frl.privacy.accountant import epsilon_if_more_sites
+    from secure_frl.privacy import accountant
+    from secure_frl.privacy.charging import WhatIf
     from secure_frl.privacy.statement import state
 
     longest = max((book.booked for book in kept), key=len)
     if not longest:
         return None
-    event = longest[0].event
-    more = epsilon_if_more_sites(event, event.max_sites_per_person + 1, len(longest))
+    events = [one.event for one in longest]
+    event = events[0]
+    more = accountant.epsilon(events, event.delta, WhatIf(sites=event.max_sites_per_person + 1))
     return state(event, charter.constants, epsilon, more, _said(charter, "data", "dataset_id"))
 
 

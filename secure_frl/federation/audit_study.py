@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from secure_frl.privacy.audit import CanaryScores
 from secure_frl.privacy.audit_report import AuditReport, audited_release, judge
 from secure_frl.privacy.canaries import Canaries
 from secure_frl.privacy.events import GaussianSumEvent
-from secure_frl.privacy.planning import planned_event, sum_constants
+from secure_frl.privacy.planning import planned_schedule, sum_constants
 from secure_frl.privacy.sampling import poisson_sample
 from secure_frl.privacy.unit import REPLACE_ONE, SITE
 from secure_frl.randomness import rehearsal_source
@@ -44,13 +44,13 @@ def audit_study(study: Study, *, canaries: int = USUAL_CANARIES, parts: AuditPar
             f"expected {LEAST_CANARIES} to {MOST_CANARIES} canaries, got {canaries}. Fewer show no fault worth finding."
         )
     constants = sum_constants(study)
-    release = audited_release(planned_event(study, constants))
+    release = audited_release(planned_schedule(study, constants)[-1][0])  # of value iteration, a backup
     if not covers_every_reader(constants):
         raise InvalidParameter(
             f"expected a study that states an epsilon, got protection.method={constants.protection!r}: there is no "
             "claim to audit. Set protection.method to 'masking'."
         )
-    made = Canaries(constants.blocks)
+    made, constants = Canaries(release.blocks), replace(constants, blocks=release.blocks)
     with closing(AuditFederation(study, constants, made, release)) as federation:
         return _audited(study, canaries, parts or AuditParts(), made, release, federation)
 

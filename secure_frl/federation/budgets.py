@@ -10,9 +10,12 @@ from functools import lru_cache
 
 from secure_frl.errors import BudgetExhausted
 from secure_frl.privacy import accountant
-from secure_frl.privacy.events import FRESH, UNSAFE_NONE, GaussianSumEvent, decode_event
+from secure_frl.privacy.events import FRESH, UNSAFE_NONE, GaussianSumEvent, decode_event, event_in_round
+from secure_frl.privacy.planning import message_blocks
+from secure_frl.privacy.round_shares import has_value_start
 from secure_frl.records.ledger import Guard
 from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Block
 from secure_frl.study import Study
 
 
@@ -39,6 +42,7 @@ def study_guard(study: Study, session: bytes) -> Guard:
     is_limited = study.privacy.noise != UNSAFE_NONE or bool(study.data.dataset_id)
     own_budget = Budget(study.privacy.target_epsilon if is_limited else math.inf, study.privacy.delta)
     charter_hash, rounds, unsafe = session.hex(), study.training.rounds, study.unsafe_choices
+    blocks = message_blocks(study)[1] if study.sums_values else ()  # of a charter whose rounds fill different ones
     memory = _Memory(charter_hash)
 
     def guard(lifetime: Budget, recorded: Sequence[bytes], candidate: bytes) -> None:
@@ -50,7 +54,7 @@ def study_guard(study: Study, session: bytes) -> Guard:
         before, own = memory.take(recorded)
         following = _booked(candidate)
         if not own:
-            _check_announced(lifetime, before, following.event, rounds)
+            _check_announced(lifetime, before, following.event, rounds, blocks)
         _check_next(lifetime, before, following)
         if len(own) >= rounds:
             raise BudgetExhausted(
@@ -62,10 +66,19 @@ def study_guard(study: Study, session: bytes) -> Guard:
     return guard
 
 
-def _check_announced(lifetime: Budget, others: tuple[_Shared, ...], first: GaussianSumEvent, rounds: int) -> None:
+def _check_announced(
+    lifetime: Budget,
+    others: tuple[_Shared, ...],
+    first: GaussianSumEvent,
+    rounds: int,
+    blocks: tuple[Block, ...],
+) -> None:
     """Raise BudgetExhausted if a study's announced releases don't fit beside what other studies spent."""
     entered = min(rounds, first.max_rounds_per_person) if first.composition_group == FRESH else rounds
-    announced = tuple(_shared(replace(first, window=f"announced-{number}")) for number in range(entered))
+    each = [first] * entered
+    if has_value_start(blocks):
+        each = [event_in_round(first, blocks, rounds, number) for number in range(1, rounds + 1)]
+    announced = tuple(_shared(replace(one, window=f"announced-{at}")) for at, one in enumerate(each))
     alone = _spent(announced, lifetime.delta)
     if alone > lifetime.epsilon:
         raise BudgetExhausted(

@@ -96,6 +96,7 @@ class Coordinator:
         for number in range(self._parts.journal.last_closed_round + 1, announced + 1):
             if self._windows >= announced:
                 break
+            self._check_values_started(number)
             outcome = self._round(number)
             consecutive_lost = 0 if outcome.is_summed else consecutive_lost + 1
             yield outcome
@@ -109,6 +110,15 @@ class Coordinator:
             raise StudyStopped(
                 f"expected a sum in at least one of {self._parts.study.training.rounds} rounds, but all were lost. "
                 "Begin a new study when enough sites are back; what was released stays spent."
+            )
+
+    def _check_values_started(self, number: int) -> None:
+        """Spend nothing on backups of values whose start was lost; every site refuses them too."""
+        started = any(record.outcome == "summed" for record in self._parts.journal.rounds())
+        if self._parts.study.sums_values and number > 1 and not started:
+            raise StudyStopped(
+                "expected the value start of round 1, but that round was lost, and its share of the budget stays "
+                "spent. Nothing more is spent: begin another study with what is left."
             )
 
     # --- one round ---------------------------------------------------------------------------------------------------

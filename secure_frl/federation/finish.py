@@ -26,6 +26,7 @@ from secure_frl.federation.training_state import TrainingState
 from secure_frl.files import write_durably
 from secure_frl.masking.contexts import CKKS, ENCRYPTED, model_tag
 from secure_frl.privacy import accountant
+from secure_frl.privacy.charging import WhatIf
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.privacy.planning import planned_event
 from secure_frl.privacy.statement import state as state_epsilon
@@ -146,11 +147,14 @@ def _summary(
     longest = max(exported.values(), key=len)
     one_more_colludes = key_holder_colludes = one_more_site = math.inf
     if longest and math.isfinite(spent):
-        releases = len(longest)
-        one_more_colludes = accountant.epsilon_if_fewer_shares(longest[0], constants.honest_shares - 1, releases)
+
+        def spent_if(events: list[GaussianSumEvent], **changed: int) -> float:
+            return accountant.epsilon(events, study.privacy.delta, WhatIf(**changed))
+
+        one_more_colludes = spent_if(longest, shares=constants.honest_shares - 1)
         if constants.protection == CKKS:
-            key_holder_colludes = accountant.epsilon_if_updates_are_read(longest[0], releases)
-        one_more_site = accountant.epsilon_if_more_sites(longest[0], study.privacy.max_sites_per_person + 1, releases)
+            key_holder_colludes = spent_if([accountant.as_read_one_by_one(event) for event in longest])
+        one_more_site = spent_if(longest, sites=study.privacy.max_sites_per_person + 1)
     release = longest[0] if longest else planned_event(study, constants)
     return RunResult(
         gap_recovered=shown.get("gap_recovered"),

@@ -26,6 +26,7 @@ from secure_frl.federation.personal import OwnWindows, fit_personal, personal_pa
 from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
+from secure_frl.federation.value_sums import check_round
 from secure_frl.federation.windows import window_event, window_name
 from secure_frl.files import write_durably
 from secure_frl.learning.trajectories import Trajectories
@@ -125,6 +126,7 @@ class StudySite:
                 "expected a round before this site fitted its own policy, got one after it: whom it treats by that "
                 "policy would carry its records into a sum. Begin another study; nothing was sampled."
             )
+        check_round(parts.study, self._held.state, context.round)
         root = parts.register.participation_root()
         event = window_event(
             parts.study, parts.terms, parts.dataset_id, context.round, context.attempt, parts.random, root

@@ -6,7 +6,10 @@ import math
 from importlib.metadata import PackageNotFoundError, version
 
 from secure_frl.federation.optimisers import OptimiserRule
-from secure_frl.learning.forms import policy_form
+from secure_frl.federation.server_adam import AdamRule
+from secure_frl.federation.value_step import ValueRule
+from secure_frl.learning.forms import PolicyForm, policy_form
+from secure_frl.learning.layout import POLICY_BLOCK
 from secure_frl.secure_sum import SumConstants
 from secure_frl.study import Study
 
@@ -14,13 +17,13 @@ from secure_frl.study import Study
 def optimiser_rule(study: Study, constants: SumConstants) -> OptimiserRule:
     """Return the step that whoever may read the sum applies to it: charter constants only."""
     shares = constants.honest_shares if constants.noise == "distributed" else 1
-    form = policy_form(study)
+    form, adam = policy_form(study), _adam_rule(study)
     return OptimiserRule(
         layout=form.layout,
         blocks=constants.blocks,
         live_states=form.live_states,
         declared_batch=study.declared_batch,
-        step_size=_server_step(study),
+        step_size=study.training.global_.step_size * (_move_factor(study) if adam is None else 1.0),
         momentum=study.training.global_.momentum,
         schedule=study.training.global_.schedule,
         rounds=study.training.rounds,
@@ -32,14 +35,46 @@ def optimiser_rule(study: Study, constants: SumConstants) -> OptimiserRule:
         return_middle=sum(study.output.return_range) / 2,
         linear_critic_step=study.policy.random_features.critic_step,
         site_noise=constants.noise_multiplier * math.sqrt(study.noised_sums) / math.sqrt(shares),
+        adam=adam,
+        values=_value_rule(study, constants, form) if study.sums_values else None,
     )
 
 
-def _server_step(study: Study) -> float:
-    """Return the factor of the mean message: under fedavg a site's move is its local step's size times its message."""
+def _value_rule(study: Study, constants: SumConstants, form: PolicyForm) -> ValueRule:
+    shares = constants.honest_shares if constants.noise == "distributed" else 1
+    it = study.training.bellman
+    pairs = form.layout.segments_of(POLICY_BLOCK)[0].coordinates
+    return ValueRule(
+        blocks=constants.blocks,
+        rounds=study.training.rounds,
+        state_of=pairs // form.actions,
+        first_value=study.policy.critic_start,
+        site_noise=constants.noise_multiplier / math.sqrt(shares),
+        optimism=it.optimism,
+        pessimism=it.pessimism,
+        advantage_deviation=it.advantage_deviation,
+        value_deviation=it.value_deviation,
+        count_spread=it.count_spread,
+    )
+
+
+def _move_factor(study: Study) -> float:
+    """Return what makes a mean move of a mean message: the local step's size, where sites send noised sums."""
     training = study.training
     sends_moves = training.aggregation == "fedsgd" or study.trains_locally
-    return training.global_.step_size * (1.0 if sends_moves else training.local.step_size)
+    return 1.0 if sends_moves else training.local.step_size
+
+
+def _adam_rule(study: Study) -> AdamRule | None:
+    server = study.training.global_
+    if server.optimiser != "adam":
+        return None
+    return AdamRule(
+        second_momentum=server.second_momentum,
+        root_floor=server.root_floor,
+        is_noise_corrected=server.noise_corrected,
+        move_factor=_move_factor(study),
+    )
 
 
 def code_version() -> str:

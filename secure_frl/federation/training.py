@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secure_frl.federation.local_steps import constants_of_one_sum, moved
+from secure_frl.federation.local_steps import Message, Pull, constants_of_one_sum, moved
 from secure_frl.federation.optimisers import blocks_in_force, critic_values
 from secure_frl.federation.site_move import SiteMove
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
+from secure_frl.federation.value_sums import ValueSums
 from secure_frl.learning.acting import Acting
 from secure_frl.learning.fine_tuning import fine_tuned
 from secure_frl.learning.forms import policy_form
@@ -62,6 +63,7 @@ class Trainer:
         self._target = build_policy(self._form) if study.acts_greedily else None
         self._objective = _objective(study)
         self._rule = optimiser_rule(study, constants)
+        self._sums = ValueSums(study, constants, self._form) if study.sums_values else None
         self._move = SiteMove(study, self._form, self._objective, site) if study.trains_locally else None
 
     def check_before_joining(self, state: TrainingState, probe: Trajectories, records: Trajectories | None) -> None:
@@ -76,6 +78,8 @@ class Trainer:
         else:
             units = units_of(records.persons, privacy.unit)
             check_records(self._usable(records), units, self._study.data.declared_units)
+        if self._sums is not None:
+            return  # no module and no loss: sums of each unit's own steps
         few = probe.select(np.arange(min(probe.count, _PROBE_EPISODES), dtype=np.int64))
         self._policy.load(self._form.arrays(state.parameters))
         check_losses(self._policy, self._losses(state), few, self._form.layout.segments)
@@ -99,6 +103,9 @@ class Trainer:
         receipt: row of the site's ledger that reserved this release.
         """
         study, parameters = self._study, state.parameters
+        if self._sums is not None:
+            usable = admitted & self._usable(trajectories)
+            return self._sums.update(state, trajectories, usable, random, receipt)
         if study.privacy.unit == UNSAFE_TRANSITION:  # before anything is judged: a bad step shall not take others along
             admitted, trajectories = np.repeat(admitted, trajectories.lengths), single_steps(trajectories)
         blocks = blocks_in_force(self._constants.blocks, state)
@@ -109,7 +116,9 @@ class Trainer:
         constants = replace(constants_of_one_sum(self._constants, study.noised_sums), blocks=blocks)
         rule = replace(self._rule, blocks=blocks)
         losses, usable = self._losses(state), admitted & self._usable(trajectories)
-        integers, dropped = np.zeros(constants.length, dtype=np.int64), 0
+        local, dropped = study.training.local, 0
+        message = Message(constants.length, blocks[0], 1.0 - local.step_size * local.proximal)
+        pull = Pull(state.parameters, local.proximal) if local.proximal else None
         for number in range(1, study.noised_sums + 1):
             self._policy.load(self._form.arrays(parameters))
             sample, fine = self._sample(trajectories, usable, random)
@@ -125,11 +134,11 @@ class Trainer:
                 receipt=receipt,
                 return_middle=rule.return_middle,
             )
-            integers += part.integers
+            message.add(part.integers)
             dropped += part.dropped
             if number < study.noised_sums:
-                parameters = moved(parameters, part.integers, part.scale, rule, study.training.local.step_size)
-        return PrivateUpdate(integers, constants.scale, receipt, dropped)
+                parameters = moved(parameters, part.integers, part.scale, rule, local.step_size, pull)
+        return PrivateUpdate(message.integers, constants.scale, receipt, dropped)
 
     def units_cut(self, state: TrainingState, trajectories: Trajectories) -> dict[str, NDArray[np.bool_]]:
         """Return by block, bool [B], whose gradient the clips cut in the round after a state; of simulated people."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from secure_frl.federation.study_parts import code_version
 from secure_frl.privacy.events import PRODUCTION, REHEARSAL, GaussianSumEvent, sum_event
+from secure_frl.privacy.round_shares import blocks_in_round
 from secure_frl.secure_sum import RandomSource, SumTerms
 from secure_frl.study import Study
 
@@ -22,12 +25,13 @@ def window_event(
     random: RandomSource,
     register_root: bytes = b"",
 ) -> GaussianSumEvent:
-    """Return the record of one noised sum under a signed charter.
+    """Return the record of one round's release under a signed charter.
 
     register_root: a site's participation root before the window; empty at the coordinator, which sees no people.
     """
+    blocks = blocks_in_round(terms.constants.blocks, study.training.rounds, round_number)
     return sum_event(
-        terms.constants,
+        replace(terms.constants, blocks=blocks),
         charter_hash=terms.session.hex(),
         dataset_id=dataset_id,
         round_number=round_number,

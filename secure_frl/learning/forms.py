@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.acting import Acting, LogitsActing, TableActing
-from secure_frl.learning.layout import LOGITS, POLICY_BLOCK, Layout, met_rows, network_layout, table_layout
+from secure_frl.learning.layout import (
+    LOGITS,
+    POLICY_BLOCK,
+    Layout,
+    met_rows,
+    network_layout,
+    table_layout,
+    value_layout,
+)
 from secure_frl.learning.networks import (
     EMBEDDING,
     HEAD,
@@ -49,6 +57,7 @@ class PolicyForm:
         actions: int = 0,
         masks_come: bool = False,
         acts_greedily: bool = False,
+        sums_values: bool = False,
         critic_start: float = 0.0,
         seed: int = 0,
         auxiliary: tuple[str, ...] = (),
@@ -64,7 +73,8 @@ class PolicyForm:
         value of every state in a value network, and of every action if logits are such values (acts_greedily). seed:
         of the first parameters, public. auxiliary: names of the figures that travel with the update. keeps_head:
         whether the last layer is private: it is not sent, so it stays at its first value while the others are trained.
-        bandwidth: of random_features, whose private critic is linear in the same map.
+        bandwidth: of random_features, whose private critic is linear in the same map. sums_values: whether a table is
+        made by fitted value iteration, whose message is no gradient.
         Raises InvalidParameter for a table over features or random features over states, a private critic of other
         networks over features, and a table's value network.
         """
@@ -88,7 +98,10 @@ class PolicyForm:
         self.network: Network | None = None
         self.value_network: Network | None = None
         if kind == TABLE and admissible is not None:
-            self.layout: Layout = table_layout(admissible[:live_states], critic, auxiliary, are_values=acts_greedily)
+            live = admissible[:live_states]
+            self.layout: Layout = (
+                value_layout(live) if sums_values else table_layout(live, critic, auxiliary, are_values=acts_greedily)
+            )
             self._first = {LOGITS: np.full(admissible.shape, critic_start if acts_greedily else 0.0)}
             return
         self.network = Network(
@@ -232,6 +245,7 @@ def form_in(setting: Setting, study: Study) -> PolicyForm:
         actions=setting.actions,
         masks_come=setting.admissible is None,
         acts_greedily=study.acts_greedily,
+        sums_values=study.sums_values,
         critic_start=study.policy.critic_start,
         seed=study.study.seed,
         auxiliary=tuple(study.auxiliary),

@@ -22,6 +22,8 @@ CRITIC_BLOCK = "critic"
 CLIP_QUANTILE = "clip_quantile"  # figures of one number a unit that travel in blocks of their own, behind gradients
 MEAN_RETURN = "mean_return"
 AUXILIARY = (CLIP_QUANTILE, MEAN_RETURN)  # in the order of the message
+PAIR_COUNTS = "pair_counts"  # blocks of fitted value iteration beside the policy's, and their one parameter each
+RETURNS = "returns"
 LOGITS = "logits.weight"  # names of the parameters of policies.TablePolicy
 RESIDUAL = "residual.weight"
 VISITS = "visits.weight"
@@ -89,13 +91,14 @@ class Layout:
         """Return the blocks of the message with their public bounds; noise shares add to 1, the policy has the rest.
 
         clip_norm, critic_clip_norm: L2, > 0. critic_noise_share: in (0, 1); ignored when there is no critic block.
-        auxiliary: for each auxiliary figure its largest magnitude and its noise share.
+        auxiliary: for each auxiliary figure, and each block of a value start, its clip and its noise share.
         """
         sizes = {
             name: sum(segment.coordinates.size for segment in group)
             for name, group in groupby(self.segments, key=lambda segment: segment.block)
         } | dict.fromkeys(self.auxiliary, 1)
-        settings = {name: (auxiliary or {}).get(name, (0.0, 0.0)) for name in self.auxiliary}
+        others = [name for name in sizes if name not in (POLICY_BLOCK, CRITIC_BLOCK)]
+        settings = {name: (auxiliary or {}).get(name, (0.0, 0.0)) for name in others}
         if CRITIC_BLOCK in sizes:
             settings[CRITIC_BLOCK] = (critic_clip_norm, critic_noise_share)
         rest = 1.0 - sum(share for _, share in settings.values())
@@ -112,6 +115,22 @@ class Layout:
             blocks.append(Block(name, start, start + size, *settings[name]))
             start += size
         return tuple(blocks)
+
+
+def value_layout(admissible: NDArray[np.bool_]) -> Layout:
+    """Return the layout of fitted value iteration on a table: sums of errors a pair, counts a pair, returns a state.
+
+    admissible: bool [live states, actions], the public table without its terminal rows; a pair is admissible.
+    """
+    pairs = np.flatnonzero(admissible)
+    states = np.arange(admissible.shape[0], dtype=np.int64)
+    return Layout(
+        (
+            Segment(POLICY_BLOCK, LOGITS, pairs),
+            Segment(PAIR_COUNTS, PAIR_COUNTS, pairs),
+            Segment(RETURNS, RETURNS, states),
+        )
+    )
 
 
 def table_layout(

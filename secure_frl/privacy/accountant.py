@@ -46,10 +46,14 @@ class Budget:
             )
 
 
-def epsilon(events: Sequence[GaussianSumEvent], delta: float) -> float:
+Schedule = tuple[tuple[GaussianSumEvent, int], ...]  # releases of one charter: like this event, and how many of them
+
+
+def epsilon(events: Sequence[GaussianSumEvent], delta: float, what_if: WhatIf = AS_BOOKED) -> float:
     """Return epsilon at `delta` for one unit, under the events' own relation, of everything in `events`.
 
-    events: of one data set and holder, in any order; attempts that died after release included.
+    events: of one data set and holder, in any order; attempts that died after release included. what_if: as in
+    `epsilon_of_rounds`.
     0 for no event; infinity when one of them carries no noise, or when delta does not cover the sampler's and
     the rounding bound's own failures: then no epsilon may be stated.
     Raises InvalidParameter for events of two data sets, units or relations.
@@ -60,7 +64,21 @@ def epsilon(events: Sequence[GaussianSumEvent], delta: float) -> float:
         return 0.0
     if any(event.mechanism == UNSAFE_NONE for event in events):
         return math.inf
-    return _stated_epsilon(tuple(sorted(charge(events))), delta)
+    return _stated_epsilon(tuple(sorted(charge(events, what_if))), delta)
+
+
+def epsilon_of_schedule(schedule: Schedule, what_if: WhatIf = AS_BOOKED) -> float:
+    """Return epsilon of a charter's announced releases, at their delta; see `epsilon_of_rounds`."""
+    if any(event.mechanism == UNSAFE_NONE for event, _ in schedule):
+        return math.inf
+    releases = releases_of(schedule, what_if)
+    return _stated_epsilon(tuple(sorted(releases)), schedule[0][0].delta) if releases else 0.0
+
+
+def releases_of(schedule: Schedule, what_if: WhatIf = AS_BOOKED) -> tuple[Release, ...]:
+    """Return the continuous Gaussians that one unit is charged for; see `charging.dominating`."""
+    met = ((event, _met(event, count)) for event, count in schedule)
+    return tuple(dominating(event, what_if).times(count) for event, count in met if count)
 
 
 def epsilon_of_rounds(event: GaussianSumEvent, rounds: int | None = None, what_if: WhatIf = AS_BOOKED) -> float:
@@ -88,8 +106,14 @@ def epsilon_if_updates_are_read(event: GaussianSumEvent, rounds: int | None = No
     """
     if event.mechanism != DISTRIBUTED:
         return epsilon_of_rounds(event, rounds)
-    share = event.integer_noise_scale / event.scale
-    return epsilon_of_rounds(replace(event, mechanism=LOCAL, noise_multiplier=share), rounds)
+    return epsilon_of_rounds(as_read_one_by_one(event), rounds)
+
+
+def as_read_one_by_one(event: GaussianSumEvent) -> GaussianSumEvent:
+    """Return the event as whoever reads single updates sees it; see `epsilon_if_updates_are_read`."""
+    if event.mechanism != DISTRIBUTED:
+        return event
+    return replace(event, mechanism=LOCAL, noise_multiplier=event.integer_noise_scale / event.scale)
 
 
 def epsilon_if_more_sites(event: GaussianSumEvent, sites: int, rounds: int | None = None) -> float:

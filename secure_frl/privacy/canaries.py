@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from secure_frl.learning.layout import AUXILIARY, Segment
 from secure_frl.learning.trajectories import Trajectories
+from secure_frl.privacy.round_shares import share_of
 from secure_frl.privacy.update import Losses
 from secure_frl.secure_sum import Block
 
@@ -38,9 +39,11 @@ class Canaries:
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         """blocks: of the charter's constants, covering [0, P)."""
+        self._all = tuple(blocks)
         self._blocks = tuple(block for block in blocks if block.name not in AUXILIARY)
-        longest = max(block.stop - block.start for block in self._blocks)
-        self._carrying = tuple(b for b in self._blocks if b.stop - b.start >= min(_SHORTEST_BLOCK, longest))
+        filled = [block for block in self._blocks if block.noise_share > 0]
+        longest = max(block.stop - block.start for block in filled)
+        self._carrying = tuple(b for b in filled if b.stop - b.start >= min(_SHORTEST_BLOCK, longest))
         self.policy = CanaryPolicy(self._blocks)
         self.segments = tuple(
             Segment(b.name, f"tables.{b.name}.weight", np.arange(b.stop - b.start, dtype=np.int64))
@@ -50,7 +53,7 @@ class Canaries:
     @property
     def norm(self) -> float:
         """Return the L2 norm of a clipped canary, in clips: 1 when every block carries canaries."""
-        return min(1.0, math.sqrt(sum(block.noise_share for block in self._carrying)))
+        return min(1.0, math.sqrt(share_of(self._carrying) / share_of(self._all)))
 
     @property
     def most_in_one_sum(self) -> int:
@@ -104,7 +107,7 @@ class Canaries:
         total = np.zeros(count)
         for block in self._carrying:
             total += math.sqrt(block.noise_share) * values[block.start + self._places(block, turn, numbers)]
-        return total / self.norm**2
+        return total / share_of(self._carrying)
 
     def _places(self, block: Block, turn: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         return (numbers + turn * self.most_in_one_sum) % (block.stop - block.start)

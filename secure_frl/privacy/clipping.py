@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import AUXILIARY, CLIP_QUANTILE, MEAN_RETURN, Segment
+from secure_frl.privacy.round_shares import SHARES_TOLERANCE, share_of
 from secure_frl.privacy.sensitivity import SENSITIVITY_MARGIN
 from secure_frl.secure_sum import Block
 
@@ -99,7 +100,7 @@ def add_figures_(
 
 
 def check_blocks(blocks: Sequence[Block], segments: Sequence[Segment]) -> int:
-    """Return P. Raises InvalidParameter unless the blocks are the segments' stretches, in order, with shares of 1.
+    """Return P. Raises InvalidParameter unless the blocks are the segments' stretches, in order, with shares up to 1.
 
     Blocks of auxiliary figures, one value each, may follow.
     """
@@ -120,10 +121,10 @@ def check_blocks(blocks: Sequence[Block], segments: Sequence[Segment]) -> int:
         raise InvalidParameter(
             f"expected blocks {stretches} as the layout has them, got {named}. Build both from one study."
         )
-    is_whole = abs(sum(block.noise_share for block in blocks) - 1) <= 1e-9
-    if not is_whole or any(not block.clip_norm >= SMALLEST_CLIP for block in blocks):
+    is_bounded = 0 < share_of(blocks) <= 1 + SHARES_TOLERANCE and all(block.noise_share >= 0 for block in blocks)
+    if not is_bounded or any(not block.clip_norm >= SMALLEST_CLIP for block in blocks):
         raise InvalidParameter(
-            f"expected noise shares that add to 1 and clip norms of at least {SMALLEST_CLIP:g}, got others. "
+            f"expected noise shares that add to 1 at most and clip norms of at least {SMALLEST_CLIP:g}, got others. "
             "Build the blocks from the study."
         )
     return start

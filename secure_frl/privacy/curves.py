@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from secure_frl.errors import CharterRefused
 from secure_frl.privacy import accountant
 from secure_frl.privacy.plan import Plan
-from secure_frl.privacy.planning import constants_at, planned_event
+from secure_frl.privacy.planning import constants_at, planned_schedule
 from secure_frl.study import Study
 
 _POINTS = 17
@@ -53,7 +53,7 @@ def curve_of(study: Study, plan: Plan) -> Curve:
 
 
 def _spent(study: Study, sigma: float) -> float:
-    return accountant.epsilon_of_rounds(planned_event(study, constants_at(study, sigma)), study.training.rounds)
+    return accountant.epsilon_of_schedule(planned_schedule(study, constants_at(study, sigma)))
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------

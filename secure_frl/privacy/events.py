@@ -1,8 +1,9 @@
 """What happened, as frozen records: one event a release. Never an epsilon: it is derived whenever it is read.
 
 An event's canonical bytes are what a ledger chains and signs. They are JSON with sorted keys and a versioned
-`format`; reading refuses every byte string that is not exactly what writing would produce. Version 1 is still read:
-it knew no noised sums inside a release, so it meant one, and such an event keeps its bytes. No torch.
+`format`; reading refuses every byte string that is not exactly what writing would produce. Version 1 knew no noised
+sums inside a release, so it meant one; in versions 1 and 2 every release has the whole message, with noise shares that
+add to 1. Both are still read and keep their bytes, and an event is written in version 2 when that can say it. No torch.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import msgspec
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt
 from secure_frl.privacy.noise import LARGEST_DEVIATION
+from secure_frl.privacy.round_shares import blocks_in_round, is_partial, root_share, share_of
 from secure_frl.privacy.sensitivity import ROUNDING_BETA, rounded_shift
 from secure_frl.privacy.unit import ADD_OR_REMOVE_ONE, PATIENT, TRAJECTORY, check_unit
 from secure_frl.secure_sum import Block, SumConstants
 
 _FORMAT = "secure_frl/gaussian_sum_event/v"
-EVENT_VERSION = 2
+EVENT_VERSION = 2  # of a release that has every block of the message
+PARTIAL_VERSION = 3  # of one that has some: its shares add to less than 1, and a block without a share is noise only
 EVENT_FORMAT = f"{_FORMAT}{EVENT_VERSION}"
 FRESH = "fresh"  # composition group of windows that no unit enters more than R times
 DISTRIBUTED = "distributed"
@@ -35,6 +38,7 @@ POLICY_UPDATE = "policy_update"
 CLIP_QUANTILE = "clip_quantile"  # blocks of the same noised vector, beside policy and critic
 MEAN_RETURN = "mean_return"
 AUXILIARY_BLOCKS = (CLIP_QUANTILE, MEAN_RETURN)
+VALUE_START = "value_start"  # purpose of the release before the first backup of values
 LARGEST_NOISED_SUMS = 100_000
 MAX_EVENT_BYTES = 1 << 16
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -118,7 +122,8 @@ def _rules(event: GaussianSumEvent) -> tuple[tuple[str, bool, str], ...]:
         ("attempt", event.attempt >= 0, "attempt >= 0"),
         ("purpose", bool(event.purpose), "what the release is for"),
         ("noised_sums", 1 <= event.noised_sums <= LARGEST_NOISED_SUMS, f"1 to {LARGEST_NOISED_SUMS}"),
-        ("version", event.version in (1, EVENT_VERSION), f"1 or {EVENT_VERSION}"),
+        ("version", event.version in (1, EVENT_VERSION, PARTIAL_VERSION), f"1 to {PARTIAL_VERSION}"),
+        ("version", (event.version == PARTIAL_VERSION) == is_partial(event.blocks), "the version that shares ask for"),
         (
             "version",
             event.version > 1
@@ -136,7 +141,7 @@ def _rules(event: GaussianSumEvent) -> tuple[tuple[str, bool, str], ...]:
         ("random_source", event.random_source in (PRODUCTION, REHEARSAL), "production or rehearsal"),
         ("length", event.length >= 1, "at least 1"),
         ("noise_multiplier", all(map(math.isfinite, floats)), "finite figures"),
-        ("blocks", _blocks_cover(event.blocks, event.length), "blocks that cover [0, length), shares adding to 1"),
+        ("blocks", _blocks_cover(event.blocks, event.length), "blocks that cover [0, length), shares up to 1 in all"),
         (
             "noise_multiplier",
             event.noise_multiplier > 0 if private else event.noise_multiplier == 0,
@@ -162,8 +167,10 @@ def _rules(event: GaussianSumEvent) -> tuple[tuple[str, bool, str], ...]:
         (
             "rounding_bound",
             event.scale > 0
+            and share_of(event.blocks) > 0
             and event.rounding_bound
-            >= rounded_shift(event.scale, event.length, event.rounding_beta) * (1 - _RELATIVE_SLACK),
+            >= rounded_shift(event.scale * root_share(event.blocks), event.length, event.rounding_beta)
+            * (1 - _RELATIVE_SLACK),
             "at least the shift of one unit after rounding",
         ),
     )
@@ -172,11 +179,27 @@ def _rules(event: GaussianSumEvent) -> tuple[tuple[str, bool, str], ...]:
 def _blocks_cover(blocks: tuple[Block, ...], length: int) -> bool:
     start = 0
     for block in blocks:
-        fine = math.isfinite(block.clip_norm) and block.clip_norm > 0 and 0 < block.noise_share <= 1
+        fine = math.isfinite(block.clip_norm) and block.clip_norm > 0 and 0 <= block.noise_share <= 1
         if block.start != start or block.stop <= block.start or not fine:
             return False
         start = block.stop
-    return start == length and math.isclose(sum(block.noise_share for block in blocks), 1.0, rel_tol=_RELATIVE_SLACK)
+    is_whole = is_partial(blocks) or all(block.noise_share > 0 for block in blocks)
+    return start == length and 0 < share_of(blocks) <= 1 + _RELATIVE_SLACK and is_whole
+
+
+def event_in_round(
+    event: GaussianSumEvent, blocks: tuple[Block, ...], rounds: int, round_number: int
+) -> GaussianSumEvent:
+    """Return an event of another round of the same charter, whose blocks are `blocks`; see `blocks_in_round`."""
+    found = tuple(map(_with_floats, blocks_in_round(blocks, rounds, round_number)))
+    return replace(
+        event,
+        round=round_number,
+        purpose=purpose_of(found),
+        blocks=found,
+        rounding_bound=rounded_shift(event.scale * root_share(found), event.length, event.rounding_beta),
+        version=PARTIAL_VERSION if is_partial(found) else EVENT_VERSION,
+    )
 
 
 def _with_floats(block: Block) -> Block:
@@ -185,7 +208,12 @@ def _with_floats(block: Block) -> Block:
 
 
 def purpose_of(blocks: tuple[Block, ...]) -> str:
-    """Return what a message of these blocks is for: the policy's update, and each figure that travels with it."""
+    """Return what a message of these blocks is for: the policy's update, and each figure that travels with it.
+
+    A message without a share for the policy is the start of values.
+    """
+    if not blocks[0].noise_share:
+        return VALUE_START
     return "+".join((POLICY_UPDATE, *(block.name for block in blocks if block.name in AUXILIARY_BLOCKS)))
 
 
@@ -236,7 +264,7 @@ def sum_event(
         integer_noise_scale=constants.integer_noise_scale,
         scale=float(constants.scale),
         length=constants.length,
-        rounding_bound=rounded_shift(constants.scale, constants.length, ROUNDING_BETA),
+        rounding_bound=rounded_shift(constants.scale * root_share(constants.blocks), constants.length, ROUNDING_BETA),
         rounding_beta=ROUNDING_BETA,
         honest_shares=constants.honest_shares,
         max_colluders=constants.max_colluders,
@@ -251,6 +279,7 @@ def sum_event(
         register_root_before=register_root_before,
         register_root_after=register_root_after,
         noised_sums=noised_sums,
+        version=PARTIAL_VERSION if is_partial(constants.blocks) else EVENT_VERSION,
     )
 
 
@@ -292,9 +321,9 @@ def _version(found: object) -> int:
             f"expected format={EVENT_FORMAT!r}, got {str(found)[:80]!r}. Restore the ledger from its export."
         )
     version = int(named[1])
-    if version > EVENT_VERSION:
+    if version > PARTIAL_VERSION:
         raise LedgerCorrupt(
-            f"expected events up to version {EVENT_VERSION}, got version {version}: this ledger was written by a newer "
-            "version of secure-frl. Read it with that one; nothing in it is damaged."
+            f"expected events up to version {PARTIAL_VERSION}, got version {version}: this ledger was written by a "
+            "newer version of secure-frl. Read it with that one; nothing in it is damaged."
         )
     return version

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from secure_frl.errors import CharterRefused
 from secure_frl.privacy import accountant
-from secure_frl.privacy.charging import dominating, merge
-from secure_frl.privacy.events import GaussianSumEvent
+from secure_frl.privacy.accountant import Schedule
+from secure_frl.privacy.charging import merge
 from secure_frl.privacy.pld import pld_epsilon
 
 _SIGMA_STEP = 1e-6  # sigma is rounded up to a multiple of this
@@ -20,14 +20,14 @@ _COARSE_GRID = 1e-2  # for the start only: a percent too high, in a third of the
 _TURNS = 64
 
 
-def smallest_sigma(event_at: Callable[[float], GaussianSumEvent], target: float, rounds: int) -> float:
-    """Return a sigma, a multiple of 1e-6, that keeps `rounds` releases within the target, and hardly more.
+def smallest_sigma(schedule_at: Callable[[float], Schedule], target: float) -> float:
+    """Return a sigma, a multiple of 1e-6, that keeps all releases within the target, and hardly more.
 
-    event_at: sigma -> the event of one release. Raises CharterRefused when there is none.
+    schedule_at: sigma -> the announced releases. Raises CharterRefused when there is none.
     """
-    sample = event_at(1.0)
+    sample = schedule_at(1.0)[0][0]
     solve = _full_batch if sample.sampling_rate == 1 else _sampled
-    sigma = solve(event_at, target, rounds)
+    sigma = solve(schedule_at, target)
     if sigma is None:
         raise CharterRefused(
             f"expected a noise multiplier for epsilon={target:g} at delta={sample.delta:g}, got none. Raise "
@@ -37,14 +37,14 @@ def smallest_sigma(event_at: Callable[[float], GaussianSumEvent], target: float,
     return sigma
 
 
-def _full_batch(event_at: Callable[[float], GaussianSumEvent], target: float, rounds: int) -> float | None:
+def _full_batch(schedule_at: Callable[[float], Schedule], target: float) -> float | None:
     """Start from the exact multiplier of one continuous Gaussian, and undo rounding, rounds and M."""
-    sigma = ideal = accountant.smallest_gaussian_sigma(target, event_at(1.0).delta)
+    sigma = ideal = accountant.smallest_gaussian_sigma(target, schedule_at(1.0)[0][0].delta)
     for _ in range(4):  # the loss to rounding hardly depends on sigma: each turn gains two digits or more
-        sigma *= ideal / accountant.effective_sigma(event_at(sigma), rounds)
+        sigma *= ideal / merge(accountant.releases_of(schedule_at(sigma)))[0][0]
     for _ in range(_TURNS):
         sigma = _rounded_up(sigma)
-        spent = accountant.epsilon_of_rounds(event_at(sigma), rounds)
+        spent = accountant.epsilon_of_schedule(schedule_at(sigma))
         if spent <= target:
             return sigma
         # Epsilon falls at least as fast as 1 / sigma, so this overshoots by little.
@@ -52,12 +52,12 @@ def _full_batch(event_at: Callable[[float], GaussianSumEvent], target: float, ro
     return None
 
 
-def _sampled(event_at: Callable[[float], GaussianSumEvent], target: float, rounds: int) -> float | None:
+def _sampled(schedule_at: Callable[[float], Schedule], target: float) -> float | None:
     """Bracket on a coarse grid, then follow the slope of log epsilon against log sigma on the real one."""
 
     def coarse(sigma: float) -> float:
-        event = event_at(sigma)
-        return pld_epsilon(merge((dominating(event).times(rounds),)), event.delta, _COARSE_GRID)
+        schedule = schedule_at(sigma)
+        return pld_epsilon(merge(accountant.releases_of(schedule)), schedule[0][0].delta, _COARSE_GRID)
 
     low = high = 1.0
     while coarse(high) > target and high < 1e6:
@@ -72,7 +72,7 @@ def _sampled(event_at: Callable[[float], GaussianSumEvent], target: float, round
     best: float | None = None
     for _ in range(_TURNS):
         sigma = _rounded_up(sigma)
-        spent = accountant.epsilon_of_rounds(event_at(sigma), rounds)
+        spent = accountant.epsilon_of_schedule(schedule_at(sigma))
         if spent <= target:
             best = sigma if best is None else min(best, sigma)
             if spent >= target * (1 - _CLOSE):

@@ -7,6 +7,7 @@ guard of a ledger, which computes from events, agrees with the plan. What cannot
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from secure_frl.encoding import ring
 from secure_frl.encoding.quantise import LARGEST_BOUND
@@ -14,15 +15,25 @@ from secure_frl.errors import BitBudget, CharterRefused, InvalidParameter
 from secure_frl.learning.forms import policy_form
 from secure_frl.learning.layout import Layout
 from secure_frl.privacy import accountant, round_cost
+from secure_frl.privacy.accountant import Schedule
 from secure_frl.privacy.charging import WhatIf
-from secure_frl.privacy.events import DISTRIBUTED, LOCAL, PRODUCTION, UNSAFE_NONE, GaussianSumEvent, sum_event
+from secure_frl.privacy.events import (
+    DISTRIBUTED,
+    LOCAL,
+    PRODUCTION,
+    UNSAFE_NONE,
+    GaussianSumEvent,
+    event_in_round,
+    sum_event,
+)
 from secure_frl.privacy.noise_solving import smallest_sigma
 from secure_frl.privacy.plan import Plan
+from secure_frl.privacy.round_shares import blocks_in_round, has_value_start
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.privacy.statement import state
 from secure_frl.secure_sum import Block, SumConstants
 from secure_frl.study import Study
-from secure_frl.study_rules import method_mistakes, sum_mistakes, unit_mistakes
+from secure_frl.study_rules import method_mistakes, sum_mistakes, unit_mistakes, value_sums_mistakes
 
 LOCAL_NOISE_SCALE = 4096  # S under local noise: one site's deviation is the whole noise, so its grid is finer
 PLAIN_FRACTION_BITS = 16  # f: without noise the scale is 2^f
@@ -38,17 +49,19 @@ def make_plan(study: Study, sigma: float | None = None) -> Plan:
     """
     constants = sum_constants(study) if sigma is None else constants_at(study, sigma)
     episodes, rounds = study.training.episodes_per_site, study.training.rounds
-    event = planned_event(study, constants)
+    schedule = planned_schedule(study, constants)
+    event = schedule[0][0]
     may_state = accountant.covers_every_reader(constants)
 
     def spent(after: int = rounds, **changed: int) -> float | None:
-        value = accountant.epsilon_of_rounds(event, after, WhatIf(**changed)) if may_state else math.inf
+        value = accountant.epsilon_of_schedule(_first_of(schedule, after), WhatIf(**changed)) if may_state else math.inf
         return value if math.isfinite(value) else None
 
     def read_one_by_one() -> float | None:
         if not may_state or constants.protection != "ckks":
             return None  # nobody reads single updates, or nothing can be stated
-        value = accountant.epsilon_if_updates_are_read(event, rounds)
+        read = tuple((accountant.as_read_one_by_one(event), count) for event, count in schedule)
+        value = accountant.epsilon_of_schedule(read)
         return value if math.isfinite(value) else None
 
     shown, one_more_site = shown_rounds(rounds), spent(sites=event.max_sites_per_person + 1)
@@ -112,12 +125,12 @@ def sum_constants(study: Study) -> SumConstants:
     if study.privacy.noise == UNSAFE_NONE:
         return constants_at(study, 0.0)
     _check(study)
-    shape = _shape(study)
+    shape = message_blocks(study)
 
-    def event_at(sigma: float) -> GaussianSumEvent:
-        return planned_event(study, _constants(study, *shape, sigma))
+    def schedule_at(sigma: float) -> Schedule:
+        return planned_schedule(study, _constants(study, *shape, sigma))
 
-    sigma = smallest_sigma(event_at, study.privacy.target_epsilon, study.training.rounds)
+    sigma = smallest_sigma(schedule_at, study.privacy.target_epsilon)
     return _exact(_constants(study, *shape, sigma))
 
 
@@ -132,7 +145,7 @@ def constants_at(study: Study, sigma: float) -> SumConstants:
             "Correct --sigma, or set privacy.noise."
         )
     _check(study)
-    return _exact(_constants(study, *_shape(study), sigma))
+    return _exact(_constants(study, *message_blocks(study), sigma))
 
 
 def _exact(constants: SumConstants) -> SumConstants:
@@ -153,17 +166,34 @@ def _exact(constants: SumConstants) -> SumConstants:
     return constants
 
 
-def _shape(study: Study) -> tuple[int, tuple[Block, ...]]:
+def message_blocks(study: Study) -> tuple[int, tuple[Block, ...]]:
+    """Return how many values a site sends, and their blocks with the budget of all rounds."""
     privacy, layout = study.privacy, study_layout(study)
     shares = (privacy.clip_norm, privacy.critic_clip_norm, privacy.critic_noise_share)
-    return layout.length, layout.blocks(*shares, study.auxiliary)
+    return layout.length, layout.blocks(*shares, {**study.auxiliary, **study.value_start})
+
+
+def planned_schedule(study: Study, constants: SumConstants) -> Schedule:
+    """Return the events of all rounds: one kind, or the value start's and then the backups'."""
+    first, rounds = planned_event(study, constants), study.training.rounds
+    if not has_value_start(constants.blocks):
+        return ((first, rounds),)
+    return (first, 1), (event_in_round(first, constants.blocks, rounds, 2), rounds - 1)
+
+
+def _first_of(schedule: Schedule, rounds: int) -> Schedule:
+    found: list[tuple[GaussianSumEvent, int]] = []
+    for event, count in schedule:
+        found.append((event, min(count, rounds)))
+        rounds -= found[-1][1]
+    return tuple(found)
 
 
 def planned_event(study: Study, constants: SumConstants) -> GaussianSumEvent:
-    """Return the event of one round as the plan expects it; it names no charter yet and is never recorded."""
+    """Return the event of the first round as the plan expects it; it names no charter yet and is never recorded."""
     privacy = study.privacy
     return sum_event(
-        constants,
+        replace(constants, blocks=blocks_in_round(constants.blocks, study.training.rounds, 1)),
         charter_hash="00",
         dataset_id=study.data.dataset_id or "planned",
         round_number=1,
@@ -186,7 +216,7 @@ def planned_event(study: Study, constants: SumConstants) -> GaussianSumEvent:
 def _check(study: Study) -> None:
     """Refuse what no site may sign. Source: docs/protocol.md, sections 3 and 13; docs/privacy.md."""
     privacy, training, sites = study.privacy, study.training, study.sites
-    mistakes = [*sum_mistakes(study), *unit_mistakes(study), *method_mistakes(study)]
+    mistakes = [*sum_mistakes(study), *unit_mistakes(study), *method_mistakes(study), *value_sums_mistakes(study)]
     units = study.declared_units
     if privacy.delta >= 1 / units:
         mistakes.append(f"delta = {privacy.delta:g}: below 1 / {units} declared units = {1 / units:.3g}")

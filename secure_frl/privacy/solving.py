@@ -16,7 +16,7 @@ from secure_frl.errors import CharterRefused, InvalidParameter
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import UNSAFE_NONE
 from secure_frl.privacy.plan import Plan
-from secure_frl.privacy.planning import constants_at, make_plan, noise_norm, planned_event, sum_constants
+from secure_frl.privacy.planning import constants_at, make_plan, noise_norm, planned_schedule, sum_constants
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.study import Study
 
@@ -150,8 +150,7 @@ def _patients(study: Study, sigma: float | None, largest_noise: float) -> Soluti
 
 
 def _spent(study: Study, sigma: float) -> float:
-    event = planned_event(study, constants_at(study, sigma))
-    return accountant.epsilon_of_rounds(event, study.training.rounds)
+    return accountant.epsilon_of_schedule(planned_schedule(study, constants_at(study, sigma)))
 
 
 def _fits(study: Study, sigma: float) -> bool:

@@ -115,8 +115,8 @@ def test_the_first_version_cannot_say_what_it_did_not_know(changes: dict[str, ob
 
 
 def test_a_newer_version_is_named_and_nothing_is_called_damaged() -> None:
-    with pytest.raises(LedgerCorrupt, match="version 3: this ledger was written by a newer version") as refusal:
-        decode_event(altered(format="secure_frl/gaussian_sum_event/v3", more=1))
+    with pytest.raises(LedgerCorrupt, match="version 4: this ledger was written by a newer version") as refusal:
+        decode_event(altered(format="secure_frl/gaussian_sum_event/v4", more=1))
 
     assert "Restore" not in str(refusal.value)
 
