@@ -152,9 +152,24 @@ class PolicySection(_Section):
 class GlobalStep(_Section):
     """The step that whoever may read the sum applies to it."""
 
-    optimiser: Literal["sgd"] = Field(default="sgd", description="'sgd'")
-    step_size: Positive = Field(default=5000.0, description="a number above 0; applied to the mean clipped gradient")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="a number from 0, below 1")
+    optimiser: Literal["sgd", "adam"] = Field(
+        default="sgd", description="'sgd', with momentum, or 'adam', of gradients (fedsgd) or moves (fedadam)"
+    )
+    step_size: Positive = Field(
+        default=5000.0, description="a number above 0; of the mean clipped gradient, the mean move, or adam's direction"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="a number from 0, below 1; adam's beta 1")
+    second_momentum: float = Field(default=0.99, ge=0, lt=1, description="a number from 0, below 1; adam's beta 2")
+    root_floor: float = Field(
+        default=1e-3,
+        ge=1e-12,
+        le=1e6,
+        description="1e-12 to 1000000: adam's tau, added to the root of the second moment; with noise_corrected the "
+        "root's least value",
+    )
+    noise_corrected: bool = Field(
+        default=False, description="true or false: take the known variance of the noise from adam's second moment"
+    )
     schedule: Literal["constant", "linear"] = Field(
         default="linear", description="'constant', or 'linear', which grows with the round"
     )
@@ -208,7 +223,7 @@ class BellmanSums(_Section):
         default=0.0, ge=0, le=10, description="0 to 10: posterior deviations that are subtracted from an advantage"
     )
     advantage_deviation: Positive = Field(
-        default=0.06, description="a number above 0: how far actions of a state are expected to differ"
+        default=0.04, description="a number above 0: how far actions of a state are expected to differ"
     )
     value_deviation: Positive = Field(
         default=0.07, description="a number above 0: how far values of states are expected to differ"
@@ -268,7 +283,13 @@ class TrainingSection(_Section):
     exploration: float = Field(
         default=0.1, ge=0, le=1, description="0 to 1: the part of steps that dqn and cql take at random, in round 1"
     )
-    exploration_end: float = Field(default=0.1, ge=0, le=1, description="the same in the last round, 0 to 1")
+    exploration_end: float = Field(default=0.1, ge=0, le=1, description="the same at the end, 0 to 1")
+    exploration_rounds: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="0 to 10000: rounds until exploration_end is reached, 0 for all",
+    )
     global_: GlobalStep = Field(default=GlobalStep(), alias="global")
     local: LocalStep = LocalStep()
     personalise: Literal["none", "prior", "private_head"] = Field(
@@ -365,6 +386,9 @@ class OutputSection(_Section):
 
     sharpen: Positive = Field(default=3.0, description="a factor of the logits at release, above 0")
     keep_policies: Literal["last", "all"] = Field(default="last", description="'last' or 'all'")
+    tail_average: int = Field(
+        default=1, ge=1, le=1000, description="1 to 1000: how many last policies the released one is the mean of"
+    )
     evaluation_episodes: int = Field(
         default=4000,
         ge=2,
@@ -448,8 +472,10 @@ class Study(_Section):
         return people * (self.data.max_steps if self.privacy.unit == "unsafe-transition" else 1)
 
     def exploration_at(self, round_number: int) -> float:
-        """Return the part of steps taken at random in a round, counted from 1: linear over the study's rounds."""
-        first, last, rounds = self.training.exploration, self.training.exploration_end, self.training.rounds
+        """Return the part of steps taken at random in a round, counted from 1: linear until `exploration_rounds`."""
+        training = self.training
+        first, last, rounds = training.exploration, training.exploration_end, training.rounds
+        rounds = training.exploration_rounds or rounds
         done = min(max(round_number - 1, 0), rounds - 1) / max(rounds - 1, 1)
         return first + (last - first) * done
 

@@ -10,6 +10,7 @@ Source: McMahan et al. 2018, Learning Differentially Private Recurrent Language 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from secure_frl.learning.policies import build_policy
 from secure_frl.learning.proximal_steps import ProximalSteps, Valued, is_offered, moved_by_ppo
 from secure_frl.learning.replay import Replay
 from secure_frl.learning.trajectories import Trajectories
+from secure_frl.learning.value_steps import has_flat_layers, moved_by_dqn
 from secure_frl.privacy.update import PrivateUpdate, private_move
 from secure_frl.secure_sum import RandomSource, SiteId, SumConstants
 from secure_frl.study import Study
@@ -88,8 +90,16 @@ class SiteMove:
             targets = objective.targets(Valued(value, before), public, seen)
             steps = self._proximal_steps(objective, round_number)  # the same steps, several times faster
             return moved_by_ppo(network, value, before, seen, targets, self._generator(round_number), steps)
+        settings = self._settings(round_number)
+        if self._replay is not None:
+            self._remember(self._replay, seen)
+            size = settings.minibatch or min(self._replay.size, _ALL_AT_ONCE)
+            settings = replace(settings, minibatch=size)
+            if isinstance(objective, DoubleQ) and network and has_flat_layers(network):
+                generator, count = self._generator(round_number), self._study.training.local_steps
+                return moved_by_dqn(network, before, self._replay, objective, generator, settings, count=count)
         self._policy.load(before)
-        batches, settings = self._batches(seen, public, round_number), self._settings(round_number)
+        batches = self._batches(seen, public, round_number, settings.minibatch)
         return moved_by(self._policy, self._losses, batches, names, settings)
 
     def _proximal_steps(self, objective: ProximalPolicy, round_number: int) -> ProximalSteps:
@@ -126,15 +136,17 @@ class SiteMove:
             proximal=local.proximal,
         )
 
-    def _batches(self, seen: Trajectories, public: Mapping[str, Any], round_number: int) -> Iterator[Batch]:
-        study, training = self._study, self._study.training
-        generator = self._generator(round_number)
+    def _remember(self, replay: Replay, seen: Trajectories) -> None:
+        if not self._study.is_logged or not replay.size:  # records are the same in every round
+            replay.add(seen)
+
+    def _batches(
+        self, seen: Trajectories, public: Mapping[str, Any], round_number: int, minibatch: int
+    ) -> Iterator[Batch]:
+        training, generator = self._study.training, self._generator(round_number)
         if self._replay is not None:
-            if not study.is_logged or not self._replay.size:  # records are the same in every round
-                self._replay.add(seen)
-            size = training.local.minibatch or min(self._replay.size, _ALL_AT_ONCE)
-            steps = training.local_steps
-            return draws(self._replay, self._objective, self._policy, public, generator, count=steps, minibatch=size)
+            count, objective, policy = training.local_steps, self._objective, self._policy
+            return draws(self._replay, objective, policy, public, generator, count=count, minibatch=minibatch)
         if not seen.count:
             return iter(())
         return passes(
@@ -142,6 +154,6 @@ class SiteMove:
             self._objective.targets(self._policy, public, seen),
             generator,
             count=training.epochs * training.local_steps,
-            minibatch=training.local.minibatch,
+            minibatch=minibatch,
             whole_episodes=self._form.has_memory,
         )

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.learning.networks import HEAD, VALUE, Arrays, Network, logits_of
+from secure_frl.learning.networks import HEAD, MLP, VALUE, Arrays, Network, logits_of
 from secure_frl.learning.trajectories import Trajectories
 
 _MASKED_LOGIT = -1e30  # as in policies: finite
@@ -54,7 +54,7 @@ class _Rows:
     outcomes: Floats
 
 
-class _Layers:
+class FlatLayers:
     """A network's weights as views of one vector, and of its gradient."""
 
     def __init__(self, network: Network, prefix: str, vector: Floats, gradient: Floats, start: int) -> None:
@@ -101,7 +101,7 @@ class _Layers:
 
 def is_offered(network: Network | None, value: Network | None) -> bool:
     """Return whether these steps can be made: features through linear layers, with a value network."""
-    return network is not None and value is not None and not network.embeds and not network.is_recurrent
+    return network is not None and value is not None and network.kind == MLP and not network.embeds
 
 
 class Valued:
@@ -149,13 +149,13 @@ def moved_by_ppo(
         )
     sizes = [sum(int(np.prod(shape)) for shape in one.shapes.values()) for one in (network, value)]
     vector, gradient = np.zeros(sum(sizes), dtype=dtype), np.zeros(sum(sizes), dtype=dtype)
-    policy = _Layers(network, "", vector, gradient, 0)
-    critic = _Layers(value, VALUE, vector, gradient, policy.stop)
+    policy = FlatLayers(network, "", vector, gradient, 0)
+    critic = FlatLayers(value, VALUE, vector, gradient, policy.stop)
     places = policy.places | critic.places
     for name, (place, _) in places.items():
         vector[place] = arrays[name].reshape(-1)
     rows = _rows(seen, targets, dtype)
-    step = _Adam(vector, settings.step_size) if settings.optimiser == "adam" else _Descent(vector, settings.step_size)
+    step = Adam(vector, settings.step_size) if settings.optimiser == "adam" else Descent(vector, settings.step_size)
     first, size = vector.copy(), settings.minibatch or max(rows.actions.size, 1)
     for _ in range(settings.passes):
         order = generator.permutation(rows.actions.size)
@@ -174,7 +174,7 @@ def moved_by_ppo(
 
 
 def _differentiate(
-    policy: _Layers, critic: _Layers, rows: _Rows, chosen: NDArray[np.int64], settings: ProximalSteps
+    policy: FlatLayers, critic: FlatLayers, rows: _Rows, chosen: NDArray[np.int64], settings: ProximalSteps
 ) -> None:
     """Write the gradient of the mean loss over the chosen rows."""
     seen, each = rows.observations[chosen], np.arange(chosen.size)
@@ -213,7 +213,7 @@ def _rows(seen: Trajectories, targets: Mapping[str, NDArray[np.float64]], dtype:
     )
 
 
-class _Descent:
+class Descent:
     """Plain gradient descent on a vector, in place."""
 
     def __init__(self, vector: Floats, step_size: float) -> None:
@@ -225,7 +225,7 @@ class _Descent:
         self._vector -= self._step_size * gradient
 
 
-class _Adam:
+class Adam:
     """Adam on a vector, in place."""
 
     def __init__(self, vector: Floats, step_size: float) -> None:

@@ -266,7 +266,7 @@ def test_values_are_learned_from_records_and_by_dqn_from_episodes() -> None:
         (
             LEAST,
             {"training.objective": "behaviour_cloning"},
-            "behaviour_cloning or dqn or cql with data.source = 'steps'",
+            "behaviour_cloning or dqn or cql",
         ),
         (LEAST, {"training.objective": "cql", "policy.critic": "none"}, "reinforce or ppo or dqn with 'environment'"),
         (LEAST, {"training.objective": "dqn"}, "policy.critic = 'none'"),
