@@ -48,6 +48,10 @@ class Options:
         """Return the seeds themselves."""
         return range(FRESH_SEEDS, FRESH_SEEDS + self.seeds)
 
+    def fewer(self, most: int) -> Options:
+        """Return the same with at most so many seeds."""
+        return replace(self, seeds=min(self.seeds, most))
+
 
 @dataclass(frozen=True)
 class Interval:
