@@ -109,6 +109,7 @@ def _aggregation_fits(study: Study) -> Iterator[str]:
         yield f"local.step_size x proximal below 1, or steps overshoot; found {local.step_size * local.proximal:g}"
     if training.aggregation == "fedavgm" and server.momentum == 0:
         yield "global.momentum above 0 with 'fedavgm'; found 0, which is 'fedavg'"
+    yield from _server_adam_fits(study)
     if study.trains_locally:
         if server.schedule != "constant" or server.step_size > _GREATEST_SERVER_STEP:
             yield (
@@ -124,6 +125,25 @@ def _aggregation_fits(study: Study) -> Iterator[str]:
             "local.optimiser = 'sgd' with last_step = 1, minibatch = 0 and max_gradient_norm = 0, except with unit = "
             f"'site', where a site's whole move is what is protected; found {of_sites}"
         )
+
+
+def _server_adam_fits(study: Study) -> Iterator[str]:
+    training, server = study.training, study.training.global_
+    is_adam = server.optimiser == "adam"
+    if training.aggregation != "fedsgd" and is_adam != (training.aggregation == "fedadam"):
+        yield (
+            "global.optimiser = 'adam' with 'fedadam', and 'sgd' with 'fedavg', 'fedprox' and 'fedavgm'; found "
+            f"{server.optimiser!r} with {training.aggregation!r}"
+        )
+    if is_adam and study.sums_values:
+        yield "global.optimiser = 'sgd' with bellman_sums, whose step is its own; found 'adam'"
+    if is_adam and server.step_size > _GREATEST_SERVER_STEP:
+        yield (
+            f"global.step_size up to {_GREATEST_SERVER_STEP:g} with 'adam', which moves every parameter by about that; "
+            f"found {server.step_size:g}"
+        )
+    if server.noise_corrected and not is_adam:
+        yield "global.noise_corrected = false with 'sgd', which has no second moment; found true"
 
 
 def _sampling_fits(study: Study) -> Iterator[str]:
@@ -191,6 +211,14 @@ def _releases_fit(study: Study) -> Iterator[str]:
         yield f"['policy'] or ['policy', 'mean_return']; found {names}"
 
 
+def _tail_fits(study: Study) -> Iterator[str]:
+    tail, rounds = study.output.tail_average, study.training.rounds
+    if tail > 1 and study.output.keep_policies != "all":
+        yield f"output.keep_policies = 'all', so that the mean of {tail} can be made again; found 'last'"
+    if tail > rounds:
+        yield f"at most training.rounds = {rounds}, which leave so many policies; found {tail}"
+
+
 _GREATEST_SERVER_STEP = 10.0  # of a mean of moves; a step for gradients would throw the policy far away
 _LEAST_RETURN_RANGE = 2e-9  # half of it is a clip; squares of much smaller ones vanish
 
@@ -252,6 +280,12 @@ _CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]
         "change the key that is named",
     ),
     ("output.release", ("output.release",), _releases_fit, "keep the policy, and name nothing twice"),
+    (
+        "output.tail_average",
+        ("output.tail_average", "output.keep_policies", "training.rounds"),
+        _tail_fits,
+        "keep all policies, or release the last",
+    ),
     ("output.return_range", ("output.return_range",), _returns_fit, "write for instance [0.0, 1.0]"),
     (
         "privacy.critic_noise_share",

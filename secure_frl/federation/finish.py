@@ -22,6 +22,7 @@ from secure_frl.federation.released import Released
 from secure_frl.federation.results import RunResult
 from secure_frl.federation.run_folder import RunFolder
 from secure_frl.federation.study_parts import optimiser_rule
+from secure_frl.federation.tail_average import released_state, write_released
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.files import write_durably
 from secure_frl.masking.contexts import CKKS, ENCRYPTED, model_tag
@@ -64,14 +65,20 @@ def write_results(
     rounds = journal.rounds()
     summed = [record for record in rounds if record.outcome == "summed"]
     state = released.last_state() or initial_state(optimiser_rule(enrolled.study, enrolled.terms.constants))
+    final = state
     if summed:
         keyed = summed[-1].next_tag if enrolled.terms.constants.protection in ENCRYPTED else b""
-        write_policy(folder.policies, summed[-1].round, state, enrolled.study, enrolled.terms.session, keyed_tag=keyed)
+        study, session = enrolled.study, enrolled.terms.session
+        write_policy(folder.policies, summed[-1].round, state, study, session, keyed_tag=keyed)
+        of_rounds = [record.round for record in summed]
+        final = released_state(folder.policies, of_rounds, state, study)
+        write_released(folder.policies, of_rounds, final, study, session)
     write_durably(folder.rounds, _lines(_account(record) for record in rounds))
     write_durably(folder.protections, _lines(_protection(record, enrolled) for record in rounds))
     write_durably(folder.metrics, _lines({"round": record.round, **released.metrics(record)} for record in summed))
-    simulated = _simulated(folder, enrolled, state)
-    result = _summary(enrolled, state, rounds, _exported_events(folder, enrolled), simulated, started)
+    simulated = _simulated(folder, enrolled, final)
+    tag = model_tag(state.to_bytes())
+    result = _summary(enrolled, final, tag, rounds, _exported_events(folder, enrolled), simulated, started)
     text = json.dumps(result.plain(), indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_durably(folder.result, text.encode())
     return result
@@ -132,11 +139,13 @@ def _protection(record: RoundRecord, enrolled: Enrolled) -> dict[str, Any]:  # A
 def _summary(
     enrolled: Enrolled,
     state: TrainingState,
+    tag: bytes,
     rounds: Iterable[RoundRecord],
     exported: Mapping[str, list[GaussianSumEvent]],
     simulated: dict[str, Any] | None,  # Any: JSON values
     started: float,
 ) -> RunResult:
+    """Return the summary of a run. state: the released policy. tag: of the last round's."""
     study, constants = enrolled.study, enrolled.terms.constants
     records = list(rounds)
     summed = [record for record in records if record.outcome == "summed"]
@@ -178,7 +187,7 @@ def _summary(
         survivors_min=min((len(record.survivors) for record in summed), default=0),
         protection=constants.protection,
         noise=constants.noise,
-        policy_hash=model_tag(state.to_bytes()).hex(),
+        policy_hash=tag.hex(),
         rehearsal=enrolled.rehearse,
         unsafe=study.unsafe_choices,
         statement=state_epsilon(release, constants, spent, one_more_site, study.data.dataset_id).plain(),

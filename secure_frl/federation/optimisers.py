@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
+from secure_frl.federation.server_adam import AdamRule, adam_moments
 from secure_frl.federation.training_state import FIRST_PREDECESSOR, TrainingState
+from secure_frl.federation.value_step import ValueRule, value_step
 from secure_frl.learning.layout import CLIP_QUANTILE, MEAN_RETURN, RESIDUAL, VISIT_WEIGHT, VISITS, Layout
 from secure_frl.secure_sum import Block, Sum
 
@@ -48,6 +50,8 @@ class OptimiserRule:
     clip_learning_rate: float = 0.0  # in (0, 1]
     return_middle: float = 0.0  # of the public range of returns
     linear_critic_step: float = 0.0  # on the mean residual times feature, of a critic that is linear in features
+    values: ValueRule | None = None  # of fitted value iteration, in place of all but layout and blocks
+    adam: AdamRule | None = None  # in place of the plain step; `step_size` is then of about the length of a step
 
     def __post_init__(self) -> None:
         numbers = (self.step_size, self.momentum, self.critic_start, self.site_noise)
@@ -109,16 +113,20 @@ def initial_state(rule: OptimiserRule) -> TrainingState:
         round=0,
         predecessor=FIRST_PREDECESSOR,
         clip_norm=policy.clip_norm if rule.block(CLIP_QUANTILE) else None,
+        second_moment=None if rule.adam is None else np.full(zeros.size, rule.adam.first_second_moment),
     )
 
 
 def has_form_of(state: TrainingState, rule: OptimiserRule) -> bool:
-    """Return whether steps of this rule can give a state of this form: sizes, critic, and a clip only where it adapts.
+    """Return whether steps of this rule can give a state of this form: sizes, critic, and clip or second moment only
+    where there is one.
 
     A clip from elsewhere could be so small that squares of gradients vanish beside it, and nobody would be clipped.
     """
     first, clip = initial_state(rule), state.clip_norm
     if state.parameters.shape != first.parameters.shape or state.critic.shape != first.critic.shape:
+        return False
+    if not _has_second_moment_of(state, rule):
         return False
     lowest, highest = min(CRITIC_RANGE[0], rule.critic_start), max(CRITIC_RANGE[1], rule.critic_start)
     if not rule.has_linear_critic and not ((lowest <= state.critic) & (state.critic <= highest)).all():
@@ -126,6 +134,12 @@ def has_form_of(state: TrainingState, rule: OptimiserRule) -> bool:
     if first.clip_norm is None or clip is None:
         return clip is first.clip_norm
     return first.clip_norm / CLIP_SPAN <= clip <= first.clip_norm * CLIP_SPAN
+
+
+def _has_second_moment_of(state: TrainingState, rule: OptimiserRule) -> bool:
+    if rule.adam is None or state.second_moment is None:
+        return (rule.adam is None) == (state.second_moment is None)
+    return rule.adam.is_noise_corrected or bool((state.second_moment >= 0).all())  # roots of squares of means
 
 
 def blocks_in_force(blocks: tuple[Block, ...], state: TrainingState) -> tuple[Block, ...]:
@@ -154,20 +168,32 @@ def descent_sums(total: Sum, rule: OptimiserRule) -> NDArray[np.float64]:
 
 
 def step(state: TrainingState, total: Sum, rule: OptimiserRule) -> TrainingState:
-    """Apply one published sum: SGD with momentum on the mean clipped gradient, then the critic's own step.
+    """Apply one published sum: momentum or Adam on the mean of what sites sent, then the critic's own step.
+
+    Sums of records' values have a step of their own, `value_step`.
 
     Raises InvalidParameter when the sum's length is not the layout's or nobody contributed.
     """
+    if rule.values is not None:
+        return value_step(state, total, rule.values)
     if total.integers.shape != (rule.layout.length,) or not total.contributors:
         raise InvalidParameter(
             f"a sum of {rule.layout.length} values by at least one site is needed, not {total.integers.shape} "
             f"by {len(total.contributors)}. Pass the sum of this study's round."
         )
-    sums = descent_sums(total, replace(rule, blocks=blocks_in_force(rule.blocks, state)))
+    blocks = blocks_in_force(rule.blocks, state)
+    sums = descent_sums(total, replace(rule, blocks=blocks))
     survivors = len(total.contributors)
-    policy = rule.blocks[0]
+    policy = blocks[0]
     mean = sums[policy.start : policy.stop] / (survivors * rule.declared_batch)
-    momentum = rule.momentum * state.momentum + mean
+    second_moment = state.second_moment
+    if rule.adam is None or second_moment is None:
+        momentum = direction = rule.momentum * state.momentum + mean
+    else:
+        noise = _noise_in(policy, survivors, rule) / (survivors * rule.declared_batch)
+        momentum, second_moment, direction = adam_moments(
+            rule.adam, rule.momentum, state.momentum, second_moment, mean, noise, state.round + 1
+        )
     critic, visits = state.critic, state.visits
     if rule.has_linear_critic:
         residual = sums[rule.layout.slice_of(RESIDUAL)]
@@ -175,13 +201,14 @@ def step(state: TrainingState, total: Sum, rule: OptimiserRule) -> TrainingState
     elif rule.has_critic:
         critic, visits = _critic_step(state, sums, survivors, rule)
     return TrainingState(
-        parameters=state.parameters + rule.step_size_of(state.round + 1) * momentum,
+        parameters=state.parameters + rule.step_size_of(state.round + 1) * direction,
         momentum=momentum,
         critic=critic,
         visits=visits,
         round=state.round + 1,
         predecessor=hashlib.sha256(state.to_bytes()).digest(),
         clip_norm=_next_clip(state, total, rule),
+        second_moment=second_moment,
     )
 
 
@@ -236,11 +263,15 @@ def _critic_step(
     state: TrainingState, sums: NDArray[np.float64], survivors: int, rule: OptimiserRule
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return critic and visits: each value moves towards its mean residual, less with few visits or much noise."""
-    block = rule.blocks[1]
-    deviation = rule.site_noise * math.sqrt(survivors) * block.clip_norm / math.sqrt(block.noise_share)
+    deviation = _noise_in(rule.blocks[1], survivors, rule)
     residual = sums[rule.layout.slice_of(RESIDUAL)]
     counted = np.maximum(sums[rule.layout.slice_of(VISITS)], 0.0) / VISIT_WEIGHT
     visits = CRITIC_MEMORY * state.visits + counted
     trust = CRITIC_STEP * visits + CRITIC_PRIOR_VISITS + CRITIC_NOISE_VISITS * deviation
     critic = np.clip(state.critic + CRITIC_STEP * residual / trust, *CRITIC_RANGE)
     return critic, visits
+
+
+def _noise_in(block: Block, survivors: int, rule: OptimiserRule) -> float:
+    """Return the deviation of the noise of all survivors in each value of a block's sum, its factors undone."""
+    return rule.site_noise * math.sqrt(survivors) * block.clip_norm / math.sqrt(block.noise_share)

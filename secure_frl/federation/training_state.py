@@ -1,7 +1,8 @@
 """What is trained between two rounds, with its bytes: the model that the protocol tags and hands over.
 
 The bytes are a canonical JSON manifest of names, dtypes and shapes after its length, then the arrays as raw
-little-endian numbers. A fifth array of one value, the clip in force, stands there only when clipping adapts.
+little-endian numbers. A fifth array of one value, the clip in force, stands there only when clipping adapts, and one
+of second moments, last, only with Adam.
 Decoding is strict: one manifest for one state, exact length, finite values, a size limit. No pickle, and no other
 encoding of the same state, since sites compare hashes of these bytes.
 """
@@ -25,6 +26,7 @@ FIRST_PREDECESSOR = bytes(32)
 # `logits` is this format's name of the parameters, whatever the policy: bytes that sites have hashed stay the same.
 _ARRAYS = {"logits": "parameters", "momentum": "momentum", "critic": "critic", "visits": "visits"}
 _CLIP = "clip_norm"
+_SECOND = "second_moment"
 _HEADER = struct.Struct(">I")
 
 
@@ -33,21 +35,23 @@ class TrainingState:
     """Policy, optimiser and critic after a round. Every value comes from released sums and charter constants."""
 
     parameters: NDArray[np.float64]  # [parameters that are sent], in the order of the policy's block
-    momentum: NDArray[np.float64]  # [parameters that are sent]
+    momentum: NDArray[np.float64]  # [parameters that are sent]; of values, the released count of each pair
     critic: NDArray[np.float64]  # [live states], public values
     visits: NDArray[np.float64]  # [live states], decayed sum of released visit counts
     round: int  # the round that made it; 0 before the first
     predecessor: bytes  # SHA-256 of the bytes of the state before; zeros before the first
     clip_norm: float | None = None  # of the policy's block in the next round, when it adapts; else the charter's
+    second_moment: NDArray[np.float64] | None = None  # [parameters that are sent], with Adam; else there is none
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS.values():
+        for name in (*_ARRAYS.values(), *(() if self.second_moment is None else (_SECOND,))):
             value = getattr(self, name)
             if value.dtype != np.float64 or value.ndim != 1 or not np.isfinite(value).all():
                 raise InvalidParameter(f"{name} must be a finite float64 vector. A sum out of range was let through.")
-        if self.parameters.shape != self.momentum.shape or self.critic.shape != self.visits.shape:
+        moments = (self.momentum, self.momentum if self.second_moment is None else self.second_moment)
+        if any(one.shape != self.parameters.shape for one in moments) or self.critic.shape != self.visits.shape:
             raise InvalidParameter(
-                "parameters and momentum, and critic and visits, must have equal shapes. Use one layout."
+                "parameters and moments, and critic and visits, must have equal shapes. Use one layout."
             )
         if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
             raise InvalidParameter(f"clip_norm must be finite and positive, not {self.clip_norm}. Use the step's.")
@@ -56,11 +60,13 @@ class TrainingState:
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes of this state."""
-        is_adaptive = self.clip_norm is not None
-        manifest = _manifest(self.round, self.predecessor, self.parameters.size, self.critic.size, is_adaptive)
+        more = _more(self.parameters.size, self.clip_norm is not None, self.second_moment is not None)
+        manifest = _manifest(self.round, self.predecessor, self.parameters.size, self.critic.size, more)
         arrays = [getattr(self, name).astype("<f8").tobytes() for name in _ARRAYS.values()]
-        if is_adaptive:
+        if self.clip_norm is not None:
             arrays.append(struct.pack("<d", self.clip_norm))
+        if self.second_moment is not None:
+            arrays.append(self.second_moment.astype("<f8").tobytes())
         return b"".join([_HEADER.pack(len(manifest)), manifest, *arrays])
 
     @staticmethod
@@ -69,8 +75,7 @@ class TrainingState:
         manifest, fields = _read_manifest(content)
         sizes = [fields["logits"], fields["logits"], fields["critic"], fields["critic"]]
         names = list(_ARRAYS.values())
-        if fields[_CLIP]:
-            sizes, names = [*sizes, 1], [*names, _CLIP]
+        sizes, names = [*sizes, *fields["more"].values()], [*names, *fields["more"]]
         start = _HEADER.size + len(manifest)
         if len(content) != start + 8 * sum(sizes):
             raise MalformedMessage(
@@ -93,10 +98,13 @@ class TrainingState:
         )
 
 
-def _manifest(round_number: int, predecessor: bytes, parameters: int, critic: int, is_adaptive: bool) -> bytes:
-    shapes = dict(zip(_ARRAYS, (parameters, parameters, critic, critic), strict=True))
-    if is_adaptive:
-        shapes[_CLIP] = 1
+def _more(parameters: int, has_clip: bool, has_second_moment: bool) -> dict[str, int]:
+    """Return the arrays that not every state has, in their order, with their sizes."""
+    return ({_CLIP: 1} if has_clip else {}) | ({_SECOND: parameters} if has_second_moment else {})
+
+
+def _manifest(round_number: int, predecessor: bytes, parameters: int, critic: int, more: dict[str, int]) -> bytes:
+    shapes = dict(zip(_ARRAYS, (parameters, parameters, critic, critic), strict=True)) | more
     fields = {
         "arrays": [{"dtype": "<f8", "name": name, "shape": [size]} for name, size in shapes.items()],
         "format": FORMAT,
@@ -107,7 +115,7 @@ def _manifest(round_number: int, predecessor: bytes, parameters: int, critic: in
 
 
 def _read_manifest(content: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Return the manifest's bytes and its five free values. Any: they are checked one by one below."""
+    """Return the manifest's bytes and its free values. Any: they are checked one by one below."""
     if len(content) < _HEADER.size:
         raise MalformedMessage("a model begins with the length of its manifest, but ended before it. Ask again.")
     (size,) = _HEADER.unpack_from(content)
@@ -121,7 +129,8 @@ def _read_manifest(content: bytes) -> tuple[bytes, dict[str, Any]]:
         numbers = (fields["logits"], fields["critic"], fields["round"])
         plain = all(type(number) is int and 0 <= number <= MAX_VALUES for number in numbers)
         predecessor = bytes.fromhex(fields["predecessor"])
-        fields[_CLIP] = len(shapes) > len(_ARRAYS)
+        found = {entry["name"] for entry in raw["arrays"]}
+        fields["more"] = _more(fields["logits"], _CLIP in found, _SECOND in found)
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as wrong:
         raise MalformedMessage(
             "a model's manifest names arrays, format, predecessor and round; this is not one."
@@ -130,7 +139,7 @@ def _read_manifest(content: bytes) -> tuple[bytes, dict[str, Any]]:
     if (
         not plain
         or len(predecessor) != 32
-        or manifest != _manifest(fields["round"], predecessor, fields["logits"], fields["critic"], fields[_CLIP])
+        or manifest != _manifest(fields["round"], predecessor, fields["logits"], fields["critic"], fields["more"])
     ):
         raise MalformedMessage("a model's manifest is not in its canonical form. Refuse its sender.")
     return manifest, fields
