@@ -279,18 +279,21 @@ def test_without_figures_nothing_is_released_and_the_clip_is_the_charters() -> N
 
 _ROUNDS_OF_ICU_SEPSIS = """
 import hashlib, sys
+from dataclasses import replace
 import numpy as np
 from secure_frl.federation.optimisers import OptimiserRule, initial_state, step
+from secure_frl.federation.server_adam import AdamRule
 from secure_frl.learning.environments.icu_sepsis import admissible_actions
 from secure_frl.learning.layout import table_layout
 from secure_frl.secure_sum import Sum
 layout = table_layout(admissible_actions()[:713], "private")
-rule = OptimiserRule(layout, layout.blocks(0.4, 0.7, 0.15), 713, 1334, 3500.0, 0.9, 0.78, 0.45, "linear", 3)
-state, generator = initial_state(rule), np.random.default_rng(1)
-for _ in range(3):
-    state = step(state, Sum(generator.integers(-9000, 9000, 3427), 2269.0, tuple(range(9))), rule)
+plain = OptimiserRule(layout, layout.blocks(0.4, 0.7, 0.15), 713, 1334, 3500.0, 0.9, 0.78, 0.45, "linear", 3)
+for rule in (plain, replace(plain, step_size=0.1, adam=AdamRule(0.99, 1e-5, True, 1.0))):
+    state, generator = initial_state(rule), np.random.default_rng(1)
+    for _ in range(3):
+        state = step(state, Sum(generator.integers(-9000, 9000, 3427), 2269.0, tuple(range(9))), rule)
+    print(hashlib.sha256(state.to_bytes()).hexdigest())
 assert "torch" not in sys.modules
-print(hashlib.sha256(state.to_bytes()).hexdigest())
 """
 
 

@@ -59,6 +59,24 @@ def test_the_clip_in_force_stands_behind_the_arrays_when_there_is_one() -> None:
             replace(STATE, clip_norm=wrong)
 
 
+def test_second_moments_stand_last_when_there_are_any() -> None:
+    moments = replace(STATE, second_moment=np.array([0.25, -1.0, 3.0]))
+    both = replace(moments, clip_norm=0.375).to_bytes()
+
+    for state in (moments, replace(moments, clip_norm=0.375)):
+        found = TrainingState.from_bytes(state.to_bytes())
+        assert found.to_bytes() == state.to_bytes()
+        assert found.second_moment is not None
+        assert found.second_moment.tolist() == [0.25, -1.0, 3.0]
+    assert both.endswith(struct.pack("<4d", 0.375, 0.25, -1.0, 3.0))
+    assert b"second_moment" not in CONTENT
+    assert TrainingState.from_bytes(CONTENT).second_moment is None
+    with pytest.raises(MalformedMessage, match="finite"):
+        TrainingState.from_bytes(both[:-8] + struct.pack("<d", np.nan))
+    with pytest.raises(InvalidParameter, match="equal shapes"):
+        replace(STATE, second_moment=np.zeros(2))
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_crash_the_decoder(content: bytes) -> None:
     with pytest.raises(MalformedMessage):
