@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation, training
-from secure_frl.federation.local_steps import constants_of_one_sum, moved
+from secure_frl.federation.local_steps import Message, constants_of_one_sum, moved
 from secure_frl.federation.optimisers import critic_values, initial_state, step
 from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.federation.study_parts import optimiser_rule
@@ -32,7 +34,7 @@ from secure_frl.privacy.planning import make_plan
 from secure_frl.privacy.update import PrivateUpdate, private_update
 from secure_frl.randomness import rehearsal_source
 from secure_frl.records.ledger import read_ledger
-from secure_frl.secure_sum import SiteId, Sum, SumConstants
+from secure_frl.secure_sum import Block, SiteId, Sum, SumConstants
 from secure_frl.study import Study
 
 pytestmark = pytest.mark.slow
@@ -179,3 +181,59 @@ def test_the_ring_holds_as_many_sums_as_a_message_adds_up(tiny: Tiny) -> None:
     assert replace(often, bound=one.bound) == one
     with pytest.raises(InvalidParameter, match="bound"):
         constants_of_one_sum(replace(often, bound=EPOCHS * one.bound + 1), EPOCHS)
+
+
+# --- FedProx ---------------------------------------------------------------------------------------------------------
+
+MU = 0.01
+PROX = {**PPO, "training.aggregation": "fedprox", "training.local": {"step_size": ETA, "proximal": MU}}
+
+
+def test_every_step_of_fedprox_is_pulled_back_and_everybody_applies_where_the_site_ended(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Li et al. 2020: theta + eta mean(n) - eta mu (theta - theta_1), by hand, from the noised sums as they were."""
+    study = tiny(PROX)
+    constants = make_plan(study).constants
+    rule = optimiser_rule(study, constants)
+    seen = _watch(monkeypatch)
+    message = _update(study, constants)
+    block = rule.blocks[0]
+    coordinates, place = rule.layout.segments[0].coordinates, slice(block.start, block.stop)
+    unit = block.clip_norm / math.sqrt(block.noise_share) / constants.scale / study.training.episodes_per_site
+    first = initial_state(rule)
+
+    own = first.parameters
+    for at, noised in seen:
+        np.testing.assert_allclose(at[coordinates], own, rtol=1e-12, atol=1e-12)
+        own = own + ETA * -unit * noised[place] - ETA * MU * (own - first.parameters)
+
+    following = step(first, Sum(message.integers, constants.scale, (SiteId(0),)), rule)
+    rounding = 0.5 * ETA * unit  # of the message to integers
+    assert np.abs(following.parameters - own).max() <= 1.001 * rounding
+    assert np.abs(own - first.parameters).max() > 1000 * rounding
+    critic = rule.layout.slice_of("visits.weight")  # is not moved, so it is summed
+    np.testing.assert_array_equal(message.integers[critic], sum(noised for _, noised in seen)[critic])
+
+
+@given(
+    kept=st.one_of(st.sampled_from([1.0, 1 - 2.0**-53, 1 - 1e-9, 0.5]), st.floats(1e-3, 1.0)),
+    sums=st.lists(st.sampled_from([2**43 - 1, -(2**43) + 1, 2**42, 0, -1]), min_size=1, max_size=500),
+)
+def test_the_weighted_message_is_never_longer_than_as_many_sums_of_the_bound(kept: float, sums: list[int]) -> None:
+    """So bound and ring of the plain sum hold; 500 sums of 2^43 are the bound's limit, 2^52."""
+    message = Message(2, Block("policy", 0, 1, 1.0, 1.0), kept)
+    for value in sums:
+        message.add(np.array([value, value], dtype=np.int64))
+
+    weighted, plain = message.integers
+
+    assert abs(int(weighted)) <= len(sums) * max(map(abs, sums))
+    assert plain == sum(sums)
+    assert kept < 1 or weighted == plain
+
+
+@pytest.mark.parametrize("kept", [0.0, -0.5, 1.5, float("nan")])
+def test_a_pull_that_overshoots_is_refused(kept: float) -> None:
+    with pytest.raises(InvalidParameter, match=r"Lower training\.local\.proximal"):
+        Message(2, Block("policy", 0, 1, 1.0, 1.0), kept)
