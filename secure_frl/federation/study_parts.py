@@ -48,6 +48,7 @@ def _value_rule(study: Study, constants: SumConstants, form: PolicyForm) -> Valu
         blocks=constants.blocks,
         rounds=study.training.rounds,
         state_of=pairs // form.actions,
+        action_of=pairs % form.actions,
         first_value=study.policy.critic_start,
         site_noise=constants.noise_multiplier / math.sqrt(shares),
         optimism=it.optimism,

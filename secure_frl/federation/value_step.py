@@ -42,6 +42,7 @@ class ValueRule:
     blocks: tuple[Block, ...]  # of the charter
     rounds: int
     state_of: NDArray[np.int64]  # [pairs], ascending
+    action_of: NDArray[np.int64]  # [pairs]
     first_value: float
     site_noise: float  # deviation of one site's noise in units of the clip
     optimism: float
@@ -125,12 +126,20 @@ def _first_values(returns: _Part, visits: NDArray[np.float64], rule: ValueRule) 
 
 
 def _advantages(errors: _Part, counts: NDArray[np.float64], rule: ValueRule) -> NDArray[np.float64]:
-    """Return the posterior mean of each pair's advantage, less `pessimism` posterior deviations."""
+    """Return the posterior mean of each pair's advantage, less `pessimism` posterior deviations.
+
+    Around the mean of its action over all states, which is known well where single pairs are not.
+    """
     noise = errors.deviation / counts
     variance = ERROR_VARIANCE / counts + noise * noise
     prior = rule.advantage_deviation * rule.advantage_deviation
     trust = prior / (prior + variance)
-    return errors.values / counts * trust - rule.pessimism * rule.advantage_deviation * np.sqrt(1.0 - trust)
+    found = errors.values / counts
+    weights = np.bincount(rule.action_of, trust)
+    means = np.bincount(rule.action_of, trust * found) / np.where(weights > 0, weights, 1.0)
+    usual = means[rule.action_of]
+    doubt = rule.pessimism * rule.advantage_deviation * np.sqrt(1.0 - trust)
+    return usual + (found - usual) * trust - doubt
 
 
 def _first_pairs(rule: ValueRule) -> NDArray[np.int64]:
