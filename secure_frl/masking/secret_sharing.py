@@ -38,7 +38,7 @@ def split(secret: bytes, threshold: int, holders: Sequence[SiteId], random: Rand
     coefficients = np.empty((threshold, WORDS), np.float64)
     coefficients[0] = np.frombuffer(secret, "<u2")
     coefficients[1:] = _uniform((threshold - 1) * WORDS, random).reshape(threshold - 1, WORDS)
-    powers = _powers(tuple(share_point(site) for site in holders), threshold)
+    powers = _powers(tuple(map(share_point, holders)), threshold)
     shares = np.mod(powers @ coefficients, PRIME).astype("<u4").tobytes()
     return {site: shares[row * SHARE_BYTES : (row + 1) * SHARE_BYTES] for row, site in enumerate(holders)}
 

@@ -105,7 +105,7 @@ def join_attempt(
 def deal_update(party: SiteParty, view: EpochView, header: Header, body: Announcement) -> Answer:
     """Start the round at this site: let the host make the update, deal shares, answer with R1."""
     attempt = open_attempt(party, view, header, body)
-    check_peers(party, view.epoch, view.expiry_s, view.unchecked, attempt.graph.neighbours(party.me))
+    check_peers(party, view.epoch, view.expiry_s, view.unchecked, attempt.near)
     words = checked_vector(party, attempt.context)
     joined, keys = deal_shares(party, attempt, words)
     link = attempt.link(MessageType.R1, attempt.ctx1)
@@ -191,14 +191,15 @@ def open_attempt(party: SiteParty, view: EpochView, header: Header, body: Announ
     )
     graph = graph_of(party.terms.constants, view.epoch_hash, context.round, context.attempt, context.cohort)
     ctx1 = contexts.attempt_context(context.session, view.epoch_hash, context.round, context.attempt, context.cohort)
-    return Attempt(view, context, ctx1, party.random.take(SECRET_BYTES), body.fresh, graph)
+    near = graph.neighbours(party.me)
+    return Attempt(view, context, ctx1, party.random.take(SECRET_BYTES), body.fresh, graph, near)
 
 
 def deal_shares(party: SiteParty, attempt: Attempt, words: Words) -> tuple[SharesSent, RoundKeys]:
     """Draw the attempt's secrets and deal them."""
     keys, seed = KeyPair.draw(party.random), party.random.take(SECRET_BYTES)
-    near, threshold = attempt.graph.neighbours(party.me), party.terms.constants.threshold
-    body, own = deal(attempt.view.channels, attempt.ctx1, party.me, near, (keys, seed), threshold, party.random)
+    channels, threshold = attempt.view.channels, party.terms.constants.threshold
+    body, own = deal(channels, attempt.ctx1, party.me, attempt.near, (keys, seed), threshold, party.random)
     return SharesSent(attempt, keys, seed, body.seed_commitment, own, words), body
 
 
@@ -260,7 +261,7 @@ def check_members(party: SiteParty, state: SharesSent, members: MemberList, deal
     fault = graph.members_fault(sites, party.terms.constants)
     if fault is not None:
         raise RosterRefused(f"{fault}. Leave the attempt.")
-    if dealers != among(graph.neighbours(party.me), sites):
+    if dealers != among(state.attempt.near, sites):
         raise RosterRefused("expected one item from each other member, got another inbox. Leave the attempt.")
     check_all_distinct(members.public_keys, state.attempt.view.points, state.attempt.view.words)
 
@@ -308,7 +309,7 @@ def confirm_set(party: SiteParty, state: InputSent, header: Header, body: Surviv
         raise SurvivorsRefused(f"{fault or 'expected this site among the survivors'}. Leave the round.")
     digest = contexts.survivors_hash(state.ctx2, survivors)
     items, awaited, key_of = [], {}, attempt.view.channels.key
-    for other in among(attempt.graph.neighbours(party.me), named):
+    for other in among(attempt.near, named):
         own, awaited[other] = confirmations(key_of(other), state.ctx2, party.me, other, digest)
         items.append(Confirmation(party.me, other, digest, own))
     link = attempt.link(MessageType.R3B, state.ctx2)
@@ -333,7 +334,7 @@ def return_shares(party: SiteParty, state: SetConfirmed, header: Header, body: C
             f"expected {threshold} confirmations of the survivors, got {len(confirmed)}. Give none."
         )
     survivors = set(state.survivors)
-    near = sorted((*attempt.graph.neighbours(party.me), party.me))
+    near = sorted((*attempt.near, party.me))
     of_seeds = [Share(site, state.seed_shares[site]) for site in near if site in survivors]
     of_keys = [Share(site, share) for site, share in state.key_shares.items() if site not in survivors]
     link = attempt.link(MessageType.R4, state.ctx2)

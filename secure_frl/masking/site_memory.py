@@ -79,6 +79,7 @@ class Attempt:
     fresh_site: bytes
     fresh_coordinator: bytes
     graph: Graph
+    near: tuple[SiteId, ...]  # N(i) of this site, ascending
 
     def address(self, me: SiteId) -> Address:
         """Return the header fields of this site's frames."""

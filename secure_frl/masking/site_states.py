@@ -123,7 +123,7 @@ class SiteProtocol:
             mask_adder(terms.constants),
             config_hash(terms.constants),
         )
-        self._sizes = sizes_of(terms)
+        self._sizes, self._requests = sizes_of(terms), frozenset(kind for _, kind in self.table)
         self._state: SiteState = WithoutEpoch()
         self._sent: dict[MessageType, _Sent] = {}
         self._log = log
@@ -182,7 +182,8 @@ class SiteProtocol:
         """Check who speaks to whom, and inside an attempt which one. Raises MalformedMessage or UnexpectedMessage."""
         expected = (self._party.terms.session, COORDINATOR_ID, self._party.me)
         is_sound = header.key_id == EMPTY_32 or header.type in KEYED  # which key, the handler of its type looks
-        if (header.session, header.sender, header.receiver) != expected or not is_sound or not self._is_request(header):
+        is_request = header.type in self._requests
+        if (header.session, header.sender, header.receiver) != expected or not is_sound or not is_request:
             raise UnexpectedMessage("expected a request of this session's coordinator to this site. Drop it.")
         state = self._state
         if header.type in _INSIDE_ATTEMPTS and isinstance(state, ATTEMPTS):
@@ -191,9 +192,6 @@ class SiteProtocol:
             named = (context.epoch, context.round, context.attempt, fresh)
             if (header.epoch, header.round, header.attempt, header.fresh) != named:
                 raise self._unexpected(MessageType(header.type), header)
-
-    def _is_request(self, header: Header) -> bool:
-        return any(header.type == kind for _, kind in self.table)
 
     def _unexpected(self, message_type: MessageType, header: Header) -> Exception:
         """Return AlreadyAnswered for what has had its answer, also before a restart, else UnexpectedMessage."""

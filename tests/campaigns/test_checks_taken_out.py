@@ -161,7 +161,7 @@ REMOVALS = (
     Removal(
         "missing inbox item",
         "masking/site_attempt.py",
-        "if dealers != among(graph.neighbours(party.me), sites):",
+        "if dealers != among(state.attempt.near, sites):",
         "if False:",
         (
             f"{MASKING}/test_cheating_parties.py::"
