@@ -223,7 +223,7 @@ class BellmanSums(_Section):
         default=0.0, ge=0, le=10, description="0 to 10: posterior deviations that are subtracted from an advantage"
     )
     advantage_deviation: Positive = Field(
-        default=0.04, description="a number above 0: how far actions of a state are expected to differ"
+        default=0.03, description="a number above 0: how far actions of a state are expected to differ"
     )
     value_deviation: Positive = Field(
         default=0.07, description="a number above 0: how far values of states are expected to differ"
