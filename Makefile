@@ -25,6 +25,7 @@ benchmark: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/secure_sum.py --json
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/privacy.py --json
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/encrypted_sum.py --json
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/learning_speed.py --json
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

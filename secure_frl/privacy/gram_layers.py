@@ -58,7 +58,7 @@ class Layer(Protocol):
 
 def is_shorter_by_steps(steps: int, entered: int, returned: int) -> bool:
     """Return whether Gram matrices cost less than the gradient of a linear layer [returned, entered]; measured."""
-    return 2 * steps * (entered + returned) <= entered * returned
+    return 5 * steps * (entered + returned) <= 4 * entered * returned
 
 
 def _bounded(products: Floats, sizes: Floats, terms: int) -> tuple[Floats, Floats]:
