@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,6 @@ class LinearCritic:
     lowest: float  # public range of returns, to which values are cut
     highest: float
 
-    def values(self, mapped: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the value of each observation, float64 [...]. mapped: [..., width], by the policy's own map."""
-        found = self.start + np.asarray(mapped, dtype=np.float64) @ self.weights
-        return np.asarray(np.clip(found, self.lowest, self.highest), dtype=np.float64)
+    def values(self, along: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the value of each observation, float64 [...]. along: [...], its features times the weights."""
+        return np.asarray(np.clip(self.start + along, self.lowest, self.highest), dtype=np.float64)

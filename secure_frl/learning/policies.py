@@ -83,6 +83,21 @@ class Layers(nn.Module):
             found[..., :half], found[..., half:] = torch.cos(angles), torch.sin(angles)
             return found.mul_(1.0 / math.sqrt(half))
 
+    @torch.no_grad()
+    def mapped_along(self, observations: torch.Tensor, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the map's features times weights, float64 [B,T], without making the features.
+
+        weights: float64 [width]. Raises InvalidParameter for a network without a map.
+        """
+        if self.map is None:
+            raise InvalidParameter("expected random features under a linear critic, got others. Set policy.kind.")
+        angles, half = self.map(observations.to(self.head.weight.dtype)).float(), self.map.out_features
+        along = torch.from_numpy(weights / math.sqrt(half)).float()
+        found: NDArray[np.float64] = (
+            (torch.cos(angles) @ along[:half] + torch.sin(angles) @ along[half:]).double().numpy()
+        )
+        return found
+
     def outputs_of(self, observations: torch.Tensor) -> torch.Tensor:
         """Return the head's output [B,T,outputs]; the steps of a row are one episode, from its first step."""
         values = self.entering(observations)

@@ -123,7 +123,7 @@ class Reinforce:
             return found[:, :-1], found[np.arange(batch.count), batch.lengths]
         critic = public[CRITIC]
         if isinstance(critic, LinearCritic):
-            found = critic.values(policy.entering(observed_with_final(batch)).numpy())
+            found = critic.values(policy.mapped_along(observed_with_final(batch), critic.weights))
             return found[:, :-1], found[np.arange(batch.count), batch.lengths]
         values: NDArray[np.float64] = critic
         if batch.observations.ndim == 3:  # vectors have no row: one value for all of them
