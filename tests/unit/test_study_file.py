@@ -154,6 +154,42 @@ def test_the_three_protections_are_read_and_none_of_them_is_unsafe(method: str) 
     assert parse_study(LEAST, {"protection.method": "unsafe-plain"}).unsafe_choices != ()
 
 
+ADAM = {"training.global": {"optimiser": "adam", "step_size": 0.1}}
+MOVES = {"training.epochs": 2, "training.objective": "ppo", "privacy.noise": "local"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        ({**MOVES, "training.aggregation": "fedadam"}, "'adam' with 'fedadam', and 'sgd' with"),
+        ({**MOVES, **ADAM, "training.aggregation": "fedavg"}, "'adam' with 'fedadam', and 'sgd' with"),
+        ({"training.global": {"optimiser": "adam"}}, "step_size up to 10 with 'adam'"),
+        ({"training.global": {"noise_corrected": True}}, "no second moment; found true"),
+        ({**MOVES, "training.aggregation": "fedprox"}, "proximal above 0 with 'fedprox'"),
+        (
+            {**MOVES, "training.aggregation": "fedprox", "training.local": {"proximal": 10.0, "step_size": 0.1}},
+            "local.step_size x proximal below 1",
+        ),
+        ({"training.global": {"optimiser": "adam", "step_size": 0.1, "root_floor": 0.0}}, "root_floor"),
+        ({"output.tail_average": 2}, "keep_policies = 'all'"),
+        (
+            {"output.tail_average": 3, "output.keep_policies": "all", "training.rounds": 2},
+            "at most training.rounds = 2",
+        ),
+    ],
+)
+def test_server_steps_and_means_of_policies_that_do_not_fit_are_refused(
+    overrides: dict[str, object], word: str
+) -> None:
+    with pytest.raises(StudyRefused, match=word):
+        parse_study(LEAST, overrides)
+
+
+def test_adam_goes_with_gradients_and_with_moves() -> None:
+    for changes in (ADAM, {**ADAM, **MOVES, "training.aggregation": "fedadam"}):
+        assert parse_study(LEAST, changes).training.global_.optimiser == "adam"
+
+
 # --- cross_device ----------------------------------------------------------------------------------------------------
 
 # n = 1,000, 10 % corrupt, 30 % silent, s = 40: k = 88, t = 36 (secure_aggregation.md, section 7)
