@@ -332,6 +332,14 @@ def test_data_objective_and_steps_that_do_not_fit_are_refused(
         ({"policy": {"critic": "network"}}, "beside critic = 'network'"),
         ({"policy": {"kind": "random_features"}}, "numbers of states are no vectors"),
         ({"policy": {"random_features": {"width": 7}}}, "an even width"),
+        (
+            {
+                "data": {"observation": "features"},
+                "policy": {"kind": "random_features"},
+                "training": {"personalise": "private_head"},
+            },
+            "the head is all that is trained",
+        ),
         ({"data": {"environment": "CartPole v1"}}, "a Gymnasium id such as"),
         ({"training": {"exploration": 1.1}}, "0 to 1"),
         ({"training": {"value_weight": 0.0}}, "above 0"),

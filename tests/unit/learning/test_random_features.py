@@ -208,3 +208,10 @@ def test_states_and_widths_that_make_no_map_are_refused(
         PolicyForm(
             "random_features", hidden, admissible, 713 if features == 0 else 0, "none", features=features, actions=25
         )
+
+
+def test_a_linear_critic_needs_the_map() -> None:
+    plain = build_policy(PolicyForm("mlp", (4,), None, 0, "none", features=47, actions=25))
+
+    with pytest.raises(InvalidParameter, match="random features under a linear critic"):
+        plain.mapped_along(torch.zeros(1, 1, 47), np.zeros(4))  # type: ignore[operator]
