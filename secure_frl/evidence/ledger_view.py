@@ -15,6 +15,7 @@ from secure_frl.errors import ConfigError, SecureFrlError
 from secure_frl.evidence.books import read_head
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
+from secure_frl.privacy.round_shares import root_share
 from secure_frl.records.chain import check_extends
 from secure_frl.records.ledger import has_ledger, read_ledger, read_rows
 from secure_frl.records.ledger_state import Reservation
@@ -44,7 +45,7 @@ class LedgerRow:
             event.charter_hash[:8],
             f"{event.round}.{event.attempt}",
             kept.status,
-            f"{event.noise_multiplier:.4f}",
+            f"{event.noise_multiplier / root_share(event.blocks):.4f}",  # more where a release spends a part
             "-" if kept.survivors is None else str(len(kept.survivors)),
         )
 

@@ -15,6 +15,7 @@ from secure_frl.consortium.roster import decode_roster
 from secure_frl.errors import BudgetExhausted, CharterViolation, StudyRefused, StudyStopped
 from secure_frl.evidence import books
 from secure_frl.evidence.findings import Notes
+from secure_frl.evidence.ledger_view import COLUMNS, view_ledger
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.federation.audit_study import audit_study
@@ -108,6 +109,15 @@ def test_two_releases_spend_the_planned_budget_once_and_verify_finds_it(finished
     assert first is not None
     assert first < 0.4 * 4.0  # what is left of the budget after the value start is most of it
     assert last == plan.epsilon
+
+
+def test_the_ledgers_table_shows_the_noise_of_each_release_in_its_own_shifts(finished: Path, tables: Path) -> None:
+    sigma = make_plan(study_at(tables)).constants.noise_multiplier
+
+    rows = view_ledger(finished / "run/ledgers/site-01.jsonl").rows
+
+    shown = [float(row.cells()[COLUMNS.index("sigma")]) for row in rows]
+    assert shown == pytest.approx([sigma / 0.13**0.5, sigma / 0.87**0.5], abs=1e-4)
 
 
 def test_the_plan_states_fewer_shares_and_more_sites_over_both_rounds(finished: Path, tables: Path) -> None:
