@@ -23,9 +23,7 @@ from secure_frl.privacy.chunks import CHUNK_UNITS
 from secure_frl.privacy.clipping import clip_units
 from secure_frl.privacy.gram_gradients import GramGradients
 from secure_frl.privacy.message_gradients import MessageGradients
-from secure_frl.privacy.update import clipped_sum
-from secure_frl.randomness import system_source
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.secure_sum import Block
 
 PEOPLE, STEPS, FEATURES, ACTIONS = 256, 16, 47, 25
 BAR = 1.15
@@ -102,19 +100,6 @@ class Bench:
             vector += clip_units(engine.take(batch.count), self._blocks)[0]
         engine.to_standard_module()
         return vector
-
-    def by_window(self, constants: SumConstants) -> np.ndarray:
-        """Return the same on the way that a site takes, from trajectories cut by length."""
-        return clipped_sum(
-            self._policy,
-            losses,
-            self._people,
-            unit="patient",
-            usable=np.ones(PEOPLE, dtype=np.bool_),
-            segments=self._segments,
-            constants=constants,
-            random=system_source(),
-        ).vector
 
     def error(self) -> float:
         """Return the largest difference from autograd of one person at a time, over the largest value."""
