@@ -280,6 +280,9 @@ class TrainingSection(_Section):
     value_weight: Positive = Field(
         default=0.5, description="a number above 0: the value network's part in a trajectory's loss"
     )
+    entropy_weight: float = Field(
+        default=0.0, ge=0, le=1000, description="0 to 1000: what ppo gains by the entropy of its actions; 0 for none"
+    )
     exploration: float = Field(
         default=0.1, ge=0, le=1, description="0 to 1: the part of steps that dqn and cql take at random, in round 1"
     )

@@ -84,6 +84,8 @@ def _value_sums_fit(study: Study) -> Iterator[str]:
 
 def _local_steps_fit(study: Study) -> Iterator[str]:
     training, noise = study.training, study.privacy.noise
+    if training.entropy_weight and training.objective != "ppo":
+        yield f"entropy_weight = 0 with {training.objective!r}, which has none; found {training.entropy_weight:g}"
     if training.epochs > 1 and training.objective != "ppo":
         yield f"epochs = 1 with {training.objective!r}: another one needs the ratio of ppo; found {training.epochs}"
     if training.local_steps > 1 and not study.is_logged and training.objective != "dqn":

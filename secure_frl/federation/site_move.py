@@ -107,6 +107,7 @@ class SiteMove:
         return ProximalSteps(
             clip_ratio=objective.clip_ratio,
             value_weight=training.value_weight,
+            entropy_weight=training.entropy_weight,
             optimiser=settings.optimiser,
             step_size=settings.step_size,
             passes=training.epochs,

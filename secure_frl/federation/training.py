@@ -241,4 +241,5 @@ def _objective(study: Study) -> Objective:
         q = DoubleQ(training.discount, training.td_error, study.data.max_steps, training.steps_ahead)
         return ConservativeQ(q, training.conservatism) if training.objective == "cql" else q
     reinforce = Reinforce(training.discount, training.gae_lambda, study.policy.critic, training.value_weight)
-    return ProximalPolicy(reinforce, training.clip_ratio) if training.objective == "ppo" else reinforce
+    ppo = ProximalPolicy(reinforce, training.clip_ratio, training.entropy_weight)
+    return ppo if training.objective == "ppo" else reinforce

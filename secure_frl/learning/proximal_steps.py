@@ -40,6 +40,7 @@ class ProximalSteps:
     minibatch: int  # steps; 0: all of them at once
     max_gradient_norm: float = 0.0  # L2 of a minibatch's gradient; 0: not cut
     proximal: float = 0.0  # mu of FedProx
+    entropy_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +188,7 @@ def _differentiate(
         np.copyto(logits, seen.dtype.type(_MASKED_LOGIT), where=~rows.allowed[chosen])
     logits -= logits.max(axis=1, keepdims=True)
     taken = logits[each, actions]
+    logged = logits.copy() if settings.entropy_weight else None
     np.exp(logits, out=logits)
     total = logits.sum(axis=1)
     ratio = np.exp(taken - np.log(total) - rows.log_behaviour[chosen])
@@ -195,6 +197,11 @@ def _differentiate(
     weights = np.where(ratio * advantages <= clipped * advantages, ratio * advantages, 0) / seen.dtype.type(chosen.size)
     logits *= (weights / total)[:, None]  # from here on the gradient of the logits: weight * (p - taken)
     logits[each, actions] -= weights
+    if logged is not None:  # weight * p * (log p + entropy)
+        logged -= np.log(total)[:, None]
+        chances = np.exp(logged)
+        entropy = -np.sum(chances * logged, axis=1, keepdims=True)
+        logits += chances * (logged + entropy) * seen.dtype.type(settings.entropy_weight / chosen.size)
     policy.backward(logits)
     errors = critic.forward(seen)[:, 0] - rows.outcomes[chosen]
     critic.backward((errors * seen.dtype.type(settings.value_weight / chosen.size))[:, None])

@@ -295,6 +295,7 @@ def test_values_are_learned_from_records_and_by_dqn_from_episodes() -> None:
         (LOGGED, {"privacy.max_rounds_per_person": 2}, "every release is charged to everybody"),
         (LOGGED, {"privacy.relation": "replace_one"}, "replace_one holds at sampling_rate = 1 only"),
         (LOGGED, {"privacy.delta": 1e-3}, "below 1 / 10000 declared units"),
+        (LEAST, {"training.entropy_weight": 0.1}, "entropy_weight = 0 with 'reinforce'"),
         (LOGGED, {"training.objective": "bellman_sums", **ADAM}, "bellman_sums, whose step is its own"),
         (LOGGED, {"training.local_steps": 2, "privacy.noise": "local"}, "aggregation = 'fedavg'"),
         (LOGGED, {"training.local_steps": 2, "training.aggregation": "fedavg"}, "a person's influence has no bound"),

@@ -2,9 +2,9 @@
 
 Advantages come from the public critic, one trajectory at a time. What would make them, or the number of steps, depend
 on other people is absent: no normalisation over a batch, no running reward scale, no target KL, no adaptive penalty or
-entropy. On its first epoch the ratio is 1 and the gradient that of REINFORCE.
+entropy; the entropy's weight is a constant. On its first epoch the ratio is 1 and the gradient that of REINFORCE.
 
-Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms, equation 7.
+Source: Schulman et al. 2017, Proximal Policy Optimization Algorithms, equations 7 and 9.
 """
 
 from __future__ import annotations
@@ -24,14 +24,21 @@ from secure_frl.learning.trajectories import Trajectories
 
 @dataclass(frozen=True, slots=True)
 class ProximalPolicy:
-    """An Objective. advantages: how REINFORCE makes them, with its critic. clip_ratio: epsilon of the paper, > 0."""
+    """An Objective. advantages: how REINFORCE makes them, with its critic. clip_ratio: epsilon of the paper, > 0.
+
+    entropy_weight: c2 of the paper, >= 0; what a step gains by the entropy of its actions, in natural units.
+    """
 
     advantages: Reinforce
     clip_ratio: float
+    entropy_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_ratio < 1:
-            raise InvalidParameter(f"expected 0 < clip_ratio < 1, got {self.clip_ratio}. Correct training.clip_ratio.")
+        if not 0 < self.clip_ratio < 1 or not 0 <= self.entropy_weight < float("inf"):
+            raise InvalidParameter(
+                f"expected 0 < clip_ratio < 1 and an entropy_weight from 0, got {self.clip_ratio} and "
+                f"{self.entropy_weight}. Correct training.clip_ratio and training.entropy_weight."
+            )
 
     def targets(self, policy: Any, public: Mapping[str, Any], batch: Trajectories) -> Mapping[str, Any]:
         """Return what REINFORCE aims at, and the log-probabilities under which the actions were taken, [B,T].
@@ -58,5 +65,7 @@ class ProximalPolicy:
         clipped = ratio.clamp(1 - self.clip_ratio, 1 + self.clip_ratio)
         gain = torch.minimum(ratio * advantages, clipped * advantages)
         gain = gain + self.advantages.critic_gain(policy, observations, residual, visits, targets)
+        if self.entropy_weight:
+            gain = gain - self.entropy_weight * (torch.exp(log_probabilities) * log_probabilities).sum(dim=-1)
         losses: torch.Tensor = -(gain * steps).sum(dim=1)
         return losses

@@ -60,6 +60,7 @@ def by_autograd(seen: Trajectories, settings: ProximalSteps) -> Parameters:
     first = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.SGD
     optimiser = kind(policy.parameters(), lr=settings.step_size)
+    objective = dataclasses.replace(OBJECTIVE, entropy_weight=settings.entropy_weight)
     aims, generator = targets(seen), np.random.default_rng(9)
     which, times = np.nonzero(seen.steps)
     for _ in range(settings.passes):
@@ -77,7 +78,7 @@ def by_autograd(seen: Trajectories, settings: ProximalSteps) -> Parameters:
                 mean, deviation = own["advantages"].mean(), own["advantages"].std()
                 own["advantages"] = (own["advantages"] - mean) / (deviation + 1e-8)
             optimiser.zero_grad()
-            torch.autograd.backward(OBJECTIVE.losses(policy, one, own).mean())
+            torch.autograd.backward(objective.losses(policy, one, own).mean())
             if settings.max_gradient_norm:
                 limit = settings.max_gradient_norm  # torch adds 1e-6 to the norm, here it is 1e-8
                 norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), torch.inf))
@@ -98,6 +99,7 @@ def by_autograd(seen: Trajectories, settings: ProximalSteps) -> Parameters:
         {"optimiser": "sgd", "step_size": 0.3, "proximal": 0.2},
         {"max_gradient_norm": 0.05, "optimiser": "sgd", "step_size": 0.3},
         {"minibatch": 47, "passes": 6, "step_size": 0.1},
+        {"entropy_weight": 0.7},
     ],
 )
 def test_steps_are_those_of_autograd(masked: bool, changes: dict[str, float | str]) -> None:

@@ -71,14 +71,29 @@ def test_beyond_the_clip_a_step_pulls_no_further_but_may_come_back() -> None:
     assert pull(1.1, 1.0) > 0
 
 
-def test_another_trajectory_changes_no_bit_of_a_gradient() -> None:
-    policy = _policy(1.0)
+def test_each_step_gains_the_entropy_of_its_actions() -> None:
+    """Of a uniform policy it is the logarithm of how many actions a state admits."""
+    policy = _policy(0.0)
+    batch = _window(policy)
+    targets = PPO.targets(policy, PUBLIC, batch)
+
+    gained = PPO.losses(policy, batch, targets) - replace(PPO, entropy_weight=0.5).losses(policy, batch, targets)
+
+    admitted = admissible_actions().sum(axis=1)[np.where(batch.steps, batch.observations, 0)]
+    expected = 0.5 * (np.log(admitted) * batch.steps).sum(axis=1)
+    assert gained.detach().numpy() == pytest.approx(expected, rel=1e-5)
+    assert expected.max() > 0
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
+def test_another_trajectory_changes_no_bit_of_a_gradient(entropy_weight: float) -> None:
+    policy, ppo = _policy(1.0), replace(PPO, entropy_weight=entropy_weight)
     batch = _window(policy)
     policy.logits.weight.data += 0.1 * torch.sin(torch.arange(716 * 25).reshape(716, 25))  # a later epoch
 
     def first_gradient(others: list[int]) -> torch.Tensor:
         chosen = batch.select(np.array([0, *others]))
-        losses = PPO.losses(policy, chosen, PPO.targets(policy, PUBLIC, chosen))
+        losses = ppo.losses(policy, chosen, ppo.targets(policy, PUBLIC, chosen))
         (gradient,) = torch.autograd.grad(losses[0], [policy.logits.weight])
         return gradient
 
@@ -103,3 +118,6 @@ def test_episodes_of_unknown_behaviour_and_clips_that_are_none_are_refused() -> 
     for clip_ratio in (0.0, 1.0, float("nan")):
         with pytest.raises(InvalidParameter, match="clip_ratio"):
             ProximalPolicy(REINFORCE, clip_ratio)
+    for entropy_weight in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(InvalidParameter, match="entropy_weight"):
+            ProximalPolicy(REINFORCE, 0.2, entropy_weight)
