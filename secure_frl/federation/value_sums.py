@@ -87,10 +87,17 @@ class ValueSums:
 def check_round(study: Study, state: TrainingState, round_number: int) -> None:
     """Refuse a backup of values that never started: it would spend what a new study could use.
 
+    Also refuse a first round under values that have started: books would have the value start's share for a backup's.
     Raises CharterViolation, before anything is booked. Both numbers are public.
     """
-    if study.sums_values and round_number > 1 and state.round == 0:
+    if not study.sums_values or (round_number > 1) == (state.round > 0):
+        return
+    if state.round > 0:
         raise CharterViolation(
-            f"expected the value start of round 1 before round {round_number}, but that round was lost, and its share "
-            "of the budget stays spent. Nothing more is sampled or spent: begin another study with what is left."
+            f"expected the value start of round {round_number} before any step, but this site holds the values of step "
+            f"{state.round}. Nothing was sampled: go on with a later round."
         )
+    raise CharterViolation(
+        f"expected the value start of round 1 before round {round_number}, but that round was lost, and its share of "
+        "the budget stays spent. Nothing more is sampled or spent: begin another study with what is left."
+    )

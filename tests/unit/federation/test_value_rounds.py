@@ -196,6 +196,9 @@ def test_a_round_is_right_once_values_have_started() -> None:
     check_round(study, dataclasses.replace(first, round=1), 3)
     with pytest.raises(CharterViolation, match="Nothing more is sampled"):
         check_round(study, first, 2)
+    # Another attempt at round 1 under values of step 1 would book 13 % of the budget for a message with 87 %.
+    with pytest.raises(CharterViolation, match="the values of step 1"):
+        check_round(study, dataclasses.replace(first, round=1), 1)
 
 
 # --- a site's message ------------------------------------------------------------------------------------------------
