@@ -105,6 +105,44 @@ def test_the_variance_of_the_noise_leaves_the_second_moment() -> None:
     assert first == pytest.approx([0.4 * 0.6, 0.4 * 0.2])
 
 
+FLAT, STEEP, ROUNDS = 0.05, 1.0, 150  # curvatures of a quadratic, half of the coordinates each
+QUADRATIC = network_layout({"head.weight": (1, 400)}, {}, 0, "none", ("clip_quantile",))
+
+
+def _flat_over_steep(adam: AdamRule, deviation: float) -> float:
+    """Return how far flat coordinates came from 1 towards 0 by sums of four sites, over how far steep ones came.
+
+    deviation: of the noise in each coordinate of a round's mean, which the rule knows by its sites' noise.
+    """
+    blocks, sites, scale = QUADRATIC.blocks(0.4, 1.0, 0.25, {"clip_quantile": (0.5, 0.04)}), 4, 2.0**30
+    units, bound = sites * 10, blocks[0].clip_norm / math.sqrt(blocks[0].noise_share)
+    rule = _rule(adam, layout=QUADRATIC, blocks=blocks, step_size=0.003, first_parameters=np.ones(400))
+    rule = replace(rule, site_noise=deviation * units / (math.sqrt(sites) * bound))
+    state, random = initial_state(rule), np.random.default_rng(3)
+    for _ in range(ROUNDS):
+        gradients = np.repeat([FLAT, STEEP], 200) * state.parameters + deviation * random.standard_normal(400)
+        message = np.append(gradients * units / bound * scale, 0.0)
+        total = Sum(np.rint(message).astype(np.int64), scale, tuple(map(SiteId, range(sites))))
+        state = step(state, total, rule)
+    moved = 1.0 - state.parameters
+    return float(moved[:200].mean() / moved[200:].mean())
+
+
+def test_on_a_noisy_quadratic_only_the_corrected_form_still_moves_all_coordinates_alike() -> None:
+    """Noise of twice a flat gradient: plain Adam's root is mostly noise there, sqrt(1 + 4) times the gradient, so flat
+    coordinates lag behind steep ones by that; Tang et al. 2024, section 3. Without noise Adam moves all alike."""
+    noise = 2 * FLAT
+    corrected = AdamRule(second_momentum=0.99, root_floor=0.02, is_noise_corrected=True, move_factor=1.0)
+    plain = replace(corrected, root_floor=1e-6, is_noise_corrected=False)
+    lag = math.hypot(STEEP, noise) / STEEP / (math.hypot(FLAT, noise) / FLAT)
+
+    assert _flat_over_steep(plain, 0.0) == pytest.approx(1.0, rel=0.01)
+    assert _flat_over_steep(corrected, 0.0) == pytest.approx(1.0, rel=0.01)
+    assert lag < 0.45
+    assert _flat_over_steep(plain, noise) == pytest.approx(lag, rel=0.1)
+    assert _flat_over_steep(corrected, noise) == pytest.approx(1.0, rel=0.2)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
