@@ -1,8 +1,7 @@
 """Patients seen by 47 clinical features, no table of states: what ten hospitals learn with and without privacy.
 
 A policy that is linear in a fixed public map of the features, 400,050 fresh episodes in all. Behind the figures stands
-the curve, one seed each and therefore an indication only: epsilon, width and bandwidth of the map, rounds, the critic,
-and the network that everybody would try first.
+the curve, one seed each and therefore an indication only: epsilon, width and bandwidth of the map, rounds, the critic.
 """
 
 from __future__ import annotations
@@ -20,11 +19,6 @@ STUDY = "icu_sepsis/features.toml"
 PLAIN: dict[str, Any] = {"privacy.noise": "unsafe-none"}  # Any: TOML values
 PLAIN_BAR, BAR = 0.40, 0.30  # without noise, and at epsilon 4
 WIDTH, BANDWIDTH = "policy.random_features.width", "policy.random_features.bandwidth"
-NETWORK: dict[str, Any] = {
-    "policy.kind": "mlp",
-    "policy.hidden": [64, 64],
-    "policy.critic": "network",
-}
 CURVE: dict[str, dict[str, Any]] = {
     "epsilon 8": {"privacy.target_epsilon": 8.0},
     "epsilon 2": {"privacy.target_epsilon": 2.0},
@@ -38,8 +32,6 @@ CURVE: dict[str, dict[str, Any]] = {
     "10 rounds x 4,000": {"training.rounds": 10, "training.episodes_per_site": 4000},
     "30 rounds x 1,333": {"training.rounds": 30, "training.episodes_per_site": 1333},
     "no critic": {"policy.critic": "none"},
-    "network 47-64-64-25": NETWORK,
-    "network 47-64-64-25, no DP": NETWORK | PLAIN,
 }
 
 
