@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,13 @@ def test_the_shipped_study_reads_and_names_every_key_at_its_default() -> None:
     assert shipped.declared_units == 200_100
     assert shipped.threshold == 6
     assert shipped.plain() == Study.model_validate({"study": {"schema": 1, "name": "icu-sepsis"}}).plain()
+    assert _paths(tomllib.loads(SHIPPED.read_text())) == _paths(shipped.plain())
+
+
+def _paths(tree: dict[str, Any]) -> set[str]:
+    """Return the dotted paths of all values."""
+    below = {key: _paths(value) if isinstance(value, dict) else {""} for key, value in tree.items()}
+    return {f"{key}.{path}" for key, paths in below.items() for path in paths}
 
 
 def test_no_default_has_unsafe_in_it() -> None:
