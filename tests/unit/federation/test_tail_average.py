@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from interposed_sites import Killed
 
 from secure_frl.errors import UnexpectedState
 from secure_frl.evidence.verify import verify
@@ -41,6 +45,43 @@ def test_a_run_releases_the_mean_of_its_last_policies(tiny: Tiny, tmp_path: Path
     assert result.mean_return != exact_return(kept[2].probabilities)  # type: ignore[arg-type]  # a table has them
     assert released.round == 3
     assert verify(run).holds
+
+
+# where the program ends: before the journal's last row has its file, or with the last policy named as the released one
+PLACES: dict[str, tuple[str, str, Callable[..., bool]]] = {
+    "a round's policy is not kept yet": ("released", "_write", lambda *arguments: arguments[2] == 2),
+    "the mean is not written yet": ("finish", "write_released", lambda *_: True),
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "protection"), [*((place, "masking") for place in PLACES), ("a round's policy is not kept yet", "ckks")]
+)
+def test_a_program_that_ends_between_releases_and_their_mean_resumes_to_the_same_mean(
+    place: str, protection: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name, when = PLACES[place]
+    run, owner = tmp_path / "run", importlib.import_module(f"secure_frl.federation.{module}")
+    real = getattr(owner, name)
+
+    def ended(*arguments: Any) -> None:
+        if when(*arguments):
+            raise Killed
+        real(*arguments)
+
+    monkeypatch.setattr(owner, name, ended)
+    with pytest.raises(Killed):
+        simulation.run(tiny({**TAIL, "output.tail_average": 3, "protection.method": protection}), run)
+    monkeypatch.setattr(owner, name, real)
+
+    simulation.resume(run)
+
+    kept = [TrainingState.from_bytes((run / f"policies/round-{number:04d}.model").read_bytes()) for number in (1, 2, 3)]
+    mean = (kept[0].parameters + kept[1].parameters + kept[2].parameters) / 3
+    logits = load_policy(run).arrays["logits.weight"]
+    np.testing.assert_array_equal(logits[logits != 0], mean[mean != 0])
+    assert json.loads((run / "policies/policy.json").read_text())["mean_of_rounds"] == "[1, 2, 3]"
+    assert verify(run).findings == ()
 
 
 def test_of_fewer_policies_all_count_and_lost_rounds_leave_none(tiny: Tiny) -> None:
