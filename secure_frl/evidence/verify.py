@@ -29,7 +29,8 @@ _NEVER_PROVED = (
     "that a site clipped, sampled or drew noise as its events say: no file shows it",
     "that no person is in more windows than max_rounds_per_person: only the site's own register shows it",
     "that no person is at more sites than max_sites_per_person: it takes linking records across hospitals",
-    "that a safetensors file holds the numbers of the .model file beside it: compare them where policies are loaded",
+    "that a safetensors file holds the numbers of the .model file beside it, or the mean of those that policy.json "
+    "names: compare them where policies are loaded",
 )
 
 

@@ -203,12 +203,14 @@ def build(
     directory: Path,
     change_event: Callable[[str, GaussianSumEvent], GaussianSumEvent] = lambda holder, event: event,
     protection: str = "masking",
+    tail_average: int = 1,
 ) -> Path:
     for folder in ("ledgers", "policies"):
         (directory / folder).mkdir(parents=True)
     entries = [RosterEntry(name, one.public_key, datetime.date(2030, 1, 1)) for name, one in SITES.items()]
     roster = sign_roster(CONSORTIUM, entries)
     study = STUDY | {"protection": STUDY["protection"] | {"method": protection}}
+    study |= {"output": {"tail_average": tail_average, "keep_policies": "all"}} if tail_average > 1 else {}
     charter = make_charter(study, roster, replace(CONSTANTS, protection=protection), COORDINATOR.public_key, bytes(16))
     signatures = tuple(sign_charter(one, charter) for one in SITES.values())
     signed = SignedCharter(charter, signatures, sign_charter(COORDINATOR, charter))

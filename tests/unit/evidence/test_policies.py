@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_runs import MODELS, TAGS, named, resign
+from made_runs import MODELS, TAGS, build, named, resign
 
 from secure_frl.consortium.charter import SignedCharter
 from secure_frl.evidence.verify import verify
@@ -104,3 +104,29 @@ def test_a_policy_in_the_place_of_a_parcel_is_found(blind: Path) -> None:
 
     assert named(said) == {"journal.sqlite"}
     assert "sealed parcel" in said.findings[0].message
+
+
+@pytest.fixture
+def averaged(tmp_path: Path) -> Path:
+    """A run that releases the mean of its last two policies, which are those of rounds 1 and 3."""
+    run = build(tmp_path / "run", protection="ckks", tail_average=2)
+    described_as(run, mean_of_rounds="[1, 3]")
+    return run
+
+
+def test_a_mean_that_the_charter_asks_for_has_its_rounds_kept_and_named(averaged: Path) -> None:
+    assert verify(averaged).findings == ()
+
+
+@pytest.mark.parametrize("rounds", ["", "[3]", "[2, 3]"])
+def test_a_mean_of_other_rounds_than_the_charters_is_found(averaged: Path, rounds: str) -> None:
+    described_as(averaged, mean_of_rounds=rounds)
+
+    assert named(verify(averaged)) == {LAST}
+
+
+def test_a_mean_of_a_policy_that_is_gone_is_found(averaged: Path) -> None:
+    (averaged / "policies/round-0001.model").unlink()
+    resign(averaged)
+
+    assert named(verify(averaged)) == {"policies/round-0001.model"}
