@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 from figures import Figure, report
 from utility_runs import Options
 
-SUITES = ("online", "features", "sites", "value", "control", "stages")  # a module utility_NAME each
+SUITES = ("online", "offline", "features", "value", "sites", "control", "stages")  # a module utility_NAME each
 
 
 def _suite(name: str) -> Callable[[Options], Iterator[Figure]]:
