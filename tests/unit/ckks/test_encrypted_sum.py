@@ -335,13 +335,13 @@ def test_many_contributions_take_the_memory_of_a_few(site_worker, vector) -> Non
 
     with Worker(ROOMY) as worker:
         total = EncryptedSum(plan, KEY_ID, worker)
-        for site in range(3):
+        for site in range(10):  # what an allocator takes for one sum, it has taken by then
             total.add(site, KEY_ID, body)
         early = resident_kib(worker)
-        for site in range(3, 40):
+        for site in range(10, 60):
             total.add(site, KEY_ID, body)
 
-        assert resident_kib(worker) - early < 2 * len(body) / 1024
+        assert resident_kib(worker) - early < 5 * len(body) / 1024  # of 50 that came
 
 
 def flipped(random: np.random.Generator, chunk: bytes) -> bytes:
