@@ -5,6 +5,7 @@ from __future__ import annotations
 from secure_frl.degrees import fraction_of
 from secure_frl.study import Study
 
+_LEAST_SHARE = 1e-3  # of the budget, for a round's blocks: less of it is noise only
 REPLACE_ONE_SAMPLED = (
     "replace_one holds at sampling_rate = 1 only: there a replaced unit moves the sum by 2 clips, while under sampling "
     "its cost is not that of twice the shift and needs an accountant of its own, which is not offered"
@@ -129,6 +130,10 @@ def value_sums_mistakes(study: Study) -> tuple[str, ...]:
             study.output.return_range == [0.0, 1.0],
             f"output.return_range = {study.output.return_range}: [0.0, 1.0], to which rewards must be scaled",
         ),
-        (of_start < 1, f"noise shares of the value start = {of_start:g}: below 1, for backups have the rest"),
+        (
+            _LEAST_SHARE <= of_start <= 1 - _LEAST_SHARE,
+            f"noise shares of the value start = {of_start:g}: {_LEAST_SHARE:g} at least, and below 1 by as much, for "
+            "backups have the rest",
+        ),
     )
     return tuple(f"with bellman_sums, not {message}" for holds, message in rules if not holds)

@@ -106,9 +106,10 @@ class Coordinator:
                     f"{consecutive_lost} rounds in a row were lost ({outcome.reason}). "
                     "Bring sites back, then `secure-frl resume`."
                 )
-        if not any(record.outcome == "summed" for record in self._parts.journal.rounds()):
+        first = 2 if self._parts.study.sums_values else 1  # values that only started advise nothing
+        if not any(record.outcome == "summed" and record.round >= first for record in self._parts.journal.rounds()):
             raise StudyStopped(
-                f"expected a sum in at least one of {self._parts.study.training.rounds} rounds, but all were lost. "
+                f"expected a sum in at least one of rounds {first} to {announced}, but all were lost. "
                 "Begin a new study when enough sites are back; what was released stays spent."
             )
 

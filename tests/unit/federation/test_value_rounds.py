@@ -17,7 +17,7 @@ from secure_frl.evidence import books
 from secure_frl.evidence.findings import Notes
 from secure_frl.evidence.ledger_view import COLUMNS, view_ledger
 from secure_frl.evidence.verify import verify
-from secure_frl.federation import simulation
+from secure_frl.federation import simulation, site
 from secure_frl.federation.audit_study import audit_study
 from secure_frl.federation.budgets import study_guard
 from secure_frl.federation.coordinator import Coordinator
@@ -174,6 +174,24 @@ def test_no_backup_is_paid_for_when_the_value_start_was_lost(tables: Path, tmp_p
     spent = events_of(tmp_path / "state")
     assert [event.round for event in spent] == [1]
     assert share_of(spent[0].blocks) == pytest.approx(0.13)
+
+
+def test_values_that_only_started_are_released_as_no_policy(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = site.check_round
+
+    def refuse_backups(study: Study, state: TrainingState, number: int) -> None:
+        if number == 2:
+            raise CharterViolation("expected no backup, got one. Lose it.")
+        right(study, state, number)
+
+    monkeypatch.setattr(site, "check_round", refuse_backups)
+
+    with pytest.raises(StudyStopped, match="rounds 2 to 2, but all were lost"):
+        simulation.run(study_at(tables), tmp_path / "run", RunOptions(state=tmp_path / "state"))
+
+    assert not list((tmp_path / "run").glob("policies/*"))
 
 
 def test_sites_refuse_by_themselves_a_backup_that_nothing_started(
