@@ -98,21 +98,29 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         self._returns = np.zeros(units, dtype=np.float64)
 
     def collect(
-        self, unit_of_row: NDArray[np.int64], *, rows: int | None = None, returns: NDArray[np.float64] | None = None
+        self,
+        unit_of_row: NDArray[np.int64],
+        *,
+        rows: int | None = None,
+        returns: NDArray[np.float64] | None = None,
+        is_whole: bool = False,
     ) -> None:
         """Take the gradients of one backward pass and add them to their units.
 
         unit_of_row: int64, which unit of the chunk each trajectory of the pass belongs to. rows: of the pass, when
         more follow that belong to nobody. returns: float64, what each trajectory adds to its unit's return.
+        is_whole: no other pass of this chunk follows, so a unit of one row here has no other row.
         Raises InvalidParameter for gradients of several passes, or of another number of rows.
         """
         if not self._is_open:
             raise UnexpectedState("expected an open chunk, got none. Call expect with its units first.")
+        if self._summed is not None:
+            raise UnexpectedState("expected no pass after one that was the whole chunk, got one. Correct is_whole.")
         rows = unit_of_row.size if rows is None else rows
         if returns is not None:
             np.add.at(self._returns, unit_of_row, returns)
         is_all = self._gradients is None and np.array_equal(unit_of_row, np.arange(self._units))
-        if is_all and isinstance(self._module, GramGradients):
+        if is_all and is_whole and isinstance(self._module, GramGradients):
             self._summed = self._module.sum_clipped(self._units, rows, self._constants.blocks, self._returns)
             return
         found = self._module.take(rows)[: unit_of_row.size]

@@ -163,7 +163,12 @@ def _walk(
                     "Sum over steps and divide by a charter constant, never by the number of people or steps."
                 )
             wrapped.backward(found.sum())
-            optimizer.collect(chunk.unit_of_row[rows], rows=batch.count, returns=shares[chunk.rows[rows]])
+            optimizer.collect(
+                chunk.unit_of_row[rows],
+                rows=batch.count,
+                returns=shares[chunk.rows[rows]],
+                is_whole=chunk.rows.size <= CHUNK_UNITS,
+            )
         optimizer.clip_and_accumulate()
 
 
