@@ -24,6 +24,7 @@ class SitePolicy:
     noises: frozenset[str] = frozenset({"distributed", "local"})
     profiles: frozenset[str] = frozenset({"cross_silo"})  # cross_device trusts the coordinator to follow the protocol
     units: frozenset[str] = frozenset({"patient", "site"})  # a trajectory is less than a person
+    environments: frozenset[str] = frozenset({"icu-sepsis"})  # any other makes the site run the code that it names
     max_lifetime_epsilon: float = 0.0  # that a study may write into a new ledger of its data set; 0: max_epsilon
     smallest_cohort: int = 3  # least min_survivors
     allow_unsafe: bool = False  # protections, noises and units with `unsafe` in their name
@@ -54,6 +55,7 @@ class SitePolicy:
                 (f"noise {constants.noise}", constants.noise in self.noises),
                 (f"profile {constants.profile}", constants.profile in self.profiles),
                 (f"unit {table.get('unit')}", table.get("unit") in self.units),
+                (f"environment {_environment(charter)}", _environment(charter) in self.environments),
                 (
                     f"lifetime_epsilon {lifetime} above {limit_for_life}",
                     lifetime == 0 or _at_most(lifetime, limit_for_life),
@@ -85,6 +87,7 @@ def policy_of_simulated_site(charter: Charter) -> SitePolicy:
         noises=frozenset({constants.noise}),
         profiles=frozenset({constants.profile}),
         units=frozenset({str(table.get("unit"))}),
+        environments=frozenset({_environment(charter)}),
         max_lifetime_epsilon=float(str(_lifetime_epsilon(charter))),
         smallest_cohort=constants.min_survivors,
         allow_unsafe=any(
@@ -101,6 +104,12 @@ def _named_protection(protection: str) -> str:
         "protection ckks (all sites have the key, so one in league with the coordinator reads every single update; "
         "ckks+masking closes that; a site that trusts all others to stay away from the coordinator lists ckks by name)"
     )
+
+
+def _environment(charter: Charter) -> str:
+    """Return the environment that the study names, or the default that it leaves unsaid."""
+    data = charter.study.get("data")
+    return str(data.get("environment", "icu-sepsis")) if isinstance(data, Mapping) else "icu-sepsis"
 
 
 def _lifetime_epsilon(charter: Charter) -> object:

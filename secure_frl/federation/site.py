@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.encoding.lanes import to_ring_vector
-from secure_frl.errors import CharterViolation, LocalProtocolError
+from secure_frl.errors import CharterViolation, DataRefused, LocalProtocolError
 from secure_frl.federation.held_policy import HeldPolicy
 from secure_frl.federation.logs import close_log
 from secure_frl.federation.optimisers import initial_state, released_figures, step
@@ -191,7 +191,10 @@ class StudySite:
         parts = self._parts
         if not personal_path(parts.home, parts.terms.session).exists():  # a kill may have come between fit and manifest
             own = parts.patients.records() if self._own is None else self._own.all()
-            fit_personal(parts.study, self._trainer, self._held.state, own, parts.home, parts.terms.session)
+            try:
+                fit_personal(parts.study, self._trainer, self._held.state, own, parts.home, parts.terms.session)
+            except DataRefused as refused:  # for this site's own eyes; its books close as any other's
+                parts.log.warning("no policy of its own: %s", refused)
         if self._own is not None:
             self._own.forget()
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secure_frl.errors import DataRefused
 from secure_frl.federation.local_steps import Message, Pull, constants_of_one_sum, moved
 from secure_frl.federation.optimisers import blocks_in_force, critic_values
 from secure_frl.federation.site_move import SiteMove
@@ -149,9 +150,13 @@ class Trainer:
     def personal(self, state: TrainingState, own: Trajectories) -> tuple[dict[str, NDArray[np.float64]], bool]:
         """Fit a site's own policy to its records: what replaces shared parameters, and whether logits are then values.
 
-        own: at least one trajectory. Nothing of this may leave the site, or come before its last shared round.
+        own: at least one trajectory; what could not be used in a round is left out here too. Nothing of this may leave
+        the site, or come before its last shared round. Raises DataRefused where nothing of it can be used.
         """
         study, form = self._study, self._form
+        own = own.select(np.flatnonzero(self._usable(own)))
+        if not own.count:
+            raise DataRefused("expected a usable trajectory to fit, got none. Correct the site's records.")
         training, fit = study.training, study.training.personal
         arrays = form.arrays(state.parameters)
         if form.network is None and form.admissible is not None and training.objective != "behaviour_cloning":

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
+from secure_frl.learning.local_training import LocalSettings
 from secure_frl.learning.networks import HEAD, MLP, VALUE, Arrays, Network, logits_of
 from secure_frl.learning.trajectories import Trajectories
 
@@ -164,14 +165,21 @@ def moved_by_ppo(
             with np.errstate(over="ignore", invalid="ignore"):
                 _differentiate(policy, critic, rows, order[start : start + size], settings)
                 norm = float(np.sqrt(np.dot(gradient, gradient)))
-            if not np.isfinite(norm):
-                continue
-            if settings.max_gradient_norm and norm > settings.max_gradient_norm:
-                gradient *= settings.max_gradient_norm / (norm + _TINY)
-            if settings.proximal:
-                gradient += settings.proximal * (vector - first)
-            step.take(gradient)
+            take_cut(step, gradient, norm, vector - first, settings)
     return {name: vector[place].astype(np.float64).reshape(shape) for name, (place, shape) in places.items()}
+
+
+def take_cut(
+    step: Adam | Descent, gradient: Floats, norm: float, moved: Floats, settings: ProximalSteps | LocalSettings
+) -> None:
+    """Take a step on a gradient of a length, cut and pulled back by what was moved; none where it is not finite."""
+    if not np.isfinite(norm):
+        return
+    if settings.max_gradient_norm and norm > settings.max_gradient_norm:
+        gradient *= settings.max_gradient_norm / (norm + _TINY)
+    if settings.proximal:
+        gradient += settings.proximal * moved
+    step.take(gradient)
 
 
 def _differentiate(

@@ -18,11 +18,9 @@ from secure_frl.errors import InvalidParameter
 from secure_frl.learning.local_training import LocalSettings
 from secure_frl.learning.networks import Arrays, Network
 from secure_frl.learning.objectives.dqn import DoubleQ
-from secure_frl.learning.proximal_steps import Adam, Descent, FlatLayers, Floats
+from secure_frl.learning.proximal_steps import Adam, Descent, FlatLayers, Floats, take_cut
 from secure_frl.learning.replay import Replay
 from secure_frl.learning.trajectories import Trajectories
-
-_TINY = 1e-8
 
 
 def has_flat_layers(network: Network | None) -> bool:
@@ -61,13 +59,7 @@ def moved_by_dqn(
         with np.errstate(over="ignore", invalid="ignore"):
             _differentiate(policy, target, replay.draw(generator, settings.minibatch), objective)
             norm = float(np.sqrt(np.dot(gradient, gradient)))
-        if not np.isfinite(norm):
-            continue
-        if settings.max_gradient_norm and norm > settings.max_gradient_norm:
-            gradient *= settings.max_gradient_norm / (norm + _TINY)
-        if settings.proximal:
-            gradient += settings.proximal * (vector - first)
-        step.take(gradient)
+        take_cut(step, gradient, norm, vector - first, settings)
     return {name: vector[place].astype(np.float64).reshape(shape) for name, (place, shape) in policy.places.items()}
 
 

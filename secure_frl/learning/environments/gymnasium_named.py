@@ -1,7 +1,8 @@
 """An environment by its name in a study: any Gymnasium id, `module:id`, or `module:factory`.
 
-A name with a module makes that module be imported, so a site imports only what it has installed and signed for. The
-factory takes no arguments it needs and returns one `gymnasium.Env`. Spaces are learned from an environment that is
+A name with a module makes that module be imported by whoever plans or runs the study, before anything is signed: read
+the name first. A site's policy lists the environments that it signs. The factory takes no arguments it needs and
+returns one `gymnasium.Env`; whatever it raises is a refusal. Spaces are learned from an environment that is
 made and closed again, without a step and without data.
 
 Copies run side by side in `SyncVectorEnv`, which keeps them independent. An environment's own vector form is faster
@@ -72,7 +73,7 @@ def made(name: str, count: int, max_steps: int) -> Environment:
 def _make(name: str, spec: EnvSpec) -> gymnasium.Env[object, object]:
     try:
         return gymnasium.make(spec)
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
+    except (Exception, SystemExit) as error:  # somebody else's code: nothing of it may end a program quietly
         raise _refused(name, f"an environment that can be made, found: {error}", "install what it needs") from error
 
 
@@ -87,7 +88,7 @@ def _spec_of(name: str) -> EnvSpec:
             ) from error
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError, TypeError) as error:
+    except (Exception, SystemExit) as error:  # as above, while it is imported
         raise _refused(name, f"a module that can be imported, found: {error}", "install it at every site") from error
     if rest in gymnasium.registry:
         return gymnasium.registry[rest]

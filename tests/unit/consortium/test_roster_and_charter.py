@@ -335,6 +335,7 @@ def test_a_simulated_sites_limits_allow_its_own_study() -> None:
         ({"noises": frozenset({"local"})}, "noise distributed"),
         ({"smallest_cohort": 9}, "min_survivors 8"),
         ({"units": frozenset({"site"})}, "unit patient"),
+        ({"environments": frozenset({"CartPole-v1"})}, "environment icu-sepsis"),
     ],
 )
 def test_a_charter_outside_a_limit_is_forbidden_by_name(limits: dict[str, object], named: str) -> None:
@@ -342,6 +343,16 @@ def test_a_charter_outside_a_limit_is_forbidden_by_name(limits: dict[str, object
 
     with pytest.raises(PolicyForbids, match=named):
         policy.check(charter_of())
+
+
+def test_a_site_does_not_sign_for_code_that_its_policy_does_not_name() -> None:
+    study = STUDY | {"data": {"environment": "somebody.module:factory"}}
+    charter = make_charter(study, roster_of(), TEN, COORDINATOR.public_key)
+    policy = SitePolicy(max_epsilon=4.0, max_delta=1e-6)
+
+    with pytest.raises(PolicyForbids, match=r"environment somebody\.module:factory"):
+        policy.check(charter)
+    replace(policy, environments=frozenset({"somebody.module:factory"})).check(charter)
 
 
 def test_a_study_does_not_choose_what_a_site_spends_in_all_its_life() -> None:

@@ -14,15 +14,19 @@ import pytest
 from round_contexts import round_context
 from safetensors.numpy import load_file
 
-from secure_frl.errors import CharterViolation, LedgerCorrupt
+from secure_frl.errors import CharterViolation, DataRefused, LedgerCorrupt
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import run_folder, simulation
 from secure_frl.federation.enrolment import Enrolled, open_site, read_enrolment
+from secure_frl.federation.optimisers import initial_state
 from secure_frl.federation.personal import OwnWindows, personal_path
 from secure_frl.federation.policy_files import load_policy
 from secure_frl.federation.run_folder import RunFolder, RunOptions
 from secure_frl.federation.simulated_patients import made_up
+from secure_frl.federation.study_parts import optimiser_rule
+from secure_frl.federation.training import Trainer
 from secure_frl.learning.forms import policy_form
+from secure_frl.privacy.planning import sum_constants
 from secure_frl.records.ledger import read_ledger
 from secure_frl.secure_sum import SiteId
 from secure_frl.study import Study
@@ -143,3 +147,19 @@ def test_a_private_head_is_never_sent_and_moves_only_at_its_site(tiny: Tiny, tmp
         assert not np.array_equal(own[0][name], own[1][name])
     for name in set(first) - {"head.weight", "head.bias"}:
         assert np.array_equal(own[0][name], shared[name])
+
+
+def test_what_no_round_could_use_is_left_out_of_the_fit_and_nothing_else_is_refused(tiny: Tiny) -> None:
+    study = tiny()
+    constants = sum_constants(study)
+    trainer, state = Trainer(study, constants), initial_state(optimiser_rule(study, constants))
+    own = made_up(study, 30)
+    broken = replace(own, actions=np.where(np.arange(30)[:, None] < 4, 99, own.actions))
+
+    fitted, _ = trainer.personal(state, broken)
+    without, _ = trainer.personal(state, own.select(np.arange(4, 30)))
+
+    for name, array in fitted.items():
+        np.testing.assert_array_equal(array, without[name])
+    with pytest.raises(DataRefused, match="none"):
+        trainer.personal(state, replace(own, actions=np.full_like(own.actions, 99)))

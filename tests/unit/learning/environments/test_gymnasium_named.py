@@ -104,3 +104,16 @@ def test_copies_that_share_a_vector_form_do_not_feel_each_other(name: str) -> No
 
     assert len(paths[0]) > 3
     assert np.array_equal(*paths)
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), RuntimeError("no screen")])
+def test_whatever_a_factory_raises_is_a_refusal(monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> None:
+    def factory() -> None:
+        raise raised
+
+    module = ModuleType("quitters")
+    module.factory = factory  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "quitters", module)
+
+    with pytest.raises(StudyRefused, match="an environment that can be made"):
+        spaces_of("quitters:factory")
