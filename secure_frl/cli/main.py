@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import typer
 
 from secure_frl.cli.audit import audit_command
@@ -24,6 +26,8 @@ app.command("resume")(resume_command)
 app.command("verify")(verify_command)
 app.command("audit")(audit_command)
 app.add_typer(ledger_commands, name="ledger")
+for found in sorted(entry_points(group="secure_frl.commands"), key=lambda one: one.name):
+    app.command(found.name)(found.load())  # commands of packages above this one, such as threat_models
 
 
 def entry() -> None:

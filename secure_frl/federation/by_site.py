@@ -104,7 +104,7 @@ def _plain(score: Score) -> dict[str, float]:
 def _clipped(
     study: Study, constants: SumConstants, form: PolicyForm, state: TrainingState
 ) -> dict[str, dict[str, float]] | None:
-    """Return the part of simulated people that each block's clip cuts; None where a unit is no person."""
+    """Return the part of simulated people that each block's clip cuts, by third; None where a unit is no person."""
     if study.privacy.unit not in ("patient", "trajectory"):
         return None
     trainer = Trainer(study, constants)
@@ -123,6 +123,7 @@ def _clipped(
     return {
         name: {block: float(np.concatenate([one[block] for one in cut])[third == number].mean()) for block in cut[0]}
         for number, name in enumerate(SEVERITY_GROUPS)
+        if (third == number).any()  # of few episodes a third may hold nobody
     }
 
 

@@ -7,6 +7,7 @@ after it has derived the same constants from the study and found them inside its
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -108,15 +109,25 @@ def coordinator_identity(folder: RunFolder) -> Identity:
     return _identity(folder.coordinator)
 
 
+Build = Callable[[SiteParts, SiteWorkers | None], StudySite]
+
+
+def build_site(parts: SiteParts, workers: SiteWorkers | None) -> StudySite:
+    """Return the site made of its parts; workers: as in `open_site`."""
+    return StudySite(parts) if workers is None else BlindStudySite(parts, workers)
+
+
 def open_site(
     folder: RunFolder,
     enrolled: Enrolled,
     site: SiteId,
     group: GroupCommit | None = None,
     workers: SiteWorkers | None = None,
+    build: Build = build_site,
 ) -> StudySite:
     """Open one simulated site from its own folder: its key, ledger, register, generator and patients.
 
+    build: makes the site of these; a rehearsal of an attack makes another one of the same parts.
     workers: hold the epoch's key where sums are encrypted, and are for the caller to close; see `site_workers`.
     group: whose file and sync its books share unless they have files; None syncs each row, as a real site does.
     Raises StaleLedger for a ledger without the head that its register noted, or that the coordinator holds. Raises
@@ -163,7 +174,7 @@ def open_site(
             held_heads=folder.held_heads,
             log=log,
         )
-        return StudySite(parts) if workers is None else BlindStudySite(parts, workers)
+        return build(parts, workers)
     except DataRefused as error:
         log.error("may not join: %s", error)
         register.close_cleanly()
@@ -231,16 +242,19 @@ def site_workers(enrolled: Enrolled) -> SiteWorkers | None:
     return SiteWorkers(limits_for(chunk_plan(constants))) if constants.protection in ENCRYPTED else None
 
 
-def open_all_sites(folder: RunFolder, enrolled: Enrolled, group: GroupCommit | None = None) -> dict[SiteId, StudySite]:
+def open_all_sites(
+    folder: RunFolder, enrolled: Enrolled, group: GroupCommit | None = None, build: Build = build_site
+) -> dict[SiteId, StudySite]:
     """Open every site of a simulation in this process.
 
+    build: as in `open_site`.
     group: whoever drives the sites syncs it before an answer leaves; None syncs each row by itself.
     Where sums are encrypted the sites share one worker: all of them hold the same key.
     """
     sites = tuple(map(SiteId, range(len(enrolled.roster.names))))
     allow_open_files(_FILES_PER_SITE * len(sites))
     workers = site_workers(enrolled)
-    opened = {site: open_site(folder, enrolled, site, group, workers) for site in sites}
+    opened = {site: open_site(folder, enrolled, site, group, workers, build) for site in sites}
     if group is not None:
         group.sync()
     return opened

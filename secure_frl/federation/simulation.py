@@ -20,7 +20,7 @@ from secure_frl.federation.budgets import lifetime_budget, study_guard
 from secure_frl.federation.carriers.in_process import DropSchedule, InProcessCarrier
 from secure_frl.federation.coordinator import Coordinator, CoordinatorParts, RoundOutcome
 from secure_frl.federation.enrolment import Enrolled, coordinator_identity, enrol, open_all_sites
-from secure_frl.federation.evaluation import evaluate_state
+from secure_frl.federation.evaluation import Evaluate, evaluate_state
 from secure_frl.federation.logs import close_log, open_log
 from secure_frl.federation.optimisers import initial_state
 from secure_frl.federation.policy_keepers import BlindKeeper, OpenKeeper, PolicyKeeper, Ties
@@ -58,6 +58,20 @@ class RunningSite(Site, Protocol):
 
 Watch = Callable[[int], Watcher]  # called once with the number of rounds
 OpenSites = Callable[[RunFolder, Enrolled, GroupCommit | None], Mapping[SiteId, RunningSite]]
+MakeKeeper = Callable[[Enrolled, CoordinatorParts], PolicyKeeper]
+
+
+def keeper_of(enrolled: Enrolled, parts: CoordinatorParts, evaluate: Evaluate | None = None) -> PolicyKeeper:
+    """Return what an honest coordinator keeps of the policy, by protection.
+
+    evaluate: what is shown of a policy that it may read; None for its worth on the public simulator.
+    """
+    study, terms = enrolled.study, parts.terms
+    ties = Ties(terms, parts.names, parts.journal, parts.random, parts.log)
+    if terms.constants.protection in ENCRYPTED:
+        return BlindKeeper(ties, Worker(limits_for(chunk_plan(terms.constants))))
+    rule = optimiser_rule(study, terms.constants)
+    return OpenKeeper(ties, initial_state(rule), rule, evaluate or evaluate_state(study))
 
 
 def run(
@@ -68,17 +82,19 @@ def run(
     source: Path | None = None,
     watch: Watch | None = None,
     open_sites: OpenSites = open_all_sites,
+    make_keeper: MakeKeeper = keeper_of,
 ) -> RunResult:
     """Run a study into a new folder and return its summary.
 
     source: the study file as people wrote it, copied beside the effective study.
     open_sites: how the sites are reached; in this process unless another way is given.
+    make_keeper: what the coordinator makes of sums; a rehearsal of an attack puts a malicious one in its place.
     Raises InvalidParameter when the folder exists; BudgetExhausted before anything is sampled; StudyStopped when the
     study can't go on now; CharterRefused, BitBudget for constants that no site may sign.
     """
     started = time.monotonic()
     folder = run_folder.begin(out, study, options or RunOptions(), source)
-    return _carry_on(folder, study, options or RunOptions(), watch, open_sites, started)
+    return _carry_on(folder, study, options or RunOptions(), watch, open_sites, started, make_keeper=make_keeper)
 
 
 def resume(
@@ -106,6 +122,7 @@ def _carry_on(
     started: float,
     *,
     end: bool = False,
+    make_keeper: MakeKeeper = keeper_of,
 ) -> RunResult:
     enrolled = enrol(folder, study, rehearse=options.rehearse)
     with ExitStack() as stack:
@@ -118,7 +135,7 @@ def _carry_on(
         sites = open_sites(folder, enrolled, group)
         for site in sites.values():
             stack.callback(site.shut_down)
-        coordinator, ledger = _coordinator(folder, enrolled, options, sites, group, journal, stack)
+        coordinator, ledger = _coordinator(folder, enrolled, options, sites, group, journal, stack, make_keeper)
         released = released_by(folder, enrolled, journal)
         watcher = watch(enrolled.study.training.rounds) if watch is not None else None
         keeps_all = enrolled.study.output.keep_policies == "all"
@@ -160,6 +177,7 @@ def _coordinator(
     group: GroupCommit | None,
     journal: Journal,
     stack: ExitStack,
+    make_keeper: MakeKeeper,
 ) -> tuple[Coordinator, Ledger]:
     study, terms = enrolled.study, enrolled.terms
     identity = coordinator_identity(folder)
@@ -195,19 +213,9 @@ def _coordinator(
         log=open_log(folder.coordinator / "coordinator.log"),
     )
     stack.callback(close_log, parts.log)
-    keeper = _keeper(enrolled, parts)
+    keeper = make_keeper(enrolled, parts)
     stack.callback(keeper.close)
     return Coordinator(parts, keeper), ledger
-
-
-def _keeper(enrolled: Enrolled, parts: CoordinatorParts) -> PolicyKeeper:
-    """Return what the coordinator keeps of the policy, by protection."""
-    study, terms = enrolled.study, parts.terms
-    ties = Ties(terms, parts.names, parts.journal, parts.random, parts.log)
-    if terms.constants.protection in ENCRYPTED:
-        return BlindKeeper(ties, Worker(limits_for(chunk_plan(terms.constants))))
-    rule = optimiser_rule(study, terms.constants)
-    return OpenKeeper(ties, initial_state(rule), rule, evaluate_state(study))
 
 
 def _report(enrolled: Enrolled, outcome: RoundOutcome, shown: Mapping[str, float], ledger: Ledger) -> RoundReport:

@@ -26,6 +26,7 @@ from secure_frl.federation.personal import OwnWindows, fit_personal, personal_pa
 from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
+from secure_frl.federation.training_state import TrainingState
 from secure_frl.federation.value_sums import check_round
 from secure_frl.federation.windows import window_event, window_name
 from secure_frl.files import write_durably
@@ -87,7 +88,7 @@ class StudySite:
         keeps = wants_personal(parts.study) and not parts.study.is_logged
         self._own = OwnWindows(parts.home, parts.terms.session) if keeps else None
         self._trainer = Trainer(parts.study, constants, parts.me)
-        self._trainer.check_before_joining(self._held.state, parts.patients.probe(), parts.patients.records())
+        self._check_before_joining()
         self._protocol = self._machine(
             terms=parts.terms,
             me=parts.me,
@@ -99,11 +100,20 @@ class StudySite:
             log=self._refused,
         )
 
+    def _check_before_joining(self) -> None:
+        patients = self._parts.patients
+        self._trainer.check_before_joining(self._held.state, patients.probe(), patients.records())
+
     def _first_policy(self) -> HeldPolicy:
         return HeldPolicy(initial_state(self._rule), self._rule, self._parts.log)
 
     def _machine(self, **given: Any) -> SiteProtocol:  # Any: exactly SiteProtocol's arguments
         return SiteProtocol(**given)
+
+    @property
+    def state(self) -> TrainingState:
+        """Return the policy and optimiser state that this site holds."""
+        return self._held.state
 
     def handle(self, request: bytes) -> bytes:
         """Answer one frame: a reply, or a signed refusal of constant size."""

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secure_frl.errors import DataRefused
+from secure_frl.errors import DataRefused, InvalidParameter
 from secure_frl.federation.local_steps import Message, Pull, constants_of_one_sum, moved
 from secure_frl.federation.optimisers import blocks_in_force, critic_values
+from secure_frl.federation.simulated_patients import made_up
 from secure_frl.federation.site_move import SiteMove
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training_state import TrainingState
@@ -36,11 +37,11 @@ from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.personalisation import own_values
 from secure_frl.learning.policies import build_policy
 from secure_frl.learning.trajectories import Trajectories, check_before_joining, check_records, usable_units
-from secure_frl.privacy.cut_units import units_cut
 from secure_frl.privacy.module_check import check_losses
 from secure_frl.privacy.rows import single_steps
 from secure_frl.privacy.sampling import poisson_sample
 from secure_frl.privacy.unit import UNSAFE_TRANSITION, units_of
+from secure_frl.privacy.unit_gradients import unit_messages, units_cut
 from secure_frl.privacy.update import Losses, PrivateUpdate, private_update
 from secure_frl.secure_sum import RandomSource, SiteId, SumConstants
 from secure_frl.study import Study
@@ -81,7 +82,8 @@ class Trainer:
             check_records(self._usable(records), units, self._study.data.declared_units)
         if self._sums is not None:
             return  # no module and no loss: sums of each unit's own steps
-        few = probe.select(np.arange(min(probe.count, _PROBE_EPISODES), dtype=np.int64))
+        seen = probe if probe.count > 1 else made_up(self._study, _PROBE_EPISODES)  # one alone shows no coupling
+        few = seen.select(np.arange(min(seen.count, _PROBE_EPISODES), dtype=np.int64))
         self._policy.load(self._form.arrays(state.parameters))
         check_losses(self._policy, self._losses(state), few, self._form.layout.segments)
 
@@ -146,6 +148,17 @@ class Trainer:
         self._policy.load(self._form.arrays(state.parameters))
         blocks, segments = blocks_in_force(self._constants.blocks, state), self._form.layout.segments
         return units_cut(self._policy, self._losses(state), trajectories, segments=segments, blocks=blocks)
+
+    def unit_messages(self, state: TrainingState, trajectories: Trajectories) -> NDArray[np.float64]:
+        """Return what each trajectory alone would send in the round after a state, float64 [B, P], before rounding.
+
+        Of simulated people. Where rounds sum values or move policies there is no such thing: raises InvalidParameter.
+        """
+        if self._sums is not None or self._move is not None:
+            raise InvalidParameter("expected gradients of trajectories, got another message. Choose another objective.")
+        self._policy.load(self._form.arrays(state.parameters))
+        blocks, segments = blocks_in_force(self._constants.blocks, state), self._form.layout.segments
+        return unit_messages(self._policy, self._losses(state), trajectories, segments=segments, blocks=blocks)
 
     def personal(self, state: TrainingState, own: Trajectories) -> tuple[dict[str, NDArray[np.float64]], bool]:
         """Fit a site's own policy to its records: what replaces shared parameters, and whether logits are then values.

@@ -1,0 +1,65 @@
+"""From captured bytes to vectors, with the production decoders; what every adversary may use."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
+from secure_frl.wire.messages import MessageType
+from secure_frl.wire.registry import LANE_WORDS
+from threat_models.threat import CapturedView, PublicInfo, Summed, Vector
+
+
+def centred(words: NDArray[np.uint32 | np.uint64], bits: int) -> NDArray[np.int64]:
+    """Return words modulo 2^bits as integers around zero, int64."""
+    if bits == 64:
+        return words.astype(np.uint64).view(np.int64)
+    half = 1 << (bits - 1)
+    return (words.astype(np.int64) + half) % (1 << bits) - half
+
+
+def uploads(view: CapturedView, public: PublicInfo) -> dict[tuple[int, int], Vector]:
+    """Return what each site uploaded in each round, float64 [P] in units of the message, by (round, site).
+
+    Under `unsafe-plain` that is the update; under masking it is uniform. The last attempt counts.
+    """
+    found: dict[tuple[int, int], Vector] = {}
+    dtype, edge = ("<u4" if public.modulus_bits <= 32 else "<u8"), LANE_WORDS // 2
+    for item in view.frames:
+        if item.direction != "to_coordinator":
+            continue
+        header = read_header(item.frame)
+        if header.type != MessageType.R2:
+            continue
+        words: NDArray[np.uint32 | np.uint64] = np.frombuffer(item.frame[HEADER_BYTES:-TAG_BYTES], dtype=dtype)
+        values = centred(words, public.modulus_bits)[edge:-edge]
+        found[header.round, header.sender] = values / public.scale
+    return found
+
+
+def sums(view: CapturedView, public: PublicInfo) -> dict[int, Vector]:
+    """Return the sums that the view may read, float64 [P] in units of the message, by round."""
+    return {number: _real(total, public) for number, total in view.sums.items()}
+
+
+def without_own(view: CapturedView, public: PublicInfo) -> dict[int, Vector]:
+    """Return the sums less what the view's own sites put in, float64 [P] in units of the message, by round."""
+    found = sums(view, public)
+    for (number, site), integers in view.own_updates.items():
+        if number in found and site in view.sums[number].contributors:
+            found[number] = found[number] - integers / public.scale
+    return found
+
+
+def gradients(vector: Vector, public: PublicInfo) -> dict[str, Vector]:
+    """Return a message as the gradients of its parameters, by name and in their own shapes; zero where none is sent."""
+    found: dict[str, Vector] = {}
+    for part in public.parts:
+        flat = found.setdefault(part.parameter, np.zeros(int(np.prod(public.shapes[part.parameter]))))
+        flat[part.coordinates] = vector[part.start : part.stop] * part.factor
+    return {name: flat.reshape(public.shapes[name]) for name, flat in found.items()}
+
+
+def _real(total: Summed, public: PublicInfo) -> Vector:
+    return np.asarray(total.integers / public.scale, dtype=np.float64)

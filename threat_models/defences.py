@@ -1,0 +1,76 @@
+"""Defences as settings: what each column of the matrix changes in a study.
+
+A defence is a few keys of the study and nothing else, so whatever stands in a column can be run by `secure-frl run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secure_frl import Study
+from secure_frl.study_file import parse_study
+
+WIDE = 8.0  # "no clip": a bound that hardly a gradient reaches, for every message has a bound here
+
+
+@dataclass(frozen=True, slots=True)
+class Defence:
+    """One column."""
+
+    name: str  # as --defence takes it
+    title: str
+    changes: Mapping[str, Any]  # dotted keys of the study; Any: TOML values
+    clip: bool = True  # whether units are clipped at the study's norm, or at a bound that none reaches
+    epsilon: float | None = None  # of one release
+    is_on: bool = True  # False: the control, nothing protects
+
+
+NOTHING = {"privacy.noise": "unsafe-none"}
+PLAIN = Defence(
+    "unsafe-plain", "no protection", {"protection.method": "unsafe-plain", **NOTHING}, clip=False, is_on=False
+)
+CLIP = Defence("clip", "clip alone", {"protection.method": "unsafe-plain", **NOTHING})
+LOCAL_8 = Defence(
+    "local-8",
+    "local noise, epsilon 8",
+    {"protection.method": "unsafe-plain", "privacy.noise": "local", "privacy.target_epsilon": 8.0},
+    epsilon=8.0,
+)
+LOCAL_1 = Defence(
+    "local-1",
+    "local noise, epsilon 1",
+    {"protection.method": "unsafe-plain", "privacy.noise": "local", "privacy.target_epsilon": 1.0},
+    epsilon=1.0,
+)
+MASKING = Defence("masking", "masking alone", {"protection.method": "masking", **NOTHING})
+CKKS = Defence("ckks", "ckks alone", {"protection.method": "ckks", **NOTHING})
+CKKS_MASKING = Defence("ckks+masking", "ckks over masks", {"protection.method": "ckks+masking", **NOTHING})
+MASKING_8 = Defence(
+    "masking+dp-8",
+    "masking, distributed noise, epsilon 8",
+    {"protection.method": "masking", "privacy.noise": "distributed", "privacy.target_epsilon": 8.0},
+    epsilon=8.0,
+)
+MASKING_1 = Defence(
+    "masking+dp-1",
+    "masking, distributed noise, epsilon 1",
+    {"protection.method": "masking", "privacy.noise": "distributed", "privacy.target_epsilon": 1.0},
+    epsilon=1.0,
+)
+DEFENCES = (PLAIN, CLIP, LOCAL_8, LOCAL_1, MASKING, CKKS, CKKS_MASKING, MASKING_8, MASKING_1)
+
+
+def changed(study: Study, *changes: Mapping[str, Any]) -> Study:
+    """Return a study with keys replaced, later ones over earlier ones. Raises StudyRefused for what is no study."""
+    together: dict[str, Any] = {}
+    for one in changes:
+        together.update(one)
+    return parse_study(study.plain(), together, source="a study under attack")
+
+
+def defended(study: Study, defence: Defence, *, clip_norm: float) -> Study:
+    """Return a study behind a defence. clip_norm: where the defence clips; 8 times that otherwise."""
+    bound = clip_norm if defence.clip else WIDE * clip_norm
+    return changed(study, {"privacy.clip_norm": bound}, defence.changes)

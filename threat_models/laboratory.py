@@ -1,0 +1,208 @@
+"""Studies under attack, run in rehearsal through everything that a real run goes through: books, keys, wire, capture.
+
+What is swapped is named here: whose people a site meets, which class a party is of, and what a coordinator makes of
+sums. Noise, masks and keys are the production code's with a rehearsal's source. No record of a living person ever
+comes here: a study of logged data is refused.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_frl.ckks.epoch_cipher import SiteWorkers
+from secure_frl.errors import InvalidParameter, StudyStopped
+from secure_frl.federation import simulation
+from secure_frl.federation.blind_site import BlindStudySite
+from secure_frl.federation.enrolment import open_all_sites
+from secure_frl.federation.run_folder import RunOptions
+from secure_frl.federation.simulated_patients import PatientSource
+from secure_frl.federation.site import SiteParts, StudySite
+from secure_frl.learning.acting import Acting
+from secure_frl.learning.trajectories import Trajectories
+from secure_frl.masking.contexts import ENCRYPTED
+from secure_frl.secure_sum import RingVector, RoundContext, Sum
+from secure_frl.study import Study
+from secure_frl.wire.capture import Captured, read_capture
+from threat_models.decoding import centred
+from threat_models.threat import CapturedView, Summed, Vector, View
+from threat_models.truth import Truth
+
+Around = Callable[[PatientSource, int], PatientSource]  # (a site's own source, the site) -> what it meets instead
+SiteClass = type[StudySite]
+
+
+@dataclass(slots=True)
+class Memory:
+    """What honest parties hold, by round: kept apart, and handed to a role only by `view_of`."""
+
+    sums: dict[int, Summed] = field(default_factory=dict)
+    policies: dict[int, Vector] = field(default_factory=dict)
+    secrets: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One run: what the wires carried, what parties hold, and the truth."""
+
+    study: Study
+    frames: tuple[Captured, ...] = field(repr=False)
+    memory: Memory = field(repr=False)
+    truth: Truth = field(repr=False)
+    rounds: int  # that gave a sum
+    refusals: tuple[str, ...]  # names of what honest sites refused, in order
+    stopped: str = ""  # why the run ended before its last round
+
+
+class Witness:
+    """Writes down what goes on at the honest sites of one run."""
+
+    def __init__(self) -> None:
+        self.memory, self.truth = Memory(), Truth()
+        self.refusals: list[str] = []
+        self.has_checked = False
+
+    def note_policy(self, round_number: int, parameters: Vector) -> None:
+        """Note the policy that a round's people met."""
+        self.memory.policies[round_number] = parameters.copy()
+
+    def note_update(self, round_number: int, site: int, integers: NDArray[np.int64]) -> None:
+        """Note what a site put into a round, before masks."""
+        self.truth.updates[round_number, site] = integers
+
+    def note_sum(self, round_number: int, total: Sum) -> None:
+        """Note a sum as every site reads it."""
+        self.memory.sums[round_number] = Summed(total.integers.copy(), tuple(map(int, total.contributors)))
+
+
+class WatchedPatients:
+    """A source of patients whose windows are written down as truth."""
+
+    def __init__(self, source: PatientSource, site: int, truth: Truth) -> None:
+        self._source, self._site, self._truth = source, site, truth
+
+    def probe(self) -> Trajectories:
+        """Return what the source does."""
+        return self._source.probe()
+
+    def records(self) -> Trajectories | None:
+        """Return what the source does."""
+        return self._source.records()
+
+    def collect(self, acting: Acting, context: RoundContext) -> Trajectories:
+        """Return what the source does, once it is written down."""
+        found = self._source.collect(acting, context)
+        self._truth.trajectories[context.round, self._site] = found
+        return found
+
+
+def rehearse(
+    study: Study,
+    *,
+    around: Around = lambda source, site: source,
+    sites: Mapping[int, SiteClass] | None = None,
+    make_keeper: Any = None,  # Any: simulation.MakeKeeper, or None for an honest coordinator
+) -> Recording:
+    """Run a study once, in a folder that is gone afterwards, and return what was seen.
+
+    around: whose people each site meets. sites: classes of parties that are not honest, by site; each takes
+    (SiteParts), or (SiteParts, SiteWorkers) under the ckks methods. make_keeper: of a malicious coordinator.
+    Raises InvalidParameter for a study of logged data, and what `secure_frl.run` raises but StudyStopped.
+    """
+    if study.is_logged:
+        raise InvalidParameter("expected simulated patients, got records. Attacks run in rehearsals only.")
+    witness = Witness()
+    build = partial(_build, witness, around, dict(sites or {}))
+    honest = partial(simulation.keeper_of, evaluate=lambda state: {})  # nobody looks at the policy's worth
+    stopped, rounds = "", 0
+    with tempfile.TemporaryDirectory(prefix="secure-frl-attack-") as folder:
+        capture = Path(folder) / "capture"
+        try:
+            result = simulation.run(
+                study,
+                Path(folder) / "run",
+                RunOptions(rehearse=True, capture=capture),
+                open_sites=partial(open_all_sites, build=build),
+                make_keeper=make_keeper or honest,
+            )
+            rounds = result.rounds_completed
+        except StudyStopped as error:
+            stopped = str(error)
+            rounds = len(witness.memory.sums)
+        frames = tuple(read_capture(capture))
+    return Recording(study, frames, witness.memory, witness.truth, rounds, tuple(witness.refusals), stopped)
+
+
+def view_of(recording: Recording, role: View, controlled: tuple[int, ...] = ()) -> CapturedView:
+    """Return what one role has of a recording. controlled: the sites that the role is, or pools with."""
+    is_blind = recording.study.protection.method in ENCRYPTED
+    frames, memory = recording.frames, recording.memory
+    own = {key: value for key, value in recording.truth.updates.items() if key[1] in controlled}
+    if role is View.NETWORK:
+        return CapturedView(role, (), frames, {}, {}, {}, {})
+    if role is View.POLICY_USER:
+        last = max(memory.policies)
+        return CapturedView(role, (), (), {}, {last: memory.policies[last]}, {}, {})
+    if role is View.COORDINATOR and not controlled:
+        may_read = not is_blind
+        sums, policies = (memory.sums, memory.policies) if may_read else ({}, {})
+        return CapturedView(role, (), frames, sums, policies, {}, {})
+    if not controlled:
+        raise InvalidParameter(f"expected the sites that {role} controls, got none. Name at least one.")
+    if role is View.SITE:
+        frames = tuple(item for item in frames if item.site in controlled)
+    return CapturedView(role, controlled, frames, memory.sums, memory.policies, own, memory.secrets)
+
+
+def _build(
+    witness: Witness,
+    around: Around,
+    classes: Mapping[int, SiteClass],
+    parts: SiteParts,
+    workers: SiteWorkers | None,
+) -> StudySite:
+    """Make one site: honest unless its class is named, and watched in any case."""
+    site = int(parts.me)
+    patients = WatchedPatients(around(parts.patients, site), site, witness.truth)
+    kind = classes.get(site, StudySite if workers is None else BlindStudySite)
+    made = replace(parts, patients=patients)
+    watched = _watched(kind, witness)
+    opened: StudySite = watched(made) if workers is None else watched(made, workers)
+    return opened
+
+
+def _watched(kind: SiteClass, witness: Witness) -> Any:  # Any: a class with the constructor of `kind`
+    class Watched(kind):  # type: ignore[valid-type,misc]  # mypy knows no class made of a variable
+        """A site that a witness looks at."""
+
+        def _check_before_joining(self) -> None:
+            if not witness.has_checked:  # all sites run one program on one study: what holds at one holds at each
+                super()._check_before_joining()
+                witness.has_checked = True
+
+        def contribute(self, context: RoundContext) -> RingVector:
+            witness.note_policy(context.round, self.state.parameters)
+            vector: RingVector = super().contribute(context)
+            integers = centred(vector.words, vector.modulus_bits)[2:-2]
+            witness.note_update(context.round, int(self._parts.me), integers)
+            self._round = context.round
+            return vector
+
+        def next_tag(self, total: Sum) -> bytes:
+            witness.note_sum(self._round, total)
+            found: bytes = super().next_tag(total)
+            return found
+
+        def _refused(self, name: str, text: str) -> None:
+            witness.refusals.append(name)
+            super()._refused(name, text)
+
+    Watched.__name__ = f"Watched{kind.__name__}"
+    return Watched

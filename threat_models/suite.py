@@ -1,0 +1,180 @@
+"""Run evaluations of a study on the machine's cores, and judge what came out.
+
+The report is an object whose list `results` has one row a cell. A control that fails makes its attack's other cells
+INVALID: the suite then says nothing about that attack, and never that the study is safe from it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cached_property
+from multiprocessing import get_context
+from typing import Any
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.study import Study
+from secure_frl.study_file import parse_study
+from threat_models.evaluation import Effort, Evaluation, Task
+from threat_models.evaluations import EVALUATIONS
+from threat_models.results import Cell, Kind, Verdict, judge, not_tested
+from threat_models.threat import Threat
+
+FORMAT = "secure_frl/threat_report/v1"
+HOLDS, FAILS, CONTROL_FAILED = 0, 1, 5  # exit codes; both kinds of failure: the last one
+
+Progress = Callable[[str, int, int], None]  # (title of what ended, ended, of)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a suite found."""
+
+    study: Study
+    effort: Effort
+    cells: tuple[Cell, ...]
+    threats: tuple[Threat, ...]
+    seconds: float
+    order: tuple[str, ...] = field(default=())  # of the columns
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Return one verdict a cell."""
+        return tuple(judge(self.cells))
+
+    @property
+    def exit_code(self) -> int:
+        """Return 5 when a control failed, else 1 when an acceptance figure failed, else 0."""
+        if Verdict.INVALID in self.verdicts:
+            return CONTROL_FAILED
+        return FAILS if Verdict.FAILS in self.verdicts else HOLDS
+
+    @property
+    def failures(self) -> list[str]:
+        """Return a line for each control and each acceptance that failed."""
+        lines = []
+        for cell, verdict in zip(self.cells, self.verdicts, strict=True):
+            broken = [bar.text() for bar in cell.bars if not bar.holds(cell)]
+            if verdict is Verdict.FAILS or (verdict is Verdict.INVALID and cell.kind is Kind.CONTROL and broken):
+                what = "control" if cell.kind is Kind.CONTROL else "acceptance"
+                lines.append(
+                    f"{cell.attack} against {cell.defence}: {what} fails: expected {'; '.join(broken)}, "
+                    f"got {cell.metric} {cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
+                )
+        return lines
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        rows = [
+            {**cell.plain(), "verdict": str(verdict)} for cell, verdict in zip(self.cells, self.verdicts, strict=True)
+        ]
+        threats = [
+            {
+                name: sorted(map(str, value)) if name == "views" else value
+                for name, value in ((name, getattr(one, name)) for name in Threat.__dataclass_fields__)
+            }
+            for one in self.threats
+        ]
+        return {
+            "format": FORMAT,
+            "study": self.study.plain(),
+            "quick": self.effort.quick,
+            "seed": self.effort.seed,
+            "seconds": round(self.seconds, 1),
+            "threats": threats,
+            "results": rows,
+            "failures": self.failures,
+            "exit_code": self.exit_code,
+        }
+
+
+def attack(
+    study: Study,
+    *,
+    effort: Effort | None = None,
+    attacks: Sequence[str] = (),
+    defences: Sequence[str] = (),
+    evaluations: Sequence[Evaluation] = EVALUATIONS,
+    jobs: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Run evaluations of a study and return what they found.
+
+    attacks, defences: names to keep; all when empty. The controls of an attack are always run. evaluations: the
+    suite's, and one's own. jobs: processes; 0 for one a core.
+    Raises InvalidParameter for a name that nothing here has, and for a study of logged data.
+    """
+    started, effort = time.monotonic(), effort or Effort()
+    if study.is_logged:
+        raise InvalidParameter(
+            "expected a study of simulated patients, got one of records. Attacks run in rehearsals only: attack the "
+            "same study with data.source = 'environment'."
+        )
+    chosen = [one for one in evaluations if not attacks or any(threat.name in attacks for threat in one.threats)]
+    _check_names("attack", attacks, {threat.name for one in evaluations for threat in one.threats})
+    cells, tasks = [], []
+    for one in chosen:
+        reason = one.why_not(study)
+        if reason:
+            cells += [not_tested(threat.name, reason) for threat in one.threats]
+        else:
+            tasks += [task for task in one.tasks(study, effort) if _is_wanted(task, defences)]
+    _check_names("defence", defences, {name for one in chosen for name in _columns(one, study, effort)})
+    for found in _measured(study, effort, tasks, jobs or os.cpu_count() or 1, progress):
+        cells += found
+    threats = tuple(threat for one in chosen for threat in one.threats)
+    rank = {threat.name: number for number, threat in enumerate(threats)}
+    columns = tuple(dict.fromkeys(name for one in chosen for name in _columns(one, study, effort)))
+    at = {name: number for number, name in enumerate(columns)}
+    cells.sort(key=lambda cell: (rank.get(cell.attack, len(rank)), at.get(cell.defence, len(at)), cell.view, cell.game))
+    return Report(study, effort, tuple(cells), threats, time.monotonic() - started, columns)
+
+
+def _columns(evaluation: Evaluation, study: Study, effort: Effort) -> Iterator[str]:
+    if not evaluation.why_not(study):
+        for task in evaluation.tasks(study, effort):
+            yield from task.defences
+
+
+def _is_wanted(task: Task, defences: Sequence[str]) -> bool:
+    return not defences or task.is_control or any(name in defences for name in task.defences)
+
+
+def _check_names(what: str, asked: Sequence[str], known: set[str]) -> None:
+    unknown = sorted(set(asked) - known)
+    if unknown:
+        raise InvalidParameter(f"expected an {what} of {', '.join(sorted(known))}; got {unknown[0]!r}. Check the name.")
+
+
+def _measured(
+    study: Study, effort: Effort, tasks: list[Task], jobs: int, progress: Progress | None
+) -> Iterator[list[Cell]]:
+    """Yield the cells of each task as it ends; long ones begin first, so that no core waits for the last of them."""
+    ordered = sorted(tasks, key=lambda task: -task.seconds)
+    if jobs == 1 or len(ordered) < 2:
+        for number, task in enumerate(ordered):
+            yield list(task.measure(study, effort))
+            if progress is not None:
+                progress(task.title, number + 1, len(ordered))
+        return
+    plain = study.plain()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("forkserver"), initializer=_one_thread) as pool:
+        asked = {pool.submit(_run, task, plain, effort): task for task in ordered}
+        for number, future in enumerate(as_completed(asked)):
+            yield future.result()
+            if progress is not None:
+                progress(asked[future].title, number + 1, len(ordered))
+
+
+def _run(task: Task, plain: dict[str, Any], effort: Effort) -> list[Cell]:  # Any: TOML values
+    found: Iterable[Cell] = task.measure(parse_study(plain, source="the study under attack"), effort)
+    return list(found)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
