@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secure_frl.cli.options import AsJson, Epsilon, Protection, Seed, SetKey, StudyPath, read_study
 from secure_frl.cli.output import emit_json, guarded, people, progress
 from secure_frl.errors import InvalidParameter
+from threat_models.results import Verdict
+
+if TYPE_CHECKING:  # torch, which a mistyped study needs none of
+    from threat_models.suite import Report
 
 
 def attack_command(
@@ -40,7 +45,7 @@ def attack_command(
         if out is not None and out.exists():
             raise InvalidParameter(f"expected a new folder, but {out} exists. Choose another --out.")
         from threat_models.evaluation import Effort
-        from threat_models.matrix import table_of
+        from threat_models.matrix import matrix_of
         from threat_models.suite import attack as run_suite
 
         def ended(title: str, number: int, of: int) -> None:
@@ -55,9 +60,9 @@ def attack_command(
             progress=ended,
         )
         screen = people(as_json=as_json)
-        screen.print(table_of(report))
-        for sentence in dict.fromkeys(cell.sentence for cell in report.cells if cell.sentence):
-            screen.print(f"- {sentence}", markup=False)
+        for part in matrix_of(report):
+            screen.print(part)
+        screen.print(f"\n{_summary(report)}")
         for line in report.failures:
             screen.print(line, style="bold red", markup=False)
         found = report.plain()
@@ -75,3 +80,9 @@ def attack_command(
         return report.exit_code
 
     raise typer.Exit(guarded(command, as_json=as_json))
+
+
+def _summary(report: Report) -> str:
+    counts = Counter(report.verdicts)
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    return f"{len(report.cells)} cells in {report.seconds:.0f} s, seed {report.effort.seed}: {said}"

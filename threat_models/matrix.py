@@ -1,13 +1,17 @@
-"""The matrix in a terminal: attacks down, defences across. Every cell says in words what its colour says."""
+"""The matrix in a terminal: a section an attack, a line a defence. Every cell says in words what its colour says."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from threat_models.results import Cell, Verdict
 from threat_models.suite import Report
 
-_STYLES = {
+STYLES = {
     Verdict.HOLDS: "green",
     Verdict.FAILS: "bold red",
     Verdict.INVALID: "bold magenta",
@@ -15,31 +19,52 @@ _STYLES = {
     Verdict.REPORTED: "yellow",
     Verdict.NOT_TESTED: "dim",
 }
+_NULLS = ("swapped", "prior", "uniform")  # the one that counts first
 
 
-def table_of(report: Report) -> Table:
-    """Return one row a cell: what the attack reached, by chance, at most, and the verdict."""
-    table = Table(show_edge=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
-    for name in ("attack", "defence", "view", "reached [95 %]", "by chance", "ceiling", "n", "verdict"):
+def matrix_of(report: Report) -> Iterator[RenderableType]:
+    """Yield what is printed: for each attack a title, its cells and the sentences that go with them."""
+    titles = {threat.name: f"{threat.id} {threat.title}" for threat in report.threats}
+    pairs = list(zip(report.cells, report.verdicts, strict=True))
+    for attack in dict.fromkeys(cell.attack for cell in report.cells):
+        rows = [(cell, verdict) for cell, verdict in pairs if cell.attack == attack]
+        yield f"\n[bold]{escape(attack)}[/bold]  {escape(titles.get(attack, ''))}"
+        if all(cell.reason for cell, _ in rows):
+            yield f"  [dim]not tested: {escape(rows[0][0].reason)}[/dim]"
+            continue
+        yield _table(rows)
+        for sentence in dict.fromkeys(cell.sentence for cell, _ in rows if cell.sentence):
+            yield f"  [dim]{escape(sentence)}[/dim]"
+
+
+def _table(rows: list[tuple[Cell, Verdict]]) -> Table:
+    table = Table(show_edge=False, pad_edge=True, box=None, padding=(0, 1, 0, 1))
+    table.add_column("defence", no_wrap=True)
+    table.add_column("seen by", overflow="fold")
+    metrics = dict.fromkeys(cell.metric for cell, _ in rows if cell.metric)
+    table.add_column(next(iter(metrics)) if len(metrics) == 1 else "reached", overflow="fold")
+    for name in ("chance", "ceiling", "n", "verdict"):
         table.add_column(name, overflow="fold")
-    last = ""
-    for cell, verdict in zip(report.cells, report.verdicts, strict=True):
-        attack = cell.attack if cell.attack != last else ""
-        last = cell.attack
-        style = _STYLES[verdict]
-        table.add_row(attack, cell.defence, cell.view, *_texts(cell), f"[{style}]{_verdict(cell, verdict)}[/{style}]")
+    for cell, verdict in rows:
+        style = STYLES[verdict]
+        view = f"{cell.view}, {cell.game}" if cell.game else cell.view
+        reached = _reached(cell, with_metric=len(metrics) > 1)
+        words = f"{verdict}: {cell.reason}" if cell.reason else str(verdict)
+        ceiling = "" if cell.ceiling is None else f"{cell.ceiling:.3f}"
+        texts = (cell.defence, view, reached, _chance(cell), ceiling, str(cell.n))
+        table.add_row(*map(escape, texts), f"[{style}]{escape(words)}[/{style}]")
     return table
 
 
-def _texts(cell: Cell) -> tuple[str, str, str, str]:
+def _reached(cell: Cell, *, with_metric: bool) -> str:
     if cell.reason:
-        return "", "", "", ""
+        return ""
     if cell.refusal:
-        return f"refused: {cell.refusal}", "", "", str(cell.n)
-    reached = f"{cell.metric} {cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
-    chance = ", ".join(f"{name} {value:.3f}" for name, value in cell.nulls.items())
-    return reached, chance, "" if cell.ceiling is None else f"{cell.ceiling:.3f}", str(cell.n)
+        return f"refused: {cell.refusal}"
+    figure = f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
+    return f"{cell.metric} {figure}" if with_metric else figure
 
 
-def _verdict(cell: Cell, verdict: Verdict) -> str:
-    return f"{verdict}: {cell.reason}" if cell.reason else str(verdict)
+def _chance(cell: Cell) -> str:
+    known = next((name for name in _NULLS if name in cell.nulls), next(iter(cell.nulls), ""))
+    return f"{cell.nulls[known]:.3f}" if known else ""

@@ -94,6 +94,49 @@ def test_whose_gradient_is_cut_is_what_a_window_of_theirs_alone_would_show(tiny:
     assert 0 < found["policy"].sum() < people.count
 
 
+def test_what_people_would_send_alone_adds_up_to_what_they_send_together(tiny: Tiny) -> None:
+    study = tiny({"privacy.clip_norm": 0.3})
+    constants = sum_constants(study)
+    trainer, state = Trainer(study, constants), initial_state(optimiser_rule(study, constants))
+    people = made_up(study, 40)
+
+    alone = trainer.unit_messages(state, people)
+
+    together = clipped_sum(
+        trainer._policy,
+        trainer._losses(state),
+        people,
+        unit="trajectory",
+        usable=np.ones(people.count, dtype=np.bool_),
+        segments=trainer._form.layout.segments,
+        constants=constants,
+        random=rehearsal_source(0, "test"),
+    ).vector
+    assert alone.shape == (people.count, constants.length)
+    np.testing.assert_allclose(alone.sum(axis=0), together, atol=1e-12)
+    assert 0.5 < np.linalg.norm(alone, axis=1).max() <= 1 + 1e-9
+
+
+def test_a_third_that_few_episodes_leave_empty_is_left_out(tiny: Tiny) -> None:
+    study = tiny({"output.evaluation_episodes": 2})
+    constants = sum_constants(study)
+    state = initial_state(optimiser_rule(study, constants))
+
+    found = by_site.simulated_figures(study, constants, state, ["a", "b", "c"], {})
+
+    assert found is not None
+    assert 1 <= len(found["clipped_by_severity"]) <= 2
+    assert all(np.isfinite(part) for third in found["clipped_by_severity"].values() for part in third.values())
+
+
+def test_one_episode_a_site_is_enough_to_join_with(tiny: Tiny) -> None:
+    study = tiny({"training.episodes_per_site": 1})
+    constants = sum_constants(study)
+    trainer, state = Trainer(study, constants), initial_state(optimiser_rule(study, constants))
+
+    trainer.check_before_joining(state, made_up(study, 1), None)
+
+
 @pytest.mark.slow
 def test_of_records_nothing_is_computed_that_a_sum_did_not_release(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,151 @@
+"""The suite over real rehearsals: what the first attack reads with the defence off and on, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from secure_frl.errors import InvalidParameter
+from secure_frl.study import Study
+from threat_models.adversaries.column_support import ColumnSupport
+from threat_models.defences import MASKING, changed, defended
+from threat_models.evaluation import Effort, Task
+from threat_models.evaluations.column_support import REFERENCE
+from threat_models.laboratory import Recording, rehearse, view_of
+from threat_models.public import public_of
+from threat_models.results import Cell, Kind
+from threat_models.suite import attack
+from threat_models.threat import Threat, View
+from threat_models.truth import Truth
+
+pytestmark = pytest.mark.threats
+Tiny = Callable[..., Study]
+
+
+@pytest.fixture(scope="module")
+def recording(tiny: Tiny) -> Recording:
+    study = changed(tiny(), REFERENCE, {"training.rounds": 2})
+    return rehearse(defended(study, MASKING, clip_norm=0.3))
+
+
+def _guess(recording: Recording) -> dict[str, bytes]:
+    adversary = ColumnSupport()
+    adversary.prepare(public_of(recording.study), np.random.default_rng(0))
+    guess = adversary.run(view_of(recording, View.COORDINATOR))
+    return {name: scores.tobytes() for name, scores in guess.items()}
+
+
+def test_a_masked_sum_over_numbered_states_shows_exactly_who_was_where(recording: Recording) -> None:
+    public = public_of(recording.study)
+    adversary = ColumnSupport()
+    adversary.prepare(public, np.random.default_rng(0))
+
+    guess = adversary.run(view_of(recording, View.COORDINATOR))
+
+    for number in (1, 2):
+        visited = recording.truth.states_of(number, (0, 1, 2), 713)
+        assert np.array_equal(guess[f"sum/{number}"][:713] > 0, visited)
+
+
+def test_the_guess_is_byte_identical_when_only_the_truth_changes(recording: Recording) -> None:
+    others = {key: people.select(np.arange(people.count)[::-1]) for key, people in recording.truth.trajectories.items()}
+    perturbed = replace(recording, truth=Truth(others, {}, {}))
+
+    assert _guess(perturbed) == _guess(recording)
+
+
+def test_each_role_sees_its_own_wires_and_memory_only(recording: Recording) -> None:
+    network, coordinator = view_of(recording, View.NETWORK), view_of(recording, View.COORDINATOR)
+    site, coalition = view_of(recording, View.SITE, (1,)), view_of(recording, View.COALITION, (0, 2))
+
+    assert not network.sums
+    assert not network.policies
+    assert {item.site for item in site.frames} == {1}
+    assert {key[1] for key in site.own_updates} == {1}
+    assert {key[1] for key in coalition.own_updates} == {0, 2}
+    assert not coordinator.own_updates
+    assert set(coordinator.sums) == {1, 2}
+    with pytest.raises(InvalidParameter, match="sites that one site controls"):
+        view_of(recording, View.SITE)
+
+
+def test_a_blind_coordinator_sees_no_sum_and_no_policy(recording: Recording) -> None:
+    blind = replace(recording, study=changed(recording.study, {"protection.method": "ckks+masking"}))
+
+    seen = view_of(blind, View.COORDINATOR)
+
+    assert not seen.sums
+    assert not seen.policies
+    assert view_of(blind, View.SITE, (0,)).sums
+
+
+def test_records_of_living_people_are_never_attacked(tiny: Tiny) -> None:
+    study = tiny()
+    logged = study.model_copy(update={"data": study.data.model_copy(update={"source": "steps"})})
+
+    with pytest.raises(InvalidParameter, match="simulated patients"):
+        rehearse(logged)
+    with pytest.raises(InvalidParameter, match="simulated patients"):
+        attack(logged)
+
+
+THREAT = Threat("SFRL-X", "look", "look", frozenset({View.COORDINATOR}), "-", "-", ("-",), "", "", "", "")
+
+
+class _Two:
+    """A control and a defence."""
+
+    threats = (THREAT,)
+
+    def why_not(self, study: Study) -> str:
+        return "" if study.sites.count == 3 else "three sites only"
+
+    def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
+        names = ("unsafe-plain", "noise")
+        return tuple(Task("look", (n,), n, 1.0, partial(_measured, n), n == "unsafe-plain") for n in names)
+
+
+def _measured(name: str, study: Study, effort: Effort) -> Iterator[Cell]:
+    kind = Kind.CONTROL if name == "unsafe-plain" else Kind.DEFENDED
+    yield Cell("look", name, kind, "seed", float(effort.seed), 0.0, 1.0, 1, "coordinator")
+
+
+def test_one_s_own_evaluation_runs_beside_or_instead_of_the_suite(tiny: Tiny) -> None:
+    report = attack(tiny(), evaluations=(_Two(),), effort=Effort(seed=7), jobs=1)
+
+    assert [(cell.defence, cell.value) for cell in report.cells] == [("unsafe-plain", 7.0), ("noise", 7.0)]
+    assert report.order == ("unsafe-plain", "noise")
+
+
+def test_controls_run_whatever_columns_are_asked_for(tiny: Tiny) -> None:
+    evaluations = (_Two(),)
+
+    asked = attack(tiny(), evaluations=evaluations, defences=("noise",), jobs=1)
+    control = attack(tiny(), evaluations=evaluations, defences=("unsafe-plain",), jobs=1)
+
+    assert len(asked.cells) == 2
+    assert len(control.cells) == 1
+
+
+def test_unknown_names_are_refused_with_those_that_there_are(tiny: Tiny) -> None:
+    with pytest.raises(InvalidParameter, match="expected an attack of look; got 'listen'"):
+        attack(tiny(), evaluations=(_Two(),), attacks=("listen",))
+    with pytest.raises(InvalidParameter, match="got 'walls'"):
+        attack(tiny(), evaluations=(_Two(),), defences=("walls",), jobs=1)
+
+
+def test_an_attack_that_does_not_apply_is_not_tested(tiny: Tiny) -> None:
+    report = attack(tiny({"sites.count": 4}), evaluations=(_Two(),), jobs=1)
+
+    assert [cell.reason for cell in report.cells] == ["three sites only"]
+
+
+def test_no_two_cells_share_draws() -> None:
+    effort = Effort(seed=3)
+
+    assert effort.study_seed("a", "masking") != effort.study_seed("a", "noise")
+    assert effort.study_seed("a", "masking") == Effort(seed=3).study_seed("a", "masking")
