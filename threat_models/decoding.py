@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_frl.ckks.ciphertexts import open_sum
+from secure_frl.ckks.worker import Worker, limits_for
+from secure_frl.encoding.slots import plan_chunks
+from secure_frl.errors import DecryptionFailed
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
 from secure_frl.wire.messages import MessageType
 from secure_frl.wire.registry import LANE_WORDS
@@ -35,6 +41,46 @@ def uploads(view: CapturedView, public: PublicInfo) -> dict[tuple[int, int], Vec
         words: NDArray[np.uint32 | np.uint64] = np.frombuffer(item.frame[HEADER_BYTES:-TAG_BYTES], dtype=dtype)
         values = centred(words, public.modulus_bits)[edge:-edge]
         found[header.round, header.sender] = values / public.scale
+    return found
+
+
+def ciphertexts(view: CapturedView) -> dict[tuple[int, int], bytes]:
+    """Return the ciphertexts that a coordinator unsealed, by (round, site); it has them in its memory."""
+    names = (name.split("/") for name in view.secrets if name.startswith("ciphertexts/"))
+    return {(int(number), int(site)): view.secrets[f"ciphertexts/{number}/{site}"] for _, number, site in names}
+
+
+def encrypted_sums(view: CapturedView) -> dict[tuple[int, int], bytes]:
+    """Return the ciphertexts that a coordinator passed on as the sum, by (round, site that was given them)."""
+    found: dict[tuple[int, int], bytes] = {}
+    for item in view.frames:
+        header = read_header(item.frame) if item.direction == "to_site" else None
+        if header is not None and header.type == MessageType.R5C:
+            found[header.round, header.receiver] = item.frame[HEADER_BYTES + header.body_bytes + TAG_BYTES :]
+    return found
+
+
+def decrypted(
+    view: CapturedView, bodies: Mapping[tuple[int, int], bytes], contributors: int, public: PublicInfo
+) -> dict[tuple[int, int], Vector]:
+    """Return what the keys in a view's memory make of ciphertexts, float64 [P] in units of the message.
+
+    contributors: how many vectors are in each of the bodies. What no key opens is left out; without a key, all.
+    Under `ckks+masking` what opens is uniform. The worker is a site's own: nothing but integers leaves it.
+    """
+    plan = plan_chunks(sites=public.sites, length=public.length, modulus_bits=public.modulus_bits)
+    found: dict[tuple[int, int], Vector] = {}
+    for name, context in view.secrets.items():
+        if not name.startswith("key/"):
+            continue
+        with Worker(limits_for(plan), context) as worker:
+            for place, body in bodies.items():
+                try:
+                    words = open_sum(body, plan, contributors, worker)
+                except DecryptionFailed:
+                    continue
+                edge = LANE_WORDS // 2
+                found[place] = centred(words, public.modulus_bits)[edge:-edge] / public.scale
     return found
 
 

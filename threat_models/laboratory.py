@@ -7,6 +7,7 @@ comes here: a study of logged data is refused.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.ckks.epoch_cipher import SiteWorkers
-from secure_frl.errors import InvalidParameter, StudyStopped
+from secure_frl.ckks.worker import Worker
+from secure_frl.errors import BudgetExhausted, InvalidParameter, StudyStopped
 from secure_frl.federation import simulation
 from secure_frl.federation.blind_site import BlindStudySite
 from secure_frl.federation.enrolment import open_all_sites
@@ -77,9 +79,33 @@ class Witness:
         """Note what a site put into a round, before masks."""
         self.truth.updates[round_number, site] = integers
 
+    def note_key(self, context: bytes) -> None:
+        """Note a secret context of CKKS, which every site of its epoch holds, under its id."""
+        self.memory.secrets[f"key/{hashlib.sha256(context).hexdigest()}"] = context
+
     def note_sum(self, round_number: int, total: Sum) -> None:
         """Note a sum as every site reads it."""
         self.memory.sums[round_number] = Summed(total.integers.copy(), tuple(map(int, total.contributors)))
+
+
+class WatchedWorkers(SiteWorkers):
+    """Workers of sites, with each key that they are given written down."""
+
+    def __init__(self, workers: SiteWorkers, witness: Witness) -> None:
+        self._workers, self._witness = workers, witness
+
+    def fresh(self) -> Worker:
+        """Return what the workers do."""
+        return self._workers.fresh()
+
+    def holding(self, context: bytes) -> Worker:
+        """Return what the workers do, once the key is written down."""
+        self._witness.note_key(context)
+        return self._workers.holding(context)
+
+    def close(self) -> None:
+        """End the worker."""
+        self._workers.close()
 
 
 class WatchedPatients:
@@ -114,7 +140,8 @@ def rehearse(
 
     around: whose people each site meets. sites: classes of parties that are not honest, by site; each takes
     (SiteParts), or (SiteParts, SiteWorkers) under the ckks methods. make_keeper: of a malicious coordinator.
-    Raises InvalidParameter for a study of logged data, and what `secure_frl.run` raises but StudyStopped.
+    Raises InvalidParameter for a study of logged data, and what `secure_frl.run` raises but StudyStopped
+    and BudgetExhausted: then the recording holds what there was until then.
     """
     if study.is_logged:
         raise InvalidParameter("expected simulated patients, got records. Attacks run in rehearsals only.")
@@ -133,7 +160,7 @@ def rehearse(
                 make_keeper=make_keeper or honest,
             )
             rounds = result.rounds_completed
-        except StudyStopped as error:
+        except (StudyStopped, BudgetExhausted) as error:
             stopped = str(error)
             rounds = len(witness.memory.sums)
         frames = tuple(read_capture(capture))
@@ -174,7 +201,7 @@ def _build(
     kind = classes.get(site, StudySite if workers is None else BlindStudySite)
     made = replace(parts, patients=patients)
     watched = _watched(kind, witness)
-    opened: StudySite = watched(made) if workers is None else watched(made, workers)
+    opened: StudySite = watched(made) if workers is None else watched(made, WatchedWorkers(workers, witness))
     return opened
 
 

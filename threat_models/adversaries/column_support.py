@@ -37,11 +37,12 @@ class ColumnSupport:
         """Return float64 [states] a sum under "sum/round", and an upload under "upload/round/site"."""
         guess = {}
         for number, vector in sums(view, self._public).items():
-            guess[f"sum/{number}"] = self._rows(vector)
+            guess[f"sum/{number}"] = self.scores(vector)
         for (number, site), vector in uploads(view, self._public).items():
-            guess[f"upload/{number}/{site}"] = self._rows(vector)
+            guess[f"upload/{number}/{site}"] = self.scores(vector)
         return guess
 
-    def _rows(self, vector: Vector) -> Vector:
+    def scores(self, vector: Vector) -> Vector:
+        """Return the length of each state's rows in one message, float64 [states]."""
         tables = [part for name, part in gradients(vector, self._public).items() if name.endswith(EMBEDDING)]
         return np.asarray(np.linalg.norm(np.hstack(tables), axis=1))

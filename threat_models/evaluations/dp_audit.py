@@ -1,0 +1,130 @@
+"""The audit as a row of the matrix: epsilon as claimed against what canaries prove, at exactly h shares of noise.
+
+It wraps `secure-frl audit`'s own audit, which plants canaries at honest sites and takes away every share that the
+claim does not count on. The control is a site whose noise has half its deviation: an audit that misses it proves
+nothing.
+Source: Steinke, Nasr and Jagielski 2023; Nasr et al. 2023; the mean-shift bound is `secure_frl.privacy.audit`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from secure_frl.federation.audit_rounds import AuditParts
+from secure_frl.federation.audit_study import LEAST_CANARIES, USUAL_CANARIES, audit_study
+from secure_frl.privacy.audit_report import LEAST_RATIO, AuditReport
+from secure_frl.privacy.unit import SITE
+from secure_frl.secure_sum import SumConstants
+from secure_frl.study import Study
+from threat_models.defences import changed
+from threat_models.evaluation import Effort, Task
+from threat_models.results import Bar, Cell, Kind
+from threat_models.threat import Threat, View
+
+THREAT = Threat(
+    id="SFRL-B6",
+    name="dp_audit",
+    title="whether the noise in a sum is what epsilon claims",
+    views=frozenset({View.COALITION}),
+    given="canaries of its own making at every honest site, and all that c colluders know",
+    stronger="an auditor who adapts canaries over many releases",
+    sources=("Jagielski et al. 2020", "Nasr et al. 2023", "Steinke, Nasr and Jagielski 2023, section 5"),
+    stride="",  # a control, no attack
+    linddun="Non-compliance",
+    atlas="",
+    nist="NIST AI 100-2e2025, section 2.4 (mitigations)",
+)
+HALVED = "halved noise"
+JUDGED = (4.0, 8.0)  # where correct code passes .75 of the claim; below that the bound is printed
+EPSILONS = (1.0, 2.0, *JUDGED)
+MEANING = (
+    "A lower bound at 99.9 % on the epsilon of one noised sum, from canaries at exactly as many honest noise shares as "
+    "the claim counts on. Below epsilon 4 so few canaries prove little, and the bound is printed without a verdict."
+)
+
+
+class AuditEvaluation:
+    """B6."""
+
+    threats = (THREAT,)
+
+    def why_not(self, study: Study) -> str:
+        """Return why this does not apply to a study, empty when it does."""
+        if study.privacy.unit == SITE or study.protection.profile != "cross_silo":
+            return "a sum carries one canary a site, or has many sites: too slow here, run secure-frl audit"
+        return ""
+
+    def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
+        """Return the control and one task an epsilon."""
+        epsilons = JUDGED if effort.quick else EPSILONS
+        faults = tuple(
+            Task(
+                THREAT.name, (HALVED,), f"dp_audit, {HALVED}, epsilon {one:g}", 3.0, partial(_measure, one, True), True
+            )
+            for one in (JUDGED[:1] if effort.quick else JUDGED)
+        )
+        return faults + tuple(
+            Task(THREAT.name, (_column(one),), f"dp_audit, epsilon {one:g}", 3.0, partial(_measure, one, False))
+            for one in epsilons
+        )
+
+
+def halved(rank: int, constants: SumConstants) -> SumConstants:
+    """Return constants by which a site draws noise of half the deviation: the control's fault."""
+    return replace(constants, integer_noise_scale=constants.integer_noise_scale // 2)
+
+
+def _column(epsilon: float) -> str:
+    return f"masking+dp-{epsilon:g}"
+
+
+def _measure(epsilon: float, is_broken: bool, study: Study, effort: Effort) -> Iterator[Cell]:
+    canaries = LEAST_CANARIES if effort.quick and epsilon not in JUDGED else USUAL_CANARIES
+    seed = effort.study_seed(THREAT.name, f"{epsilon:g}", str(is_broken))
+    audited = changed(
+        study,
+        {
+            "protection.method": "masking",
+            "privacy.noise": "distributed",
+            "privacy.target_epsilon": epsilon,
+            "data.lifetime_epsilon": 0.0,
+            "study.seed": seed,
+        },
+    )
+    parts = AuditParts(constants_at=halved) if is_broken else AuditParts()
+    yield _cell(audit_study(audited, canaries=canaries, parts=parts), epsilon, is_broken, seed)
+
+
+def _cell(report: AuditReport, target: float, is_broken: bool, seed: int) -> Cell:
+    bound, claim = report.deciding_bound, report.claimed_epsilon
+    if is_broken:
+        kind, bars = Kind.CONTROL, (Bar("ratio", at_least=1.0 + 1e-9),)
+    elif target in JUDGED and report.is_judged:
+        kind, bars = Kind.DEFENDED, (Bar("ratio", at_least=LEAST_RATIO, at_most=1.0),)
+    else:
+        kind, bars = Kind.DEFENDED, (Bar("ratio", at_most=1.0),)
+    figures = {"claimed": claim, "ratio": report.ratio, "one_run_bound": report.epsilon_bound_one_run}
+    for name, value in (("point_estimate", report.epsilon_point_estimate), ("least_ratio", report.least_ratio)):
+        if value is not None:
+            figures[name] = value
+    figures["shares"] = float(report.shares_present)
+    return Cell(
+        attack=THREAT.name,
+        defence=HALVED if is_broken else _column(target),
+        kind=kind,
+        metric="epsilon proved",
+        value=bound,
+        low=bound,  # it is the lower end, at 99.9 %, itself
+        high=claim if not is_broken else bound,
+        n=report.canaries,
+        view=str(View.COALITION),
+        game="replace one" if report.relation == "replace_one" else "include/omit",
+        bars=bars,
+        ceiling=claim,
+        figures=figures,
+        curves={"claimed": [claim], "proved": [bound]},
+        sentence=MEANING,
+        seeds=(seed,),
+    )
