@@ -1,35 +1,20 @@
 """Each check of the protocol taken out of a copy of the package, alone: a named test must turn red.
 
-The copy lies in a temporary folder, together with the tests it is put to; a patch names the text that it removes and
-fails when the text is not there exactly once. Two run in the default suite, all of them in the campaigns.
+Two run in the default suite, all of them in the campaigns.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from removals import ROOT, Removal, check_that_it_is_noticed, lay_out, put_to
 
-ROOT = Path(__file__).parents[2]
 MASKING = "tests/unit/masking"
-
-
-@dataclass(frozen=True)
-class Removal:
-    """One check, the text that is it, what stands there instead, and the tests that must notice."""
-
-    check: str
-    file: str
-    text: str
-    instead: str
-    tests: tuple[str, ...]
-
 
 REMOVALS = (
     Removal(
@@ -194,46 +179,7 @@ Copy = Callable[[], Path]
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
     """Return a function that lays out the package with its masking tests in a folder of their own."""
-
-    def make() -> Path:
-        folder = tmp_path / "copy"
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "secure_frl", folder / "secure_frl", ignore=ignored)
-        shutil.copytree(ROOT / MASKING, folder / MASKING, ignore=ignored)
-        shutil.copy(ROOT / "pyproject.toml", folder)
-        (folder / "docs").mkdir()
-        return folder
-
-    return make
-
-
-def put_to(folder: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    """Run tests against the copy. A name that ends in `-` or has no parameters stands for all that begin so."""
-    names = " or ".join(test.split("::")[1].split("[")[0] for test in tests)
-    files = sorted({test.split("::")[0] for test in tests})
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", names, *files]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTEST_ADDOPTS", None)
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def take_out(folder: Path, removal: Removal) -> None:
-    path = folder / "secure_frl" / removal.file
-    source = path.read_text()
-    assert source.count(removal.text) == 1, f"{removal.file} has not this text exactly once: {removal.text!r}"
-    path.write_text(source.replace(removal.text, removal.instead))
-
-
-def check_that_it_is_noticed(folder: Path, removal: Removal) -> None:
-    take_out(folder, removal)
-
-    found = put_to(folder, removal.tests)
-
-    assert found.returncode == 1, found.stdout[-2000:] + found.stderr[-500:]
-    for test in removal.tests:
-        assert f"FAILED {test}" in found.stdout, found.stdout[-2000:]
+    return lambda: lay_out(tmp_path / "copy", MASKING)
 
 
 @pytest.mark.parametrize("removal", [r for r in REMOVALS if r.check in DEFAULT], ids=lambda removal: removal.check)
