@@ -103,7 +103,7 @@ class LinearLayer:
             if self.bias is not None:
                 gram += 1.0
         sizes = np.sqrt(_diagonal(gram) * _diagonal(back)).sum(axis=1)
-        products = np.einsum("ij,ij->i", gram.reshape(units, -1), back.reshape(units, -1))
+        products = np.vecdot(gram.reshape(units, -1), back.reshape(units, -1))
         return _bounded(products, sizes, entered.shape[2] + returned.shape[2] + self.steps**2 + 16)
 
     def add_weighted(self, vector: Floats, rows: slice | NDArray[np.int64], weights: Floats) -> None:
@@ -122,7 +122,7 @@ class LinearLayer:
             outer = np.matmul(returned.transpose(0, 2, 1), self.entered[rows])
             found.append((self.weight, outer.reshape(len(outer), -1)))
         if self.bias is not None:
-            found.append((self.bias, returned.sum(axis=1)))
+            found.append((self.bias, np.ones(self.steps) @ returned))
         return tuple(found)
 
 
@@ -142,7 +142,7 @@ class OwnGradients:
         """See Layer. Nothing cancels any more when rows are added up, so the size is the length."""
         squares = np.zeros(units)
         for _, part in self.parts:
-            squares += np.einsum("ij,ij->i", part[:units], part[:units])
+            squares += np.vecdot(part[:units], part[:units])
         terms = sum(part.shape[1] for _, part in self.parts) + 16
         return _bounded(squares, np.sqrt(squares), terms)
 
