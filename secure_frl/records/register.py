@@ -27,6 +27,7 @@ from secure_frl.records.group_commit import GroupCommit
 from secure_frl.wire.hashing import lp
 
 APPLICATION = 0x53465231  # "SFR1"
+FORMAT = 2  # format 1 also counted people in a table of their own, row by row
 STAGES = ("R1", "R2", "R3b", "R4", "R5", "closed")  # in the order in which a site answers
 SESSION_BYTES = 32
 MAX_WINDOW_BYTES = 256
@@ -41,8 +42,6 @@ _SCHEMA = (
     "CREATE UNIQUE INDEX one_answer ON answers (session, round, stage) WHERE stage IN ('R3b', 'R4')",
     """CREATE TABLE windows (sequence INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, session INTEGER NOT NULL,
          round INTEGER NOT NULL, attempt INTEGER NOT NULL, persons BLOB NOT NULL, root BLOB NOT NULL) STRICT""",
-    """CREATE TABLE persons (session INTEGER NOT NULL, person INTEGER NOT NULL, windows INTEGER NOT NULL,
-         PRIMARY KEY (session, person)) STRICT, WITHOUT ROWID""",
     "CREATE TABLE heads (ledger TEXT PRIMARY KEY, sequence INTEGER NOT NULL, head BLOB NOT NULL) STRICT",
 )
 
@@ -53,6 +52,7 @@ class Register:
     def __init__(self, book: Book, root_key: bytes) -> None:
         """Use `Register.open`. root_key: 32 bytes, held by the site only."""
         self._book, self._connection, self._root_key = book, book.connection, root_key
+        self._seen: dict[int, _Seen] = {}  # by session; what the windows in the file say
 
     @classmethod
     def open(cls, path: Path, *, group: GroupCommit | None = None) -> Self:
@@ -60,9 +60,13 @@ class Register:
 
         group: None syncs each call by itself; simulated sites of one process may share a file and its syncs.
         """
-        book = open_book(path, APPLICATION, _SCHEMA, group=group)
+        book = open_book(path, APPLICATION, _SCHEMA, newest=FORMAT, group=group)
         try:
             with book.transaction():
+                book.connection.execute(
+                    "DROP TABLE IF EXISTS persons"
+                )  # of format 1, whose programs need it: they stop
+                book.set_format(FORMAT)
                 name, new = f"{book.prefix}participation", secrets.token_bytes(_KEY_BYTES)
                 book.connection.execute("INSERT OR IGNORE INTO secrets VALUES (?, ?)", (name, new))
                 query = "SELECT value FROM secrets WHERE name = ?"
@@ -120,7 +124,7 @@ class Register:
                     "expected a window that was never admitted, got one that was. Collect new people: round and "
                     "attempt are part of a window's name."
                 )
-            allowed = self._count(number, unique, cap)
+            allowed = self._seen_under(number).windows_of(unique) < cap
             self._write_window(number, round_number, attempt, window, unique[allowed])
         return allowed[inverse.reshape(-1)]
 
@@ -142,25 +146,17 @@ class Register:
         """Return a name as this register's book has it."""
         return self._book.prefix.encode() + name
 
-    def _count(self, number: int, unique: NDArray[np.uint64], cap: int) -> NDArray[np.bool_]:
-        signed = unique.view(np.int64).tolist()  # SQLite's integers are signed; the bits are the same
-        keys = [(number, person) for person in signed]
-        self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS asked (place INTEGER PRIMARY KEY, person INTEGER)")
-        self._connection.execute("DELETE FROM asked")
-        self._connection.executemany("INSERT INTO asked VALUES (?, ?)", enumerate(signed))
-        over = self._connection.execute(
-            """SELECT place FROM asked JOIN persons ON persons.session = ? AND persons.person = asked.person
-               WHERE persons.windows >= ?""",
-            (number, cap),
-        ).fetchall()
-        allowed = np.ones(len(unique), dtype=np.bool_)
-        allowed[[place for (place,) in over]] = False
-        self._connection.executemany(
-            """INSERT INTO persons VALUES (?, ?, 1)
-               ON CONFLICT (session, person) DO UPDATE SET windows = windows + 1""",
-            [key for key, may in zip(keys, allowed.tolist(), strict=True) if may],
-        )
-        return allowed
+    def _seen_under(self, number: int) -> _Seen:
+        """Return who was in how many windows of a session, inside the caller's transaction.
+
+        Windows are taken from the file alone, also this register's own: what was not committed never counts, and what
+        another study on this data set wrote does.
+        """
+        seen = self._seen.setdefault(number, _Seen(self._book.first))
+        query = "SELECT sequence, persons FROM windows WHERE session = ? AND sequence BETWEEN ? AND ? ORDER BY sequence"
+        for sequence, people in self._connection.execute(query, (number, seen.last + 1, self._book.last)).fetchall():
+            seen.add(sequence, np.frombuffer(people, dtype="<u8").astype(np.uint64))
+        return seen
 
     def _write_window(
         self, number: int, round_number: int, attempt: int, window: bytes, admitted: NDArray[np.uint64]
@@ -246,6 +242,39 @@ class Register:
                 self._connection.execute("INSERT OR IGNORE INTO sessions (session, epoch) VALUES (?, 0)", (name,))
             found = self._connection.execute(query, (name,)).fetchone()
         return int(found[0])
+
+
+class _Seen:
+    """In how many windows of one session each person was."""
+
+    def __init__(self, before: int) -> None:
+        """before: a key before that of the session's first window."""
+        self.last = before
+        self._people = np.zeros(0, dtype=np.uint64)  # ascending
+        self._windows = np.zeros(0, dtype=np.int64)
+
+    def windows_of(self, people: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return how many windows each was in, int64 [people]."""
+        places, is_known = self._find(people)
+        found = np.zeros(people.size, dtype=np.int64)
+        found[is_known] = self._windows[places[is_known]]
+        return found
+
+    def add(self, sequence: int, people: NDArray[np.uint64]) -> None:
+        """Count the people of the next window, each there once, ascending."""
+        places, is_known = self._find(people)
+        self._windows[places[is_known]] += 1
+        self._people = np.insert(self._people, places[~is_known], people[~is_known])
+        self._windows = np.insert(self._windows, places[~is_known], 1)
+        self.last = sequence
+
+    def _find(self, people: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return where each stands, or would stand, and whether it is there."""
+        places = np.searchsorted(self._people, people)
+        is_known = np.zeros(people.size, dtype=np.bool_)
+        inside = places < self._people.size
+        is_known[inside] = self._people[places[inside]] == people[inside]
+        return places, is_known
 
 
 class SessionStages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -163,6 +164,41 @@ def test_the_cap_holds_over_a_restart(tmp_path: Path) -> None:
     again = Register.open(tmp_path / "r.sqlite").admit(SESSION, 2, 0, b"w2", people(2**64 - 1, 2**63, 5), cap=1)
 
     assert again.tolist() == [False, False, True]
+
+
+def test_the_cap_counts_what_another_study_on_the_data_set_wrote_meanwhile(register: Register, tmp_path: Path) -> None:
+    register.admit(SESSION, 1, 0, b"w1", people(1), cap=2)
+    other = Register.open(tmp_path / "register.sqlite")
+    other.admit(OTHER, 1, 0, b"w2", people(1), cap=2)
+    other.admit(SESSION, 2, 0, b"w3", people(9, 1), cap=2)
+
+    assert register.admit(SESSION, 3, 0, b"w4", people(1, 9), cap=2).tolist() == [False, True]
+
+
+def test_a_window_that_was_not_written_does_not_count(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(Register, "_root", lambda *_: b"too long for a root, and no blob".decode())  # refused by STRICT
+        with pytest.raises(LedgerCorrupt):
+            register.admit(SESSION, 1, 0, b"w1", people(1), cap=1)
+
+    assert register.admit(SESSION, 1, 1, b"w2", people(1), cap=1).tolist() == [True]
+    assert register.admit(SESSION, 1, 2, b"w3", people(1), cap=1).tolist() == [False]
+
+
+def test_a_register_of_format_1_is_counted_on_and_no_longer_opened_by_what_would_not_count(tmp_path: Path) -> None:
+    """The file was written by the version that kept people in a table of their own."""
+    path = Path(shutil.copy(Path(__file__).parent / "formats/register_v1.sqlite", tmp_path))
+
+    with Register.open(path) as register:  # 1 and 3 were in one window, the last person in two
+        assert register.stage_register(SESSION).last_stage() == (2, 0, "R2")
+        assert register.admit(SESSION, 3, 0, b"w3", people(1, 3, 2**64 - 1), cap=2).tolist() == [True, True, False]
+
+    with sqlite3.connect(path) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    connection.close()
+    assert "persons" not in tables
+    assert Register.open(path).admit(SESSION, 4, 0, b"w4", people(1, 8), cap=2).tolist() == [False, True]
 
 
 def test_the_cap_counts_within_one_charter(register: Register) -> None:
