@@ -1,7 +1,8 @@
 """Where the time of a round goes in the shipped study, and how much of it privacy takes.
 
 Functions are wrapped by a clock that counts each one without what it calls of the others. Conservative: everything
-that Opacus' hooks do counts as clipping, though without privacy a plain gradient would stand in its place.
+that Opacus' samplers do counts as clipping, though without privacy a plain gradient would stand in its place; so does
+adding up what came back to each step of a table, which a plain backward pass would do as well.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.privacy.gram_gradients import GramGradients
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.optimizer import IntegerNoiseOptimizer
+from secure_frl.privacy.table_gradients import TableGradients
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
 from secure_frl.records.register import Register, SessionStages
@@ -36,6 +38,7 @@ WRAPPED: tuple[tuple[Any, tuple[str, ...], str], ...] = (  # Any: a class, or a 
     (Trainer, ("update",), GRADIENTS),
     (MessageGradients, ("_sample_embedding", "take"), CLIPPING),
     (GramGradients, ("take", "sum_clipped"), CLIPPING),
+    (TableGradients, ("take_steps",), CLIPPING),
     (IntegerNoiseOptimizer, ("expect", "collect", "clip_and_accumulate", "clipped_sum"), CLIPPING),
     (IntegerNoiseOptimizer, ("add_noise",), NOISE),
     (site, ("to_ring_vector",), MASKING),

@@ -27,6 +27,8 @@ from secure_frl.privacy.events import UNSAFE_NONE
 from secure_frl.privacy.gram_gradients import GramGradients
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.noise import discrete_gaussian
+from secure_frl.privacy.table_gradients import TableGradients
+from secure_frl.privacy.table_rows import TableSum
 from secure_frl.secure_sum import RandomSource, SumConstants
 
 
@@ -51,7 +53,7 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
 
     def __init__(
         self,
-        module: MessageGradients | GramGradients,
+        module: MessageGradients | GramGradients | TableGradients,
         segments: Sequence[Segment],
         constants: SumConstants,
         *,
@@ -81,6 +83,10 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         self._vector = np.zeros(self._length, dtype=np.float64)
         self._columns = sum(segment.coordinates.size for segment in segments)
         self._is_open = False
+        tables = module.tables if isinstance(module, TableGradients) else ()
+        self._of_tables = TableSum(
+            tables, constants.blocks
+        )  # of the window; the forms of a chunk below are then unused
         self._gradients: NDArray[np.float64] | None = None  # [units, columns] of the open chunk, once there are any
         self._summed: tuple[NDArray[np.float64], int] | None = None  # of the open chunk, where no gradients are made
         self._returns = np.zeros(0, dtype=np.float64)  # [units], of the open chunk
@@ -119,6 +125,9 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         rows = unit_of_row.size if rows is None else rows
         if returns is not None:
             np.add.at(self._returns, unit_of_row, returns)
+        if isinstance(self._module, TableGradients):
+            self._of_tables.add(self._module.take_steps(unit_of_row + self._of_tables.units, rows))
+            return
         is_all = self._gradients is None and np.array_equal(unit_of_row, np.arange(self._units))
         if is_all and is_whole and isinstance(self._module, GramGradients):
             self._summed = self._module.sum_clipped(self._units, rows, self._constants.blocks, self._returns)
@@ -135,6 +144,10 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         """Clip the units of the open chunk and add them to the window's sum, in float64."""
         if not self._is_open:
             raise UnexpectedState("expected an open chunk, got none. Call expect and collect first.")
+        if isinstance(self._module, TableGradients):
+            self._of_tables.close(self._returns)
+            self._is_open = False
+            return
         if self._summed is not None:
             vector, dropped = self._summed
         else:
@@ -146,7 +159,12 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
 
     def clipped_sum(self) -> ClippedSum:
         """Return what has been summed so far; before noise, so it stays in this process."""
-        return as_clipped_sum(self._vector.copy(), self._constants.blocks, self._unit, self._dropped)
+        vector, dropped = self._so_far()
+        return as_clipped_sum(vector, self._constants.blocks, self._unit, dropped)
+
+    def _so_far(self) -> tuple[NDArray[np.float64], int]:
+        vector, dropped = self._of_tables.result()
+        return self._vector + vector, self._dropped + dropped
 
     def add_noise(self) -> NDArray[np.int64]:
         """Return int64 [P]: the sum rounded with dither, clamped, plus this site's discrete Gaussian; once a window.
@@ -157,7 +175,9 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         if self._is_open or self._is_spent:
             raise UnexpectedState("expected a finished window without noise, got another. Start a new window.")
         self._is_spent = True
-        vector, self._vector = self._vector, np.zeros(0, dtype=np.float64)
+        vector, _ = self._so_far()
+        self._vector = np.zeros(0, dtype=np.float64)
+        self._of_tables.forget()
         return noised_integers(vector, self._constants, self._random)
 
     def step(self, closure: object = None) -> None:

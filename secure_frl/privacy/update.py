@@ -25,9 +25,11 @@ from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.module_check import check_module
 from secure_frl.privacy.optimizer import IntegerNoiseOptimizer, noised_integers
 from secure_frl.privacy.rows import as_units
+from secure_frl.privacy.table_gradients import TableGradients, is_of_tables
 from secure_frl.privacy.unit import SITE
 from secure_frl.secure_sum import RandomSource, SumConstants
 
+Engine = MessageGradients | GramGradients | TableGradients
 Losses = Callable[[nn.Module, Trajectories], Tensor]  # one loss a trajectory, [B]; coupled by nothing
 
 
@@ -122,7 +124,7 @@ def _accumulate(
     check_module(policy)
     was_training = policy.training
     policy.train()  # Opacus' hooks record nothing in evaluation mode
-    wrapped = (GramGradients if is_offered(policy, segments) else MessageGradients)(policy, segments)
+    wrapped = _engine(policy, segments)
     try:
         optimizer = IntegerNoiseOptimizer(wrapped, segments, constants, unit=unit, random=random)
         rows, fine, units = as_units(trajectories, usable, unit)
@@ -134,6 +136,13 @@ def _accumulate(
     return optimizer
 
 
+def _engine(policy: nn.Module, segments: Sequence[Segment]) -> Engine:
+    """Return what sums a policy's per-unit gradients fastest: tables by their rows, networks by Gram matrices."""
+    if is_of_tables(policy, segments):
+        return TableGradients(policy, segments)
+    return (GramGradients if is_offered(policy, segments) else MessageGradients)(policy, segments)
+
+
 def _walk(
     policy: nn.Module,
     losses: Losses,
@@ -141,7 +150,7 @@ def _walk(
     units: NDArray[np.int64],
     usable: NDArray[np.bool_],
     optimizer: IntegerNoiseOptimizer,
-    wrapped: MessageGradients | GramGradients,
+    wrapped: Engine,
     return_middle: float,
 ) -> None:
     steps = trajectories.steps

@@ -12,10 +12,18 @@ from numpy.typing import NDArray
 from update_windows import Table, aligned, constants, layout, losses, message, update, window
 
 from secure_frl.learning.trajectories import Trajectories
+from secure_frl.privacy import update as private
 from secure_frl.privacy.update import clipped_sum
 from secure_frl.randomness import rehearsal_source
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
+
+
+@pytest.fixture(params=["tables", "hooks"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rows of tables, as a policy of tables is summed, and by Opacus' hooks, as any other may be."""
+    if request.param == "hooks":
+        monkeypatch.setattr(private, "is_of_tables", lambda *_: False)
 
 
 # --- influence ------------------------------------------------------------------------------------------------------
@@ -39,6 +47,7 @@ def test_one_of_ten_thousand_aligned_units_moves_the_whole_message_by_one() -> N
     assert worst > 1 + 1e-6
 
 
+@pytest.mark.usefixtures("engine")
 def test_any_unit_of_a_mixed_window_moves_the_whole_message_by_at_most_one() -> None:
     mixed = window(40)
     everyone = message(mixed).vector
@@ -48,6 +57,7 @@ def test_any_unit_of_a_mixed_window_moves_the_whole_message_by_at_most_one() -> 
         assert np.linalg.norm(everyone - message(mixed.select(others)).vector) <= 1 + 1e-6
 
 
+@pytest.mark.usefixtures("engine")
 def test_all_trajectories_of_a_person_are_one_unit_and_each_is_one_for_the_trajectory_unit() -> None:
     persons = np.array([1, 2, 1, 3, 1], dtype=np.uint64)
     five = dataclasses.replace(aligned(5), persons=persons)
@@ -60,12 +70,14 @@ def test_all_trajectories_of_a_person_are_one_unit_and_each_is_one_for_the_traje
     assert trajectory == pytest.approx(3.0)
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_person_with_more_trajectories_than_a_chunk_holds_is_still_one_unit() -> None:
     many = dataclasses.replace(aligned(300), persons=np.zeros(300, dtype=np.uint64))
 
     assert np.linalg.norm(message(many).vector) == pytest.approx(1.0)
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_persons_bits_do_not_depend_on_where_a_batch_is_cut() -> None:
     """Nine trajectories of one person beside ninety of others, who are silenced: what is left is hers, to the bit."""
     hers, others = window(9, seed=1, persons=np.full(9, 500, dtype=np.uint64)), window(180, seed=2)
@@ -84,6 +96,7 @@ def test_a_persons_bits_do_not_depend_on_where_a_batch_is_cut() -> None:
         assert np.array_equal(beside(company), alone)
 
 
+@pytest.mark.usefixtures("engine")
 def test_the_message_is_the_sum_of_each_persons_clipped_message() -> None:
     persons = np.arange(30, dtype=np.uint64) % 11
     mixed = window(30, persons=persons)
@@ -146,6 +159,7 @@ def poisoned(trajectories: Trajectories, row: int) -> Trajectories:
     return dataclasses.replace(trajectories, rewards=rewards)
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_unit_with_a_gradient_that_is_not_finite_counts_as_absent() -> None:
     clean = window(20)
 
