@@ -8,18 +8,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.federation.optimisers import initial_state
+from secure_frl.federation.optimisers import OptimiserRule, initial_state, step
 from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
 from secure_frl.learning.forms import policy_form
+from secure_frl.learning.policies import Policy, build_policy, observed
 from secure_frl.learning.rollout import roll_out
 from secure_frl.learning.settings import FEATURES, ICU_SEPSIS, setting_of
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.planning import sum_constants
-from secure_frl.secure_sum import SumConstants
+from secure_frl.secure_sum import SiteId, Sum, SumConstants
 from secure_frl.study import Study
 from threat_models.threat import Part, Vector
 
@@ -76,6 +78,13 @@ class Public:
         assert shown is not None
         return np.asarray(shown[:-3], dtype=np.float32)  # terminal states are last
 
+    def admissible(self) -> NDArray[np.bool_]:
+        """Return which actions each live state allows, bool [states, A]. Raises InvalidParameter without a table."""
+        allowed = setting_of(self.study).shown_allowed
+        if allowed is None:
+            raise InvalidParameter("expected states that a table describes, got others. Choose another attack.")
+        return np.asarray(allowed[:-3], dtype=np.bool_)
+
     def people(self, policy: Vector, count: int, seed: int) -> Trajectories:
         """Return simulated people whom a policy treated; anybody can make them."""
         environment = setting_of(self.study).make(count, self.study.data.max_steps)
@@ -85,6 +94,29 @@ class Public:
     def messages(self, policy: Vector, people: Trajectories) -> Vector:
         """Return each one's clipped message before rounding, float64 [people, P], under the first critic."""
         return self._trainer.unit_messages(replace(self._state, parameters=policy), people)
+
+    def log_likelihoods(self, policy: Vector, people: Trajectories) -> Vector:
+        """Return how likely a policy takes each one's actions where he was, in nats, float64 [people]."""
+        model = self._policy
+        model.load(policy_form(self.study).arrays(policy))
+        with torch.no_grad():
+            found = model(*observed(people))[0].double().numpy()
+        taken = np.take_along_axis(found, np.where(people.steps, people.actions, 0)[..., None], axis=-1)[..., 0]
+        return np.asarray(np.where(people.steps, taken, 0.0).sum(axis=1))
+
+    def trained(self, people: Trajectories, rounds: int, seed: int) -> Vector:
+        """Return the policy after rounds with the same people at all sites: the production gradient, clip and step.
+
+        The noise of all sites is drawn from NumPy, for a federation of nobody's data needs no secure one.
+        """
+        rng, state, constants = np.random.default_rng(seed), self._state, self.constants
+        everybody = tuple(SiteId(site) for site in range(self.sites))
+        for _ in range(rounds):
+            total = self._trainer.unit_messages(state, people).sum(axis=0)
+            noised = total + rng.normal(0.0, self.noise_deviation, total.size)
+            integers = np.rint(noised * constants.scale).astype(np.int64)
+            state = step(state, Sum(integers, constants.scale, everybody), self._rule)
+        return np.asarray(state.parameters)
 
     def rows(self, policy: Vector, count: int, seed: int) -> Vector:
         """Return clipped messages of `count` simulated people under a policy, float64 [count, P]."""
@@ -96,7 +128,15 @@ class Public:
 
     @cached_property
     def _state(self):  # type: ignore[no-untyped-def]  # the optimiser's state, which stays in here
-        return initial_state(optimiser_rule(self.study, self.constants))
+        return initial_state(self._rule)
+
+    @cached_property
+    def _rule(self) -> OptimiserRule:
+        return optimiser_rule(self.study, self.constants)
+
+    @cached_property
+    def _policy(self) -> Policy:
+        return build_policy(policy_form(self.study))
 
 
 def public_of(study: Study) -> Public:

@@ -7,7 +7,7 @@ An adversary sees a `CapturedView` and `PublicInfo`, nothing else: no truth, no 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from secure_frl.learning.trajectories import Trajectories
 from secure_frl.wire.capture import Captured
 
 Vector = NDArray[np.float64]
+People = Trajectories  # simulated, or those whom an attacker is said to know
 Guess = Mapping[str, NDArray[Any]]  # arrays by name, each adversary's own names; Any: scores, states, coins
 
 
@@ -68,6 +69,7 @@ class CapturedView:
     policies: Mapping[int, Vector]  # by round: parameters [P of the policy block] that the round's people met
     own_updates: Mapping[tuple[int, int], NDArray[np.int64]]  # by (round, controlled site): integers [P] before masks
     secrets: Mapping[str, bytes]  # keys in its memory that the wire does not show, by name; mostly empty
+    asked_again: Mapping[int, Summed] = field(default_factory=dict)  # second sums; of a coordinator that cheats
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +139,24 @@ class PublicInfo(Protocol):
         """Return the public features of every live state, float32 [states, D]. Raises InvalidParameter without one."""
         ...
 
+    def admissible(self) -> NDArray[np.bool_]:
+        """Return which actions each live state allows, bool [states, A]. Raises InvalidParameter without a table."""
+        ...
+
     def people(self, policy: Vector, count: int, seed: int) -> Trajectories:
         """Return simulated people whom a policy treated; anybody can make them."""
         ...
 
     def messages(self, policy: Vector, people: Trajectories) -> Vector:
         """Return each one's clipped message before rounding, float64 [people, P], under the first critic."""
+        ...
+
+    def log_likelihoods(self, policy: Vector, people: Trajectories) -> Vector:
+        """Return how likely a policy takes each one's actions where he was, in nats, float64 [people]."""
+        ...
+
+    def trained(self, people: Trajectories, rounds: int, seed: int) -> Vector:
+        """Return the policy after rounds with the same people at all sites: anybody can train a shadow federation."""
         ...
 
 

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from threat_models.evaluation import Evaluation
+from threat_models.evaluations.cohort_differencing import CohortDifferencingEvaluation
+from threat_models.evaluations.collusion import CollusionEvaluation
 from threat_models.evaluations.column_support import ColumnSupportEvaluation
+from threat_models.evaluations.model_inconsistency import ModelInconsistencyEvaluation
 
-EVALUATIONS: tuple[Evaluation, ...] = (ColumnSupportEvaluation(),)
+EVALUATIONS: tuple[Evaluation, ...] = (
+    ColumnSupportEvaluation(),
+    ModelInconsistencyEvaluation(),
+    CohortDifferencingEvaluation(),
+    CollusionEvaluation(),
+)

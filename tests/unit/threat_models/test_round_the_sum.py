@@ -1,0 +1,186 @@
+"""Attacks round the sum, on real wires: each wins where one check is out, and gets a named refusal where it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from secure_frl.study import Study
+from threat_models.adversaries.cohort_differencing import CohortDifferencing
+from threat_models.adversaries.collusion import Collusion
+from threat_models.adversaries.model_inconsistency import ModelInconsistency, silent_policy
+from threat_models.adversaries.state_scores import SPARSE, StateScores
+from threat_models.defences import MASKING, changed, defended
+from threat_models.evaluations.one_victim import REFERENCE, States
+from threat_models.keepers import (
+    AskingTwiceKeeper,
+    ForgetfulSite,
+    LeavingOutKeeper,
+    PlantingKeeper,
+    SamePeople,
+    ShrinkingKeeper,
+    UncheckedSite,
+    keeper,
+)
+from threat_models.laboratory import Recording, rehearse, view_of
+from threat_models.public import public_of
+from threat_models.reconstruction import found_share
+from threat_models.threat import Guess, Summed, View
+from threat_models.truth import Truth
+
+pytestmark = pytest.mark.threats
+Tiny = Callable[..., Study]
+EVERYWHERE = range(4)
+
+
+def _study(tiny: Tiny, rounds: int = 1) -> Study:
+    sites = {"sites.count": 4, "sites.min_survivors": 3, "sites.max_colluders": 1, "protection.threshold": 0}
+    study = changed(tiny(), REFERENCE, sites, {"training.rounds": rounds, "study.seed": 3, "data.max_steps": 48})
+    attacked: Study = defended(study, MASKING, clip_norm=1.5)
+    return attacked
+
+
+def _found(guess: Guess, name: str, recording: Recording, round_number: int, site: int) -> float:
+    states = States(public_of(recording.study))
+    met = states.met(recording.truth.trajectories[round_number, site], 0)
+    return found_share(guess[name], met, np.random.default_rng(0))
+
+
+def _run(
+    adversary: ModelInconsistency | CohortDifferencing | Collusion,
+    recording: Recording,
+    opened: dict[int, Summed] | None = None,
+    sites: tuple[int, ...] = (),
+) -> Guess:
+    adversary.prepare(public_of(recording.study), np.random.default_rng(0))
+    role = View.COALITION if sites else View.COORDINATOR
+    return adversary.run(replace(view_of(recording, role, sites), asked_again=opened or {}))
+
+
+# --- another policy for all but one ----------------------------------------------------------------------------------
+
+
+def test_under_the_silent_policy_every_message_is_the_same_single_number(tiny: Tiny) -> None:
+    public = public_of(_study(tiny))
+    silent = silent_policy(public)
+    people = public.people(silent, 20, 1)
+
+    rows = public.messages(silent, people)
+
+    said = rows[people.terminated]
+    assert len(said) > 10
+    assert np.abs(said - said[0]).max() < 1e-9  # the same, whoever it was
+    assert (np.abs(said[0]) > 1e-12).sum() == 1
+
+
+def test_sites_without_a_policy_check_give_the_victim_away_and_the_truth_is_not_read(tiny: Tiny) -> None:
+    study = _study(tiny)
+    planting = keeper(PlantingKeeper, planted=silent_policy(public_of(study)), victim=0)
+    recording = rehearse(study, sites=dict.fromkeys(EVERYWHERE, UncheckedSite), make_keeper=planting)
+
+    guess = _run(ModelInconsistency(), recording)
+    again = _run(ModelInconsistency(), replace(recording, truth=Truth({}, {}, {})))
+
+    assert _found(guess, f"{SPARSE}/1", recording, 1, 0) >= 0.9
+    assert {name: one.tobytes() for name, one in guess.items()} == {name: one.tobytes() for name, one in again.items()}
+
+
+def test_honest_sites_refuse_a_planted_policy_under_its_own_tag(tiny: Tiny) -> None:
+    study = _study(tiny)
+    planted = silent_policy(public_of(study))
+
+    told = rehearse(study, make_keeper=keeper(PlantingKeeper, planted=planted, victim=0, tells_planted_tag=True))
+
+    assert told.rounds == 0
+    assert set(told.refusals) == {"ModelDoesNotFollow"}
+
+
+def test_honest_sites_do_not_look_at_a_planted_policy_under_the_true_tag(tiny: Tiny) -> None:
+    study = _study(tiny)
+    planted = silent_policy(public_of(study))
+
+    hidden = rehearse(study, make_keeper=keeper(PlantingKeeper, planted=planted, victim=0))
+
+    assert hidden.rounds == 1
+    for site in EVERYWHERE:  # a message of its own people, not the single number of a silent policy
+        assert np.count_nonzero(hidden.truth.updates[1, site]) > 1000
+
+
+# --- the same round asked again --------------------------------------------------------------------------------------
+
+
+def test_sites_without_memory_give_the_difference_away(tiny: Tiny) -> None:
+    opened: dict[int, Summed] = {}
+    asking = keeper(AskingTwiceKeeper, victim=0, opened=opened, refused=[])
+
+    recording = rehearse(
+        _study(tiny, rounds=2),  # one to ask, and a window of the ledgers to ask again
+        around=SamePeople,
+        sites=dict.fromkeys(EVERYWHERE, ForgetfulSite),
+        make_keeper=asking,
+    )
+
+    assert opened[1].contributors == (0, 1, 2, 3)
+    assert recording.memory.sums[1].contributors == (1, 2, 3)
+    assert _found(_run(CohortDifferencing(), recording, opened), f"{SPARSE}/1/0", recording, 1, 0) >= 0.9
+
+
+def test_honest_sites_answer_a_round_once_and_the_round_still_ends(tiny: Tiny) -> None:
+    opened: dict[int, Summed] = {}
+    codes: list[str] = []
+
+    recording = rehearse(
+        _study(tiny, rounds=2), make_keeper=keeper(AskingTwiceKeeper, victim=0, opened=opened, refused=codes)
+    )
+
+    assert not opened
+    assert recording.rounds == 2
+    assert set(recording.refusals) == set(codes) == {"AlreadyAnswered"}
+
+
+def test_a_round_without_the_victim_is_compared_with_the_one_before_it(tiny: Tiny) -> None:
+    recording = rehearse(_study(tiny, rounds=2), make_keeper=keeper(LeavingOutKeeper, victim=2))
+
+    guess = _run(CohortDifferencing(), recording)
+
+    assert set(guess) == {f"{method}/1/2" for method in ("span", "filter", "sparse")}
+
+
+# --- sites that pool -------------------------------------------------------------------------------------------------
+
+
+def test_all_other_sites_together_read_the_victim(tiny: Tiny) -> None:
+    recording = rehearse(_study(tiny))
+
+    for victim in (0, 3):
+        others = tuple(site for site in EVERYWHERE if site != victim)
+        assert _found(_run(Collusion(), recording, sites=others), f"{SPARSE}/1", recording, 1, victim) >= 0.9
+
+
+def test_a_cohort_smaller_than_the_charter_s_is_refused_by_its_honest_sites(tiny: Tiny) -> None:
+    study = changed(_study(tiny), {"sites.min_survivors": 4})
+
+    recording = rehearse(study, make_keeper=keeper(ShrinkingKeeper, cohort=(0, 1, 2)))
+
+    assert recording.rounds == 0
+    assert recording.refusals == ("RoundRefused",) * 3
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def test_single_steps_have_the_gradients_that_the_production_code_gives(tiny: Tiny) -> None:
+    public = public_of(_study(tiny))
+    scores = StateScores(public, public.first_policy)
+    states = States(public)
+    people = public.people(public.first_policy, 40, 5)
+    short = int(np.argmin(np.where(people.terminated, people.lengths, 99)))
+
+    row = public.messages(public.first_policy, people.select(np.array([short])))[0]
+
+    assert scores.unexplained(row, 1) < 1e-4 * float(row @ row)  # the dictionary spans what was sent
+    met = states.met(people, short)
+    assert found_share(scores.scores(row, 1)[SPARSE], met, np.random.default_rng(0)) == 1.0
