@@ -1,7 +1,7 @@
 """Clipped sums of per-person gradients beside the plain gradient of the same losses, in the same precision.
 
 256 people of 16 steps, a network of 47-64-64-25, REINFORCE; about half of the people are clipped. Plain is one forward
-and one backward pass over all of them by torch, which protects nobody.
+and one backward pass over all of them, which protects nobody.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Clipped sums of per-unit gradients out of one backward pass, for policies of linear layers and embeddings.
 
 Stands where `MessageGradients` stands. No gradient of a weight is made in the backward pass: hooks keep what entered
-each layer, the pass gives what comes back to each (by `linear_products`), and `gram_layers` makes lengths and sum of
-them. A unit of several rows, and whatever is odd in numbers, takes the way of `MessageGradients`: its own gradient,
-then `clip_units`.
+each layer, the pass gives what comes back to each, and `gram_layers` makes lengths and sum of them. A unit of several
+rows, and whatever is odd in numbers, takes the way of `MessageGradients`: its own gradient, then `clip_units`.
 
 Why a unit moves the sum by at most 1 + SENSITIVITY_MARGIN. A unit's gradient is here sum_t d_t h_t', of float64 numbers
 that follow from that unit alone. Its weight comes from a bound above its true length, so its own term is at most 1
@@ -20,7 +19,7 @@ with two units or more in a product (LONGEST_STEPS), and the difference by twice
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,6 @@ from torch import Tensor, nn
 
 from secure_frl.errors import InvalidParameter, UnexpectedState
 from secure_frl.learning.layout import Segment
-from secure_frl.privacy import linear_products
 from secure_frl.privacy.clipping import add_figures_, clip_units
 from secure_frl.privacy.gram_layers import (
     EmbeddingLayer,
@@ -55,10 +53,7 @@ def is_offered(policy: nn.Module, segments: Sequence[Segment]) -> bool:
     Exact types, one module a parameter, a layer in one block, a linear layer's parameter whole and in one piece. A
     policy of tables alone has nothing to gain: its gradients are as short as an episode.
     """
-    return _is_taken(_owners(policy), policy, segments)
-
-
-def _is_taken(owners: Mapping[str, nn.Module], policy: nn.Module, segments: Sequence[Segment]) -> bool:
+    owners = _owners(policy)
     weights = dict(policy.named_parameters())
     names = [segment.parameter for segment in segments]
     if len(set(names)) != len(names) or not set(names) <= set(owners):
@@ -106,13 +101,13 @@ class GramGradients:
     needs_fixed_rows = True  # as in MessageGradients: a product's last bits depend on how many rows it has
 
     def __init__(self, policy: nn.Module, segments: Sequence[Segment]) -> None:
-        """Take the layers over; undo with `to_standard_module`. `is_offered` says of which policies."""
-        owners = _owners(policy)
-        if not _is_taken(owners, policy, segments):
+        """Put hooks on the layers; undo with `to_standard_module`. `is_offered` says of which policies."""
+        if not is_offered(policy, segments):
             raise InvalidParameter(
                 "expected linear layers and embeddings whole in the message, got others. Use MessageGradients."
             )
         self._policy = policy
+        owners = _owners(policy)
         self._places: dict[nn.Module, dict[str, tuple[slice, Segment]]] = {}
         self._length = 0
         for segment in segments:
@@ -129,20 +124,15 @@ class GramGradients:
         self._layers: list[Layer] | None = None
         self._rows = 0
         self._hooks = [part.register_forward_hook(self._keep) for part in self._places]
-        for part in self._places:
-            if isinstance(part, nn.Linear):
-                linear_products.use(part)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return the policy's parameters."""
         return self._policy.parameters()
 
     def to_standard_module(self) -> nn.Module:
-        """Return the policy without hooks, as it was."""
+        """Return the policy without hooks."""
         for hook in self._hooks:
             hook.remove()
-        for part in self._places:
-            linear_products.undo(part)
         self._passes, self._layers = [], None
         return self._policy
 
