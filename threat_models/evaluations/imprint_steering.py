@@ -1,0 +1,122 @@
+"""Steering through the wire: honest sites that check everything, and a coordinator that states sums of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from secure_frl.study import Study
+from threat_models.adversaries.imprint_steering import THREAT, SteeredImprint
+from threat_models.defences import MASKING, MASKING_8, Defence
+from threat_models.evaluation import Effort, Task
+from threat_models.evaluations.imprint import (
+    CHECKING,
+    MOST_UNDER_NOISE,
+    SPREAD,
+    OwnFeatures,
+    attacked,
+    cell_of,
+    refusal_of,
+    score,
+    swapped,
+    why_no_features,
+)
+from threat_models.keepers import keeper
+from threat_models.laboratory import Recording, rehearse, view_of
+from threat_models.malicious_coordinator import SteeringKeeper, longest_step
+from threat_models.public import Public, public_of
+from threat_models.results import Bar, Cell, Kind
+from threat_models.threat import Summed, Vector, View
+
+# One stated sum moves a parameter by up to 20 here: step size times clip. The shipped study of a table has 2,000.
+STEP_SIZE = 5.0
+OTHER_STEPS = (0.05, 0.5, 5.0, 50.0)  # whose rounds are counted beside it
+WHY_OPEN = (
+    "Open: sites check that the policy follows from the stated sum, and nobody but the coordinator knows the real one. "
+    "The range of a sum bounds how far a round steers, the step size how many rounds it takes; only noise stops it."
+)
+
+
+class ImprintSteeringEvaluation:
+    """A5s."""
+
+    threats = (THREAT,)
+
+    def why_not(self, study: Study) -> str:
+        """Return why this does not apply to a study, empty when it does."""
+        return why_no_features(study)
+
+    def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
+        """Return one task without noise and one with it."""
+        return tuple(
+            Task(THREAT.name, (one.name,), f"imprint_steering, {one.name}", 8.0, partial(_measure, one))
+            for one in (MASKING, MASKING_8)
+        )
+
+
+def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
+    seed = effort.study_seed(THREAT.name, defence.name)
+    keys = {
+        "policy.hidden": [effort.trials(128, 64)],
+        "study.seed": seed,
+        "training.global.step_size": STEP_SIZE,
+    }
+    public = public_of(attacked(study, defence, {**keys, "training.rounds": 1}))
+    adversary = SteeredImprint(SPREAD)
+    adversary.prepare(public, effort.rng(THREAT.name, defence.name))
+    way = float(np.abs(adversary.policy - public.first_policy).max())
+    under_way = _rounds(way, STEP_SIZE, public)
+    rounds = under_way + effort.trials(8, 2)
+    knows: dict[int, Summed] = {}
+    recording = rehearse(
+        attacked(study, defence, {**keys, "training.rounds": rounds}),
+        around=partial(OwnFeatures, seed=seed),
+        make_keeper=keeper(SteeringKeeper, target=adversary.policy, knows=knows),
+    )
+    yield _cell(defence, adversary, recording, knows, public, way, effort)
+
+
+def _rounds(way: float, step_size: float, public: Public) -> int:
+    return math.ceil(way / longest_step(step_size, public.constants))
+
+
+def _cell(
+    defence: Defence,
+    adversary: SteeredImprint,
+    recording: Recording,
+    knows: dict[int, Summed],
+    public: Public,
+    way: float,
+    effort: Effort,
+) -> Cell:
+    """Return what the real sums show from the first round on whose people met the imprint."""
+    is_noisy = defence is MASKING_8
+    kind = Kind.DEFENDED if is_noisy else Kind.REPORT
+    bars = (Bar("low" if effort.quick else "value", at_most=MOST_UNDER_NOISE),) if is_noisy else ()
+    there = [number for number, met in sorted(recording.memory.policies.items()) if _is_there(met, adversary.policy)]
+    if not there or not knows:
+        name = recording.refusals[-1] if recording.refusals else ""
+        return refusal_of(THREAT, defence, kind, name, public.sites, bars, effort)
+    guess = adversary.run(replace(view_of(recording, View.COORDINATOR), sums=knows))
+    sums = {number: {f"sum/{number}": guess[f"sum/{number}"]} for number in sorted(knows)}
+    met_it = {name: steps for number in there for name, steps in sums[number].items()}
+    found = score(met_it, recording, is_single=False)
+    chance = swapped(met_it, recording, public, adversary.policy, is_single=False)
+    cell = cell_of(THREAT, defence, kind, found, chance, CHECKING, bars, effort)
+    shares = [hits / total for hits, total, _ in (score(one, recording, is_single=False) for one in sums.values())]
+    figures = {**cell.figures, "rounds_needed": float(there[0] - 1), "way": way, "step_size": STEP_SIZE}
+    curves = {
+        "round": list(map(float, sums)),
+        "share_by_round": shares,
+        "step_size": list(OTHER_STEPS),
+        "rounds_by_step_size": [float(_rounds(way, one, public)) for one in OTHER_STEPS],
+    }
+    return replace(cell, figures=figures, curves=curves, sentence=WHY_OPEN)
+
+
+def _is_there(met: Vector, target: Vector) -> bool:
+    return bool(np.abs(met - target).max() < 1e-2)
