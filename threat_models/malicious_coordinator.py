@@ -42,7 +42,7 @@ class TrustingSite(StudySite):
         return self._held.tag()
 
 
-class PlantingKeeper(OpenKeeper):
+class PlantingEverywhereKeeper(OpenKeeper):
     """Sends every site a policy of its own making, and goes on from there as an honest coordinator would."""
 
     def __init__(self, *own: Any, planted: Vector, claims: Mapping[int, int]) -> None:

@@ -26,7 +26,7 @@ from threat_models.defences import LOCAL_8, MASKING, MASKING_8, PLAIN, Defence, 
 from threat_models.evaluation import Effort, Task
 from threat_models.keepers import keeper
 from threat_models.laboratory import Recording, rehearse, view_of
-from threat_models.malicious_coordinator import MISSED, SUCCESSOR, PlantingKeeper, TrustingSite
+from threat_models.malicious_coordinator import MISSED, SUCCESSOR, PlantingEverywhereKeeper, TrustingSite
 from threat_models.public import Public, public_of
 from threat_models.results import Bar, Cell, Kind
 from threat_models.statistics import proportion
@@ -130,7 +130,7 @@ def _trusting(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         behind,
         around=partial(OwnFeatures, seed=seed),
         sites=dict.fromkeys(range(behind.sites.count), TrustingSite),
-        make_keeper=keeper(PlantingKeeper, planted=adversary.policy, claims={1: SUCCESSOR}),
+        make_keeper=keeper(PlantingEverywhereKeeper, planted=adversary.policy, claims={1: SUCCESSOR}),
     )
     guess = adversary.run(view_of(recording, View.COORDINATOR))
     found = score(guess, recording, is_single)
@@ -152,7 +152,9 @@ def _checking(study: Study, effort: Effort) -> Iterator[Cell]:
     recording = rehearse(
         behind,
         around=partial(OwnFeatures, seed=seed),
-        make_keeper=keeper(PlantingKeeper, planted=adversary.policy, claims={1: SUCCESSOR, 2: SUCCESSOR, 3: MISSED}),
+        make_keeper=keeper(
+            PlantingEverywhereKeeper, planted=adversary.policy, claims={1: SUCCESSOR, 2: SUCCESSOR, 3: MISSED}
+        ),
     )
     guess = adversary.run(view_of(recording, View.COORDINATOR))
     refusals = Counter(recording.refusals)[ModelDoesNotFollow.__name__]

@@ -21,7 +21,7 @@ from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.malicious_coordinator import (
     MISSED,
     SUCCESSOR,
-    PlantingKeeper,
+    PlantingEverywhereKeeper,
     SteeringKeeper,
     TrustingSite,
     longest_step,
@@ -45,7 +45,7 @@ def _planted(
         study,
         around=partial(OwnFeatures, seed=0),
         sites=dict.fromkeys(range(SITES), TrustingSite) if is_trusting else {},
-        make_keeper=keeper(PlantingKeeper, planted=adversary.policy, claims=claims),
+        make_keeper=keeper(PlantingEverywhereKeeper, planted=adversary.policy, claims=claims),
     )
     return recording, adversary
 
