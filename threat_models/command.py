@@ -48,8 +48,8 @@ def attack_command(
         from threat_models.matrix import matrix_of
         from threat_models.suite import attack as run_suite
 
-        def ended(title: str, number: int, of: int) -> None:
-            progress.print(f"[dim]{number}/{of}[/dim] {title}")
+        def ended(title: str, seconds: float, number: int, of: int) -> None:
+            progress.print(f"[dim]{number}/{of}[/dim] {title} [dim]{seconds:.1f} s of a core[/dim]")
 
         report = run_suite(
             loaded,

@@ -26,7 +26,7 @@ from threat_models.threat import Threat
 FORMAT = "secure_frl/threat_report/v1"
 HOLDS, FAILS, CONTROL_FAILED = 0, 1, 5  # exit codes; both kinds of failure: the last one
 
-Progress = Callable[[str, int, int], None]  # (title of what ended, ended, of)
+Progress = Callable[[str, float, int, int], None]  # (title of what ended, its processor seconds, ended, of)
 
 
 @dataclass(frozen=True)
@@ -154,24 +154,28 @@ def _measured(
 ) -> Iterator[list[Cell]]:
     """Yield the cells of each task as it ends; long ones begin first, so that no core waits for the last of them."""
     ordered = sorted(tasks, key=lambda task: -task.seconds)
+    plain = study.plain()
     if jobs == 1 or len(ordered) < 2:
         for number, task in enumerate(ordered):
-            yield list(task.measure(study, effort))
+            cells, seconds = _run(task, plain, effort)
+            yield cells
             if progress is not None:
-                progress(task.title, number + 1, len(ordered))
+                progress(task.title, seconds, number + 1, len(ordered))
         return
-    plain = study.plain()
     with ProcessPoolExecutor(jobs, mp_context=get_context("forkserver"), initializer=_one_thread) as pool:
         asked = {pool.submit(_run, task, plain, effort): task for task in ordered}
         for number, future in enumerate(as_completed(asked)):
-            yield future.result()
+            cells, seconds = future.result()
+            yield cells
             if progress is not None:
-                progress(asked[future].title, number + 1, len(ordered))
+                progress(asked[future].title, seconds, number + 1, len(ordered))
 
 
-def _run(task: Task, plain: dict[str, Any], effort: Effort) -> list[Cell]:  # Any: TOML values
+def _run(task: Task, plain: dict[str, Any], effort: Effort) -> tuple[list[Cell], float]:  # Any: TOML values
+    """Return a task's cells and the processor seconds that they took, those of ended children too."""
+    before = sum(os.times()[:4])
     found: Iterable[Cell] = task.measure(parse_study(plain, source="the study under attack"), effort)
-    return list(found)
+    return list(found), sum(os.times()[:4]) - before
 
 
 def _one_thread() -> None:
