@@ -19,7 +19,7 @@ THREAT = Threat(
     views=frozenset({View.COORDINATOR, View.SITE, View.COALITION}),
     given="what everybody knows: the code and the charter; a site's view has the epoch's key",
     stronger="more sites than c in league, whose masks are then known too",
-    sources=("Li and Micciancio 2021, section 1 (who may decrypt)", "Phong et al. 2018, section 3"),
+    sources=("Li and Micciancio 2021, section 1", "Phong et al. 2018, section 3"),
     stride="Information disclosure, Elevation of privilege",
     linddun="Data disclosure",
     atlas="AML.T0055",
@@ -41,8 +41,9 @@ class KeyCompromise:
     def run(self, view: CapturedView) -> Guess:
         """Return float64 [states] and vectors.
 
-        Scores: "sum/round" of a sum that may be read, "upload/round/site" of an update in clear or opened, "total/round"
-        of what was passed on as the sum. "vector/..." has the opened vector itself, float64 [P], under the same names.
+        Scores: "sum/round" of a sum that may be read, "upload/round/site" of an update in clear or opened,
+        "total/round" of what was passed on as the sum. "vector/..." has the opened vector itself, float64 [P], under
+        the same names.
         """
         guess = dict(self._rows.run(view))
         opened = {

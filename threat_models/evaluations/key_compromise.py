@@ -35,9 +35,9 @@ FED = "one site that a malicious coordinator feeds"
 SITE = "one site, honest coordinator"
 SITE_OR_BESIDE = "one site, alone or with the coordinator"
 NOTHING_READ = (
-    "Without the key the coordinator has sizes, times and who answered; under ckks+masking also a correction "
+    "Without the key the coordinator has sizes, times and who answered; under ckks+masking also a correction that is "
+    "independent of every update."
 )
-NOTHING_READ += "that is independent of every update."
 THE_SUM = "A site decrypts the sum, and so reads what the `masking` cell reads: a sum hides who, not what."
 EVERY_UPDATE = (
     "Under ckks every site has the key: with the coordinator it reads every single update, as under unsafe-plain."
@@ -101,16 +101,18 @@ class KeyCompromiseEvaluation:
     def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
         """Return the control and one task a protection."""
         control = Task(THREAT.name, (PLAIN.name,), "key_compromise, unsafe-plain", 2.0, _measure_plain, True)
-        return (control,) + tuple(
+        blind = (
             Task(THREAT.name, (one.name,), f"key_compromise, {one.name}", 20.0, partial(_measure, one))
             for one in (CKKS, CKKS_MASKING)
         )
+        return control, *blind
 
 
 def _attacked(study: Study, defence: Defence, effort: Effort, rounds: int) -> Study:
     seed = effort.study_seed(THREAT.name, defence.name)
     reference = changed(study, REFERENCE, SMALL, {"training.rounds": rounds, "study.seed": seed})
-    return defended(reference, defence, clip_norm=typical_norm(reference))
+    attacked: Study = defended(reference, defence, clip_norm=typical_norm(reference))
+    return attacked
 
 
 def _measure_plain(study: Study, effort: Effort) -> Iterator[Cell]:
