@@ -7,6 +7,7 @@ Source: Clopper and Pearson 1934; Carlini et al. 2022, "Membership inference att
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from scipy.stats import beta, rankdata, t
 from secure_frl.errors import InvalidParameter
 
 Scores = NDArray[np.float64]
-LEAST_FALSE_POSITIVES = 5  # at a false positive rate, in the half of the non-members that it is read on
+LEAST_FALSE_POSITIVES = 5  # expected of all non-members at a false positive rate: 500 of them at 1 %
 _BOOTSTRAPS = 400
 
 
@@ -62,47 +63,101 @@ def auc_interval(
     groups: int64 [decisions]. targets: int64 [decisions], the person of each; resampled too where several groups
     decide about the same ones, for neither is independent alone.
     """
-    found = []
-    names, at = np.unique(groups, return_inverse=True)
-    people, person = np.unique(groups if targets is None else targets, return_inverse=True)
-    for _ in range(_BOOTSTRAPS):
-        weight = rng.multinomial(names.size, np.full(names.size, 1 / names.size))[at].astype(np.float64)
-        if targets is not None:
-            weight *= rng.multinomial(people.size, np.full(people.size, 1 / people.size))[person]
-        found.append(_weighted_auc(scores, is_member, weight))
     tail = (1 - level) / 2
-    low, high = np.nanquantile(found, [tail, 1 - tail])
+    low, high = np.nanquantile(_resampled(scores, is_member, groups, rng, targets), [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _weighted_auc(scores: Scores, is_member: NDArray[np.bool_], weight: Scores) -> float:
+def auc_lower_limit(
+    scores: Scores,
+    is_member: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    rng: np.random.Generator,
+    level: float = 0.999,
+    targets: NDArray[np.int64] | None = None,
+) -> float:
+    """Return the one-sided lower confidence limit of the area: so far out that a bootstrap's own tail is empty.
+
+    The bootstrap's deviation times Student's t of as many groups as there are: with few, the limit is far below.
+    Minus infinity for a single group. Other arguments: as of `auc_interval`.
+    """
+    count = np.unique(groups).size
+    if count < 2:
+        return -np.inf
+    deviation = float(np.nanstd(_resampled(scores, is_member, groups, rng, targets), ddof=1))
+    return auc(scores, is_member) - float(t.ppf(level, count - 1)) * deviation
+
+
+def _resampled(
+    scores: Scores,
+    is_member: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    rng: np.random.Generator,
+    targets: NDArray[np.int64] | None,
+) -> Scores:
     order = np.argsort(scores, kind="stable")
-    values, members = scores[order], np.where(is_member, weight, 0.0)[order]
-    others = np.where(is_member, 0.0, weight)[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(values) != 0])
-    members, others = np.add.reduceat(members, starts), np.add.reduceat(others, starts)
-    below = np.cumsum(others) - others
-    total = members.sum() * others.sum()
-    return float((members * (below + others / 2)).sum() / total) if total else float("nan")
+    ranked, members = scores[order], is_member[order]
+    starts = np.flatnonzero(np.r_[True, np.diff(ranked) != 0])  # of runs of equal scores
+    names, at = np.unique(groups[order], return_inverse=True)
+    people, person = np.unique((groups if targets is None else targets)[order], return_inverse=True)
+    found = np.empty(_BOOTSTRAPS)
+    for number in range(_BOOTSTRAPS):
+        weight = rng.multinomial(names.size, np.full(names.size, 1 / names.size))[at]
+        if targets is not None:
+            weight = weight * rng.multinomial(people.size, np.full(people.size, 1 / people.size))[person]
+        inside = np.add.reduceat(np.where(members, weight, 0), starts)
+        outside = np.add.reduceat(np.where(members, 0, weight), starts)
+        pairs = float(inside.sum()) * float(outside.sum())
+        below = np.cumsum(outside) - outside / 2  # ties by half
+        found[number] = float(inside @ below) / pairs if pairs else np.nan
+    return found
 
 
-def true_positive_rate(
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """What one threshold does: set on one half of the non-members, its false positives read on the other."""
+
+    true_positives: int
+    members: int
+    false_positives: int
+    others: int  # non-members of the other half
+
+    @property
+    def true_positive_rate(self) -> float:
+        """Return the part of the members above the threshold."""
+        return self.true_positives / self.members
+
+    @property
+    def false_positive_rate(self) -> float:
+        """Return the part of the other half's non-members above it."""
+        return self.false_positives / self.others
+
+    def true_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the Clopper-Pearson interval of the true positive rate."""
+        return proportion(self.true_positives, self.members, level)
+
+    def false_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the Clopper-Pearson interval of the false positive rate."""
+        return proportion(self.false_positives, self.others, level)
+
+
+def operating_point(
     scores: Scores, is_member: NDArray[np.bool_], rate: float, rng: np.random.Generator
-) -> tuple[float, float, float]:
-    """Return the true positive rate at a false positive rate, with its Clopper-Pearson interval.
+) -> OperatingPoint:
+    """Return what a threshold for a false positive rate does.
 
-    The threshold is set on one half of the non-members, and the false positives are read on the other.
     Raises InvalidParameter for too few non-members: 500 at 1 %, 5,000 at 0.1 %.
     """
     others = scores[~is_member]
     needed = int(np.ceil(LEAST_FALSE_POSITIVES / rate))
     if others.size < needed:
         raise InvalidParameter(f"expected {needed} non-members at a rate of {rate:g}, got {others.size}. Run more.")
-    setting = others[rng.permutation(others.size)[: others.size // 2]]
+    others, members = others[rng.permutation(others.size)], scores[is_member]
+    setting, reading = others[: others.size // 2], others[others.size // 2 :]
     threshold = float(np.quantile(setting, 1 - rate))
-    members = scores[is_member]
-    above = int((members > threshold).sum())
-    return above / members.size, *proportion(above, members.size)
+    return OperatingPoint(
+        int((members > threshold).sum()), members.size, int((reading > threshold).sum()), reading.size
+    )
 
 
 def roc(scores: Scores, is_member: NDArray[np.bool_], rates: Sequence[float]) -> list[float]:

@@ -14,6 +14,7 @@ from threat_models.evaluations.imprint import ImprintEvaluation
 from threat_models.evaluations.imprint_steering import ImprintSteeringEvaluation
 from threat_models.evaluations.ind_cpa_d import KeyFromDecryptionsEvaluation
 from threat_models.evaluations.key_compromise import KeyCompromiseEvaluation
+from threat_models.evaluations.membership_update import MembershipUpdateEvaluation
 from threat_models.evaluations.metadata import MetadataEvaluation
 from threat_models.evaluations.model_inconsistency import ModelInconsistencyEvaluation
 from threat_models.evaluations.row_space import RowSpaceEvaluation
@@ -27,6 +28,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     ModelInconsistencyEvaluation(),
     CohortDifferencingEvaluation(),
     CollusionEvaluation(),
+    MembershipUpdateEvaluation(),
     AuditEvaluation(),
     WireEvaluation(),
     MetadataEvaluation(),

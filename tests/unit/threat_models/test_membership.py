@@ -1,0 +1,103 @@
+"""Who was in: the filter wins with the defence off, keeps under its ceiling with it on, and sees its view alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from secure_frl.study import Study
+from threat_models.adversaries.membership_update import Candidates, MembershipUpdate
+from threat_models.defences import CLIP, LOCAL_1, Defence, changed, defended
+from threat_models.evaluations.membership_update import REFERENCE, Coins, Pools, family_of
+from threat_models.laboratory import Recording, rehearse, view_of
+from threat_models.membership import Decisions, ceiling_bars, scored
+from threat_models.public import public_of, typical_norm
+from threat_models.results import Cell, Kind, Verdict, judge
+from threat_models.statistics import auc
+from threat_models.threat import Guess, View
+from threat_models.truth import Truth
+
+pytestmark = pytest.mark.threats
+Tiny = Callable[..., Study]
+WINDOW = 24
+
+
+def _recorded(study: Study, defence: Defence, *, is_swap: bool = False) -> tuple[Recording, Pools]:
+    reference = changed(study, REFERENCE, {"training.rounds": 1, "training.episodes_per_site": WINDOW})
+    pools: Pools = {}
+    recording = rehearse(
+        defended(reference, defence, clip_norm=typical_norm(reference)),
+        around=lambda source, site: Coins(source, site, is_swap, np.random.default_rng(site), pools),
+    )
+    return recording, pools
+
+
+def _guess(recording: Recording, pools: Pools, *, is_swap: bool = False) -> Guess:
+    asked = {key: Candidates(people, is_swap) for key, (people, _) in pools.items()}
+    adversary = MembershipUpdate(asked, window=WINDOW, shadows=100)
+    adversary.prepare(public_of(recording.study), np.random.default_rng(0))
+    return adversary.run(view_of(recording, View.COORDINATOR))
+
+
+def _area(guess: Guess, pools: Pools, way: str, *, is_swap: bool = False) -> float:
+    coins = {key: found for key, (_, found) in pools.items()}
+    one = family_of(guess, coins, is_swap)[way]
+    return auc(one.scores, one.is_member)
+
+
+def test_a_clipped_update_names_its_people_and_the_guess_is_made_of_the_view_alone(tiny: Tiny) -> None:
+    recording, pools = _recorded(tiny(), CLIP)
+    guess = _guess(recording, pools)
+    blind = _guess(replace(recording, truth=Truth()), pools)
+
+    assert _area(guess, pools, "together") > 0.99
+    assert _area(guess, pools, "alone") > 0.8
+    assert all(len(pools[key][0].lengths) == WINDOW for key in pools)
+    assert {name: scores.tobytes() for name, scores in guess.items()} == {
+        name: scores.tobytes() for name, scores in blind.items()
+    }
+
+
+def test_of_a_pair_the_one_who_is_in_is_named(tiny: Tiny) -> None:
+    recording, pools = _recorded(tiny(), CLIP, is_swap=True)
+
+    assert all(coins.sum() == WINDOW // 2 for _, coins in pools.values())
+    assert _area(_guess(recording, pools, is_swap=True), pools, "together", is_swap=True) > 0.99
+
+
+def test_noise_at_epsilon_one_leaves_next_to_nothing(tiny: Tiny) -> None:
+    recording, pools = _recorded(tiny(), LOCAL_1)
+
+    assert abs(_area(_guess(recording, pools), pools, "together") - 0.5) < 0.2
+
+
+def _game(mu: float, seed: int) -> Decisions:
+    rng = np.random.default_rng(seed)
+    is_member: NDArray[np.bool_] = rng.random(4000) < 0.5
+    return Decisions(rng.normal(size=4000) + mu * is_member, is_member, np.repeat(np.arange(100), 40))
+
+
+def _verdict(real: float, claimed: float) -> Verdict:
+    fields = scored({"alone": _game(real, 0), "together": _game(real / 2, 1)}, claimed, np.random.default_rng(0))
+    cell = Cell("in", "noise", Kind.DEFENDED, view="coordinator", bars=ceiling_bars(fields, claimed), **fields)
+    return judge([cell])[0]
+
+
+def test_an_attack_at_its_ceiling_is_none_and_one_above_it_refutes_the_claim() -> None:
+    assert _verdict(1.0, 1.0) is Verdict.HOLDS
+    assert _verdict(1.4, 1.0) is Verdict.FAILS
+
+
+def test_the_better_way_counts_and_its_figures_are_of_the_known_game() -> None:
+    fields = scored({"alone": _game(1.0, 0), "together": _game(0.1, 1)}, 1.0, np.random.default_rng(0))
+
+    assert fields["value"] == fields["figures"]["auc_alone"] == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.02)
+    assert fields["ceiling"] == pytest.approx(norm.cdf(1 / np.sqrt(2)))
+    assert fields["nulls"]["swapped"] == pytest.approx(0.5, abs=0.03)
+    assert fields["curves"]["tpr_ceiling"][-1] == 1.0
+    assert min(fields["curves"]["fpr"]) * 2000 >= 0.9
