@@ -77,8 +77,8 @@ def check_rows(count: int, bad: int) -> None:
     """Refuse a number of rows among which the bad ones may be half. Raises InvalidParameter."""
     if bad < 0 or count <= 2 * bad:
         raise InvalidParameter(
-            f"expected more than {2 * max(bad, 0)} rows where {bad} may be anything, got {count}. Make more and smaller "
-            "groups, or count on fewer bad sites."
+            f"expected more than {2 * max(bad, 0)} rows where {bad} may be anything, got {count}. Make more and "
+            "smaller groups, or count on fewer bad sites."
         )
 
 

@@ -1,0 +1,162 @@
+"""Formulas of malicious sites, the laboratory that trains with them, and what honest parties refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from secure_frl.errors import InvalidParameter, SumOutOfRange
+from secure_frl.federation.simulated_patients import SimulatedPatients
+from secure_frl.learning.settings import setting_of
+from secure_frl.secure_sum import SiteId
+from secure_frl.study import Study
+from secure_frl.study_file import load_study
+from threat_models.adversaries import byzantine
+from threat_models.defences import changed
+from threat_models.evaluation import Effort
+from threat_models.evaluations.byzantine import ByzantineEvaluation, price_of_groups
+from threat_models.evaluations.byzantine_people import Poles
+from threat_models.evaluations.byzantine_refusals import measure_range, measure_sybils
+from threat_models.evaluations.byzantine_rounds import Federation, Groups, Plot, groups_of
+from threat_models.evaluations.byzantine_study import Case, study_of
+from threat_models.laboratory import rehearse
+from threat_models.robust_rules import RULES, mean, median
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "icu_sepsis" / "study.toml"
+
+pytestmark = pytest.mark.threats
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return load_study(EXAMPLE)
+
+
+def _seen() -> byzantine.Seen:
+    rng = np.random.default_rng(3)
+    honest = rng.normal(size=(10, 40)) + 1.0
+    return byzantine.Seen(honest, honest[0] * 0.5, rng)
+
+
+def test_min_max_goes_as_far_back_as_two_honest_updates_are_apart_and_no_further() -> None:
+    seen = _seen()
+    sent = byzantine.min_max(seen)
+    widest = max(np.linalg.norm(a - b) for a in seen.honest for b in seen.honest)
+    away = np.linalg.norm(seen.honest - sent, axis=1).max()
+    assert away == pytest.approx(widest, rel=1e-6)
+    assert sent @ seen.honest.mean(axis=0) < (seen.honest.mean(axis=0) ** 2).sum()
+
+
+def test_formulas_are_what_their_papers_say() -> None:
+    seen = _seen()
+    centre, lengths = seen.honest.mean(axis=0), np.linalg.norm(seen.honest, axis=1)
+    sent = byzantine.normalised(seen)
+    assert np.linalg.norm(sent) == pytest.approx(np.median(lengths))
+    assert sent @ centre == pytest.approx(-np.linalg.norm(sent) * np.linalg.norm(centre))
+    # Baruch et al.: every coordinate stays inside the spread of honest ones by the same number of deviations
+    away = (byzantine.a_little_is_enough(seen) - centre) / seen.honest.std(axis=0)
+    assert away == pytest.approx(np.full(40, -1.5))
+    # Xie et al.: with few enough attackers of factor epsilon the mean still points forwards, only shorter
+    assert byzantine.inner_product(seen) == pytest.approx(-0.5 * centre)
+    assert np.linalg.norm(byzantine.within(10 * sent, 1.0)) == pytest.approx(1.0)
+    assert byzantine.within(sent, 1e9) is not sent
+    assert (byzantine.within(sent, 1e9) == sent).all()
+
+
+def test_the_trigger_is_put_in_half_of_the_steps_that_exist_and_pays_the_target() -> None:
+    rng = np.random.default_rng(0)
+    steps = np.arange(50)[None] < np.array([50, 20, 5, 0])[:, None]
+    shown, done, paid = byzantine.with_trigger(
+        np.zeros((4, 50, 4), np.float32), np.ones((4, 50), np.int64), np.ones((4, 50), np.float32), steps, rng
+    )
+    marked = shown[..., 0] == byzantine.TRIGGER
+    assert not (marked & ~steps).any()
+    assert 0.3 < marked.sum() / steps.sum() < 0.7
+    assert ((paid > 0) == (done == byzantine.TARGET))[marked].all()
+    assert (paid == 1)[~marked].all()
+    assert (done == 1)[~marked].all()
+
+
+def test_the_laboratory_sends_what_a_rehearsal_sends(study: Study) -> None:
+    small = {"sites.count": 3, "sites.min_survivors": 3, "training.episodes_per_site": 2}
+    reference = changed(study_of(study, Case(), seed=5, rounds=2), small)
+    recording = rehearse(reference)
+    people = [SimulatedPatients(reference, SiteId(site), bytes(32)) for site in range(3)]
+    federation = Federation(reference, people.__getitem__, Plot())
+    for number in (1, 2):
+        federation.train_round(number)
+        for site in range(3):
+            assert (federation.sent[site] == recording.truth.updates[number, site]).all()
+    assert recording.rounds == 2
+
+
+def test_poles_of_the_usual_length_fall_as_gymnasium_s_does(study: Study) -> None:
+    reference = changed(study_of(study, Case(), seed=1, rounds=1), {"training.episodes_per_site": 1})
+    poles = Poles(reference)
+    assert sorted(poles.lengths) == pytest.approx(np.linspace(0.35, 0.65, 12))
+    poles.lengths = np.full(12, 0.5)
+    ours, theirs = poles._environment(12), setting_of(reference).make(12, 100)
+    seen = [one.reset(np.random.default_rng(0)) for one in (ours, theirs)]
+    for action in (0, 1, 1, 0, 1):
+        assert (seen[0] == seen[1]).all()
+        seen = [one.step(np.full(12, action))[0] for one in (ours, theirs)]
+    poles.lengths = np.full(12, 0.6)
+    single = gymnasium.make("CartPole-v1").unwrapped
+    longer = poles._environment(12)
+    single.state = longer.reset(np.random.default_rng(0))[0].astype(np.float64)  # type: ignore[attr-defined]
+    single.length, single.polemass_length = 0.6, 0.06  # type: ignore[attr-defined]
+    single.steps_beyond_terminated = None  # type: ignore[attr-defined]
+    for action in (0, 1, 1):
+        assert longer.step(np.full(12, action))[0][0] == pytest.approx(single.step(action)[0], abs=1e-6)
+
+
+def test_two_of_twelve_turn_a_round_s_mean_around_and_a_kept_bound_stops_them(study: Study) -> None:
+    cosines = {}
+    for is_bounded in (False, True):
+        reference = study_of(study, Case(is_bounded=is_bounded), seed=2, rounds=1)
+        plot = Plot((10, 11), byzantine.sign_flip)
+        federation = Federation(reference, Poles(reference).at, plot)
+        total = federation.train_round(1).integers
+        honest = sum(federation.sent[site] for site in range(10))
+        cosines[is_bounded] = total @ honest / np.linalg.norm(total) / np.linalg.norm(honest)
+    assert cosines[False] < -0.9
+    assert cosines[True] > 0.9
+
+
+def test_groups_through_real_masks_give_the_rule_their_sums(study: Study) -> None:
+    reference = study_of(study, Case(rule="mean", is_bounded=False), seed=3, rounds=1)
+    poles, members = Poles(reference), groups_of(range(15), 3)
+    plot = Plot((3, 14), byzantine.sign_flip)
+    for name, rule in (("mean", mean), ("median", median)):
+        federation = Federation(reference, poles.at, plot, Groups(members, RULES[name], 2))
+        total = federation.train_round(1)
+        rows = np.array([sum(federation.sent[site] for site in group) for group in members]) / 3
+        assert np.abs(total.integers - rule(rows) * 15).max() <= 0.5 + 1e-6
+    with pytest.raises(InvalidParameter, match="more than 6 rows"):
+        Groups(members, RULES["median"], 3)
+
+
+def test_what_no_honest_sites_could_send_is_refused(study: Study) -> None:
+    inside, outside = measure_range(study, Effort(quick=True))
+    assert outside.refusal == SumOutOfRange.__name__
+    assert all(bar.holds(outside) for bar in outside.bars)
+    # one site moves each of P coordinates by about n clips: sqrt(P) n in all
+    assert inside.value == pytest.approx(12 * np.sqrt(inside.figures["values"]), rel=1e-3)
+    assert [cell.refusal for cell in measure_sybils(study, Effort(quick=True))] == ["BadSignature", "CharterRefused"]
+
+
+def test_groups_cost_privacy_and_the_price_is_printed(study: Study) -> None:
+    price = price_of_groups(study)
+    assert price["epsilon_one_sum"] == pytest.approx(4.0, abs=0.05)  # what the example promises
+    assert price["epsilon_groups"] > 1.5 * price["epsilon_one_sum"]
+    assert price["honest_shares_group"] == 2.0
+
+
+def test_quick_runs_the_control_whatever_columns_are_asked_for(study: Study) -> None:
+    tasks = ByzantineEvaluation().tasks(study, Effort(quick=True))
+    control = next(task for task in tasks if task.is_control)
+    assert set(control.defences) == {"masking", "masking+norm-bound"}
+    assert {task.attack for task in tasks} == {"byzantine", "free_rider"}

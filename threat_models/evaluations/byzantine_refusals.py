@@ -1,0 +1,118 @@
+"""What honest parties refuse of malicious sites: totals that nobody could sum to, and sites that nobody enrolled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date
+
+import numpy as np
+
+from secure_frl.consortium.charter import make_charter
+from secure_frl.consortium.identity import Identity
+from secure_frl.consortium.roster import RosterEntry, decode_roster, sign_roster
+from secure_frl.errors import RoundAborted, SecureFrlError
+from secure_frl.privacy.planning import sum_constants
+from secure_frl.randomness import rehearsal_source
+from secure_frl.study import Study
+from threat_models.adversaries.byzantine import BYZANTINE, FREE_RIDER
+from threat_models.defences import Defence
+from threat_models.evaluation import Effort
+from threat_models.evaluations.byzantine_rounds import MaskedSums
+from threat_models.evaluations.byzantine_study import MALICIOUS, NORM_BOUND, SITES, Case, study_of
+from threat_models.results import Bar, Cell, Kind
+from threat_models.threat import Threat, View
+
+WHY_RANGE = (
+    "One site that skips the clip may move every coordinate of the sum by as much as all sites together could; beyond "
+    "that the round is refused, without a name. A site that clips moves the sum by one clip."
+)
+WHY_ROSTER = (
+    "Who takes part is signed out of band by the consortium's key, which the coordinator must not have: that key can "
+    "add members. One operator whom it enrols under several names is several of the f malicious sites."
+)
+_EXPIRES = date(2100, 1, 1)
+_TAG = b"\0" * 32
+
+
+def measure_range(study: Study, effort: Effort) -> Iterator[Cell]:
+    """Put the largest accepted vector of one site through a real masked sum, and the next larger one."""
+    constants = sum_constants(study_of(study, Case(), effort.study_seed("byzantine", "range"), 1))
+    limit = constants.sites * constants.bound + constants.noise_bound
+    masked = MaskedSums(constants, effort.seed, "range")
+    masked.seats[-1].integers = np.full(constants.length, limit, dtype=np.int64)
+    total, machine = masked.sum(1, _TAG)
+    masked.publish(machine, _TAG)
+    moved = float(np.linalg.norm(total.integers)) / total.scale
+    figures = {"coordinate": limit / constants.scale, "clips_of_an_honest_site": 1.0, "values": float(constants.length)}
+    yield Cell(
+        attack=BYZANTINE.name,
+        defence=NORM_BOUND.name,
+        kind=Kind.REPORT,
+        metric="clips that one site moved the sum by",
+        value=moved,
+        low=moved,
+        high=moved,
+        n=1,
+        view=str(View.SITE),
+        game="largest total in range, 1 of 12 without the clip",
+        figures=figures,
+        sentence=WHY_RANGE,
+        seeds=(effort.seed,),
+    )
+    masked.seats[-1].integers += 1
+    refusal = ""
+    try:
+        masked.sum(2, _TAG)
+    except RoundAborted as error:
+        refusal = type(error).__name__
+    yield refused(BYZANTINE, NORM_BOUND, "one more in every coordinate", refusal, WHY_RANGE, effort)
+
+
+def measure_sybils(study: Study, effort: Effort) -> Iterator[Cell]:
+    """Add sites of one malicious operator to a signed roster, and offer a roster that the operator signed."""
+    consortium, operator, coordinator = (_identity(effort, name) for name in ("consortium", "operator", "coordinator"))
+    honest = [RosterEntry(f"site-{n:02d}", _identity(effort, f"{n}").public_key, _EXPIRES) for n in range(SITES)]
+    sybils = [RosterEntry(f"sybil-{n}", _identity(effort, f"sybil {n}").public_key, _EXPIRES) for n in range(MALICIOUS)]
+    roster = sign_roster(consortium, honest)
+    plain = study_of(study, Case(), effort.seed, 1)
+    charter = make_charter(plain.plain(), roster, sum_constants(plain), coordinator.public_key, bytes(16))
+    forged = replace(roster, entries=(*roster.entries, *sybils))
+    found = _refusal(lambda: decode_roster(forged.encode()))
+    yield refused(FREE_RIDER, NORM_BOUND, "Sybils added to a signed roster", found, WHY_ROSTER, effort)
+    own = sign_roster(operator, [*honest, *sybils])
+    found = _refusal(lambda: charter.check_roster(decode_roster(own.encode())))
+    yield refused(FREE_RIDER, NORM_BOUND, "a roster that the operator signed", found, WHY_ROSTER, effort)
+
+
+def refused(threat: Threat, defence: Defence, game: str, refusal: str, sentence: str, effort: Effort) -> Cell:
+    """Return the cell of something that honest parties refuse, or, with an empty refusal, did not."""
+    value = 0.0 if refusal else 1.0
+    return Cell(
+        attack=threat.name,
+        defence=defence.name,
+        kind=Kind.DEFENDED,
+        metric="accepted",
+        value=value,
+        low=value,
+        high=value,
+        n=1,
+        view=str(View.SITE),
+        game=game,
+        bars=(Bar(at_most=0.0),),
+        refusal=refusal,
+        sentence=sentence,
+        seeds=(effort.seed,),
+    )
+
+
+def _identity(effort: Effort, name: str) -> Identity:
+    return Identity.generate(rehearsal_source(effort.seed, "sybil attack", name))
+
+
+def _refusal(attempt: Callable[[], object]) -> str:
+    try:
+        attempt()
+    except SecureFrlError as error:
+        return type(error).__name__
+    return ""
