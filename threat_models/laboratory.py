@@ -27,6 +27,7 @@ from secure_frl.federation.enrolment import open_all_sites
 from secure_frl.federation.run_folder import RunOptions
 from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.federation.site import SiteParts, StudySite
+from secure_frl.federation.training_state import TrainingState
 from secure_frl.learning.acting import Acting
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.masking.contexts import ENCRYPTED
@@ -47,6 +48,7 @@ class Memory:
 
     sums: dict[int, Summed] = field(default_factory=dict)
     policies: dict[int, Vector] = field(default_factory=dict)
+    following: dict[int, Vector] = field(default_factory=dict)  # what a round's sum gave; the last of them is released
     secrets: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -74,6 +76,10 @@ class Witness:
     def note_policy(self, round_number: int, parameters: Vector) -> None:
         """Note the policy that a round's people met."""
         self.memory.policies[round_number] = parameters.copy()
+
+    def note_following(self, state: TrainingState) -> None:
+        """Note the policy that a sum gave."""
+        self.memory.following[state.round] = state.parameters.copy()
 
     def note_update(self, round_number: int, site: int, integers: NDArray[np.int64]) -> None:
         """Note what a site put into a round, before masks."""
@@ -175,8 +181,8 @@ def view_of(recording: Recording, role: View, controlled: tuple[int, ...] = ()) 
     if role is View.NETWORK:
         return CapturedView(role, (), frames, {}, {}, {}, {})
     if role is View.POLICY_USER:
-        last = max(memory.policies)
-        return CapturedView(role, (), (), {}, {last: memory.policies[last]}, {}, {})
+        last = max(memory.following)
+        return CapturedView(role, (), (), {}, {last + 1: memory.following[last]}, {}, {})
     if role is View.COORDINATOR and not controlled:
         may_read = not is_blind
         sums, policies = (memory.sums, memory.policies) if may_read else ({}, {})
@@ -226,6 +232,11 @@ def _watched(kind: SiteClass, witness: Witness) -> Any:  # Any: a class with the
             witness.note_sum(self._round, total)
             found: bytes = super().next_tag(total)
             return found
+
+        def close(self, outcome: str) -> None:
+            super().close(outcome)
+            if outcome == "summed":
+                witness.note_following(self.state)
 
         def _refused(self, name: str, text: str) -> None:
             witness.refusals.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from threat_models.evaluation import Evaluation
+from threat_models.evaluations.byzantine import ByzantineEvaluation
 from threat_models.evaluations.canary_search import CanarySearchEvaluation
 from threat_models.evaluations.ciphertext_bytes import CiphertextBytesEvaluation
 from threat_models.evaluations.cohort_differencing import CohortDifferencingEvaluation
@@ -14,6 +15,7 @@ from threat_models.evaluations.imprint import ImprintEvaluation
 from threat_models.evaluations.imprint_steering import ImprintSteeringEvaluation
 from threat_models.evaluations.ind_cpa_d import KeyFromDecryptionsEvaluation
 from threat_models.evaluations.key_compromise import KeyCompromiseEvaluation
+from threat_models.evaluations.membership_policy import MembershipPolicyEvaluation
 from threat_models.evaluations.membership_update import MembershipUpdateEvaluation
 from threat_models.evaluations.metadata import MetadataEvaluation
 from threat_models.evaluations.model_inconsistency import ModelInconsistencyEvaluation
@@ -29,7 +31,9 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     CohortDifferencingEvaluation(),
     CollusionEvaluation(),
     MembershipUpdateEvaluation(),
+    MembershipPolicyEvaluation(),
     AuditEvaluation(),
+    ByzantineEvaluation(),
     WireEvaluation(),
     MetadataEvaluation(),
     CanarySearchEvaluation(),

@@ -128,7 +128,7 @@ def _is_control(defence: Defence, is_swap: bool) -> bool:
 
 def _measure(defence: Defence, is_swap: bool, study: Study, effort: Effort) -> Iterator[Cell]:
     is_plain = defence.changes["protection.method"] == "unsafe-plain"
-    rounds = effort.trials(3, 1) if is_plain else effort.trials(20, 2)
+    rounds = effort.trials(4 if is_swap else 2, 1) if is_plain else effort.trials(20, 2)
     purpose = (THREAT.name, defence.name, SWAP if is_swap else INCLUDE_OMIT)
     reference = changed(study, REFERENCE, {"training.rounds": rounds, "study.seed": effort.study_seed(*purpose)})
     attacked = defended(reference, defence, clip_norm=typical_norm(reference))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from secure_frl.study import Study
+from threat_models.adversaries.membership_policy import MembershipPolicy
 from threat_models.adversaries.membership_update import Candidates, MembershipUpdate
-from threat_models.defences import CLIP, LOCAL_1, Defence, changed, defended
+from threat_models.defences import CLIP, LOCAL_1, PLAIN, Defence, changed, defended
+from threat_models.evaluations import membership_policy as policy
 from threat_models.evaluations.membership_update import REFERENCE, Coins, Pools, family_of
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.membership import Decisions, ceiling_bars, scored
@@ -101,3 +104,44 @@ def test_the_better_way_counts_and_its_figures_are_of_the_known_game() -> None:
     assert fields["nulls"]["swapped"] == pytest.approx(0.5, abs=0.03)
     assert fields["curves"]["tpr_ceiling"][-1] == 1.0
     assert min(fields["curves"]["fpr"]) * 2000 >= 0.9
+
+
+@pytest.fixture(scope="module")
+def remembered(tiny: Tiny) -> tuple[Recording, Study, NDArray[np.bool_]]:
+    """One federation that trained on a random half of its candidates again and again, with nothing to protect them."""
+    reference = changed(tiny(), policy.REFERENCE)
+    study = defended(reference, replace(PLAIN, clip=True), clip_norm=typical_norm(reference))
+    coin = np.random.default_rng(3).random(policy.SITES * policy.SLOTS) < 0.5
+    pool = policy.survivors(public_of(study), coin.size, 0)
+    return rehearse(study, around=partial(policy.admitted, pool, coin)), study, coin
+
+
+def test_the_user_of_a_policy_has_the_last_one_and_nothing_else(
+    remembered: tuple[Recording, Study, NDArray[np.bool_]],
+) -> None:
+    recording, study, _ = remembered
+    view = view_of(recording, View.POLICY_USER)
+
+    ((number, released),) = view.policies.items()
+    assert number == study.training.rounds + 1
+    assert not any(np.array_equal(released, met) for met in recording.memory.policies.values())
+    assert not view.frames
+    assert not view.sums
+
+
+def test_a_policy_that_remembers_names_whom_it_was_trained_on(
+    remembered: tuple[Recording, Study, NDArray[np.bool_]],
+) -> None:
+    recording, study, coin = remembered
+    public = public_of(study)
+    pool = policy.survivors(public, coin.size, 0)
+    adversary = MembershipPolicy(pool, policy.survivors(public, coin.size, 1), rounds=study.training.rounds, shadows=4)
+    adversary.prepare(public, np.random.default_rng(0))
+
+    guess = adversary.run(view_of(recording, View.POLICY_USER))
+    blind = adversary.run(view_of(replace(recording, truth=Truth()), View.POLICY_USER))
+
+    assert max(auc(guess["lira"], coin), auc(guess["rmia"], coin)) > 0.7
+    assert {name: found.tobytes() for name, found in guess.items()} == {
+        name: found.tobytes() for name, found in blind.items()
+    }
