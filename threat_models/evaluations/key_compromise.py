@@ -203,6 +203,9 @@ def _cell(
     bars: tuple[Bar, ...] = (Bar("high" if effort.quick else "value", at_least=0.99),)
     if alike:
         figures |= {"least_correlation": min(alike), "correlation": max(alike), "vectors": float(len(alike))}
+        # An opened update is the site's to the last word; a state whose row rounds to zero is not in it, nor in clear.
+        is_whole = (Bar("least_correlation", at_least=0.999),)
+        bars = (*bars, *is_whole) if found.trials >= LEAST_OF_AREA else is_whole
     if not row.is_broken:
         slack, bars = found.area[2] - found.area[0], ()
         if found.trials >= LEAST_OF_AREA:
