@@ -39,7 +39,7 @@ MANY = 4  # of 12: beyond what anything is claimed for
 LOST, KEPT = 0.25, 0.90  # of the clean return
 METRIC = "return of honest sites, of clean"
 QUICK_UPDATES = ("sign flip", "Normalised")
-GROUP_RULES = ("mean", "median", "trimmed mean", "geometric median", "centred clipping")
+GROUP_RULES = ("mean", "median", "geometric median", "centred clipping")
 GROUP_ATTACKS = ("sign flip", "ALIE", "Normalised")
 BEYOND = ("sign flip", "ALIE", "Normalised")
 WHY_BOUND = (
@@ -51,9 +51,13 @@ WHY_SKIPPED = (
     "range check of the total stops what no set of honest sites could sum to, and names nobody."
 )
 WHY_DATA = "The site's code is honest, so no check or proof sees anything; what stops it is that its vote is bounded."
+WHY_BACKDOOR = (
+    "A bound keeps the return, not the policy: where no honest patient ever is, nobody contradicts a false record, so "
+    "the trigger calls its action (figure `triggered`, beside `triggered_clean`). Nothing here stops that."
+)
 WHY_GROUPS = (
     "Each group's sum is masked by itself, so the coordinator sees sums of {size}: its attacks run at n = {size}, and "
-    "noise has to be sized for the honest of one group."
+    "noise has to be sized for the honest of one group. Of five rows, two of them bad, the trimmed mean is the median."
 )
 WHY_RIDER = "A sum of masked inputs has its twelve contributors in its lanes, whatever they sent: nobody stands out."
 
@@ -124,11 +128,11 @@ def _skipped(study: Study, effort: Effort) -> Iterator[Cell]:
 
 
 def _poisoned(name: str, study: Study, effort: Effort) -> Iterator[Cell]:
-    found = compared(study, Case(name), effort, SEEDS)
+    found, why = compared(study, Case(name), effort, SEEDS), WHY_BACKDOOR if name == "backdoor" else WHY_DATA
     bars = (Bar(at_least=KEPT),)
-    yield _cell(POISONED_DATA, NORM_BOUND, Kind.DEFENDED, name, MALICIOUS, found, effort, bars=bars, sentence=WHY_DATA)
+    yield _cell(POISONED_DATA, NORM_BOUND, Kind.DEFENDED, name, MALICIOUS, found, effort, bars=bars, sentence=why)
     found = compared(study, Case(name, is_bounded=False), effort, FEW)
-    yield _cell(POISONED_DATA, MASKING, Kind.REPORT, name, MALICIOUS, found, effort, sentence=WHY_DATA)
+    yield _cell(POISONED_DATA, MASKING, Kind.REPORT, name, MALICIOUS, found, effort, sentence=why)
 
 
 def _rider(name: str, study: Study, effort: Effort) -> Iterator[Cell]:
@@ -138,7 +142,7 @@ def _rider(name: str, study: Study, effort: Effort) -> Iterator[Cell]:
 
 def _grouped(rule: str, study: Study, effort: Effort) -> Iterator[Cell]:
     sentence, price = WHY_GROUPS.format(size=GROUP), price_of_groups(study)
-    for name in GROUP_ATTACKS:
+    for name in GROUP_ATTACKS[: 1 if rule == "mean" else None]:
         found = compared(study, Case(name, is_bounded=False, rule=rule), effort, FEW)
         game = f"{name}, {rule} of {GROUPED_SITES // GROUP} sums of {GROUP}"
         cell = _cell(
