@@ -23,7 +23,7 @@ from secure_frl.wire.messages import MessageType
 _SILENT_BEFORE = frozenset({MessageType.R1P, MessageType.R3A, MessageType.R3C, MessageType.R5, MessageType.R5C})
 _SILENT_AFTER = frozenset({MessageType.R3A, MessageType.R3C, MessageType.R5, MessageType.R5C})
 
-_Reply = tuple[SiteId, bytes, float]  # the last: when it was answered, seconds of the carrier's clock
+_Reply = tuple[SiteId, bytes, float, float]  # when it was answered, and how long that took: seconds of the clock
 GROUP_BYTES = 64 << 20  # of replies that wait for one sync; a thousand sites' of a small policy
 
 
@@ -80,18 +80,17 @@ class InProcessCarrier:
     def exchange(self, requests: Iterable[Addressed], deadline_s: float) -> Iterator[Addressed]:
         """Deliver each request and yield its reply at once; a lost site yields nothing.
 
-        A reply later than `deadline_s` after the first request is dropped, as a real carrier would. With `sync`,
-        replies wait for it in groups: none leaves, not even into a capture, before what all of the group wrote is on
-        disk.
+        A reply that took its site longer than `deadline_s` is dropped, as a real carrier would. Sites answer one
+        after the other here and at once in the world, so each one's own time counts. With `sync`, replies wait for it
+        in groups: none leaves, not even into a capture, before what all of the group wrote is on disk.
         """
-        started = self._clock()
         replies = self._replies(requests)
         while group := _up_to(replies, 0 if self._sync is None else GROUP_BYTES):
             if self._sync is not None:
                 self._sync()
-            for site, reply, answered in group:
+            for site, reply, answered, took in group:
                 self._note("to_coordinator", site, reply, answered)
-                if answered - started <= deadline_s:
+                if took <= deadline_s:
                     yield site, reply
 
     def _replies(self, requests: Iterable[Addressed]) -> Iterator[_Reply]:
@@ -99,7 +98,8 @@ class InProcessCarrier:
             if site not in self._sites:
                 raise InvalidParameter(f"expected a site of this carrier, got {site}. Check the roster.")
             delivered = bytes(bytearray(request))  # a copy: no party can reach into another's memory
-            self._note("to_site", site, delivered, self._clock())
+            asked = self._clock()
+            self._note("to_site", site, delivered, asked)
             if self._drops is not None and self._drops.is_silent(site, delivered):
                 continue
             try:
@@ -108,7 +108,8 @@ class InProcessCarrier:
                 continue  # a site that cannot even refuse is a silent one
             if self._drops is not None and self._drops.loses(site, reply):
                 continue
-            yield site, reply, self._clock()
+            answered = self._clock()
+            yield site, reply, answered, answered - asked
 
     def close(self) -> None:
         """Close the capture, if there is one."""
