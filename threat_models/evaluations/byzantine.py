@@ -10,8 +10,9 @@ from dataclasses import replace
 from functools import partial
 
 from secure_frl.errors import InvalidParameter, StudyRefused
-from secure_frl.privacy.accountant import epsilon_if_fewer_shares, epsilon_of_rounds
-from secure_frl.privacy.planning import planned_event, sum_constants
+from secure_frl.privacy.accountant import epsilon_of_schedule
+from secure_frl.privacy.charging import WhatIf
+from secure_frl.privacy.planning import planned_schedule, sum_constants
 from secure_frl.study import Study
 from threat_models.adversaries.byzantine import BYZANTINE, FREE_RIDER, POISONED_DATA, RIDERS, UPDATES
 from threat_models.defences import MASKING, Defence, changed
@@ -170,14 +171,17 @@ def price_of_groups(study: Study) -> dict[str, float]:
     """
     try:
         own = changed(study, {"protection.method": "masking", "privacy.noise": "distributed"})
-        event = planned_event(own, sum_constants(own))
+        constants = sum_constants(own)
     except StudyRefused:
         return {}
-    honest = GROUP - 1  # everybody of a group must be there, and one of it may collude
+    schedule, honest = (
+        planned_schedule(own, constants),
+        GROUP - 1,
+    )  # everybody of a group must be there, and one of it may collude
     return {
-        "epsilon_one_sum": epsilon_of_rounds(event),
-        "epsilon_groups": epsilon_if_fewer_shares(event, honest),
-        "honest_shares_one_sum": float(event.honest_shares),
+        "epsilon_one_sum": epsilon_of_schedule(schedule),
+        "epsilon_groups": epsilon_of_schedule(schedule, WhatIf(shares=honest)),
+        "honest_shares_one_sum": float(constants.honest_shares),
         "honest_shares_group": float(honest),
     }
 
