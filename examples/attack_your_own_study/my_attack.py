@@ -73,7 +73,7 @@ class WhoDiedEvaluation:
         """Return one task a defence."""
         columns = (PLAIN, CLIP, MASKING, LOCAL_8, LOCAL_1)
         return tuple(
-            Task(THREAT.name, (one.name,), f"who_died, {one.name}", 5.0, partial(_measure, one), one is PLAIN)
+            Task(THREAT.name, (one.name,), f"who_died, {one.name}", 5.0, partial(_measure, one), one == PLAIN)
             for one in columns
         )
 
@@ -112,7 +112,7 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     yield Cell(
         attack=THREAT.name,
         defence=defence.name,
-        kind=Kind.CONTROL if defence is PLAIN else Kind.REPORT if is_read else Kind.DEFENDED,
+        kind=Kind.CONTROL if defence == PLAIN else Kind.REPORT if is_read else Kind.DEFENDED,
         metric="guessed right",
         value=right / trials,
         low=low,
@@ -121,7 +121,7 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         view=str(View.COORDINATOR),
         bars=(Bar(at_least=0.95),) if is_read else (Bar("low", at_most=usual),),
         nulls={"prior": usual},
-        sentence="A clip changes lengths, not signs: it hides nothing." if defence is CLIP else "",
+        sentence="A clip changes lengths, not signs: it hides nothing." if defence == CLIP else "",
     )
 
 

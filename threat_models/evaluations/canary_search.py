@@ -38,7 +38,7 @@ class CanarySearchEvaluation:
     def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
         """Return the control and the masked run."""
         return tuple(
-            Task(THREAT.name, (one.name,), f"canary_search, {one.name}", 3.0, partial(_measure, one), one is PLAIN)
+            Task(THREAT.name, (one.name,), f"canary_search, {one.name}", 3.0, partial(_measure, one), one == PLAIN)
             for one in (PLAIN, MASKING)
         )
 
@@ -61,12 +61,12 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     found, alike = guess["found"], guess["correlation"]
     low, high = proportion(int(found.sum()), max(1, found.size))
     bars: tuple[Bar, ...] = (Bar(at_most=0.0), Bar("correlation", at_most=5 / float(np.sqrt(public.length))))
-    if defence is PLAIN:
+    if defence == PLAIN:
         bars = (Bar(at_least=1.0), Bar("least_correlation", at_least=0.999))
     yield Cell(
         attack=THREAT.name,
         defence=defence.name,
-        kind=Kind.CONTROL if defence is PLAIN else Kind.DEFENDED,
+        kind=Kind.CONTROL if defence == PLAIN else Kind.DEFENDED,
         metric="canaries found",
         value=float(found.mean()) if found.size else 0.0,
         low=low,

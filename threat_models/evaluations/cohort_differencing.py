@@ -62,7 +62,7 @@ def _forgetful(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]
     asking = keeper(AskingTwiceKeeper, victim=VICTIM, opened=opened, refused=[])
     careless = dict.fromkeys(range(attacked.sites.count), ForgetfulSite)
     recording = rehearse(attacked, around=SamePeople, sites=careless, make_keeper=asking)
-    kind, bars = (Kind.CONTROL, wins(effort)) if defence is MASKING else (Kind.DEFENDED, NOTHING)
+    kind, bars = (Kind.CONTROL, wins(effort)) if defence == MASKING else (Kind.DEFENDED, NOTHING)
     yield cell_of(THREAT.name, defence, kind, FORGETFUL, _trials(recording, opened, effort), effort, bars)
 
 

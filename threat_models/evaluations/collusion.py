@@ -71,9 +71,9 @@ class CollusionEvaluation:
 
 
 def _all_others(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
-    rounds = effort.trials(8 if defence is MASKING else 24, 2)
+    rounds = effort.trials(8 if defence == MASKING else 24, 2)
     run = _Run(reference(study, defence, rounds, effort.study_seed(THREAT.name, defence.name)), effort)
-    if defence is MASKING:
+    if defence == MASKING:
         kind, bars = Kind.CONTROL, wins(effort)
     else:
         kind, bars = Kind.DEFENDED, (Bar("low" if effort.quick else "value", at_most=ON_MAX),)

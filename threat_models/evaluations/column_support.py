@@ -34,7 +34,7 @@ MANY = 50  # sites of the second control: a union of so many is still read
 REFERENCE: Mapping[str, Any] = {  # Any: TOML values
     "data.observation": "state",
     "policy.kind": "mlp",
-    "policy.hidden": [64],
+    "policy.hidden": [16],  # a wider one has longer messages, and as many rows
     "policy.critic": "network",  # a baseline: without one a death leaves no gradient
     "training.objective": "reinforce",
     "training.gae_lambda": 1.0,
@@ -65,7 +65,7 @@ class ColumnSupportEvaluation:
         """Return one task a defence, and one of masking among many sites."""
         columns = (PLAIN, CLIP, LOCAL_8, LOCAL_1, MASKING, MASKING_8, MASKING_1)
         found = [
-            Task(THREAT.name, (one.name,), f"column_support, {one.name}", 20.0, partial(_measure, one, 0), one is PLAIN)
+            Task(THREAT.name, (one.name,), f"column_support, {one.name}", 20.0, partial(_measure, one, 0), one == PLAIN)
             for one in columns
         ]
         if not effort.quick:

@@ -51,7 +51,7 @@ class GradMatchEvaluation:
         if effort.quick:
             return (Task(THREAT.name, (), "grad_match, left out", 0.0, _left_out),)
         return tuple(
-            Task(THREAT.name, (one.name,), f"grad_match, {one.name}", 15.0, partial(_measure, one), one is PLAIN)
+            Task(THREAT.name, (one.name,), f"grad_match, {one.name}", 15.0, partial(_measure, one), one == PLAIN)
             for one in (PLAIN, CLIP, LOCAL_8, MASKING, MASKING_8)
         )
 
@@ -62,7 +62,7 @@ def _left_out(study: Study, effort: Effort) -> list[Cell]:
 
 def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     is_plain = defence.changes["protection.method"] == "unsafe-plain"
-    messages = ATTACKED_NOISED if defence is LOCAL_8 else ATTACKED
+    messages = ATTACKED_NOISED if defence == LOCAL_8 else ATTACKED
     run = {
         "training.rounds": -(-messages // study.sites.count) if is_plain else messages,
         "study.seed": effort.study_seed(THREAT.name, defence.name),
@@ -113,7 +113,7 @@ def _cell(
     effort: Effort,
 ) -> Cell:
     low, high = proportion(int(hits.sum()), hits.size)
-    is_control = defence is PLAIN
+    is_control = defence == PLAIN
     return Cell(
         attack=THREAT.name,
         defence=defence.name,

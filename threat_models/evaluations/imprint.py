@@ -119,7 +119,7 @@ def attacked(study: Study, defence: Defence, more: Mapping[str, Any]) -> Study: 
 
 def _trusting(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     is_single = defence in (PLAIN, LOCAL_8)  # each site's upload is a trial
-    rounds = effort.trials(20 if defence is MASKING else 5, 1)
+    rounds = effort.trials(20 if defence == MASKING else 5, 1)
     seed = effort.study_seed(THREAT.name, defence.name)
     keys = {"training.rounds": rounds, "study.seed": seed, "policy.hidden": [_units(effort, defence)]}
     behind = attacked(study, defence, keys)

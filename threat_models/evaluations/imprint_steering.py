@@ -94,7 +94,7 @@ def _cell(
     effort: Effort,
 ) -> Cell:
     """Return what the real sums show from the first round on whose people met the imprint."""
-    is_noisy = defence is MASKING_8
+    is_noisy = defence == MASKING_8
     kind = Kind.DEFENDED if is_noisy else Kind.REPORT
     bars = (Bar("low" if effort.quick else "value", at_most=MOST_UNDER_NOISE),) if is_noisy else ()
     there = [number for number, met in sorted(recording.memory.policies.items()) if _is_there(met, adversary.policy)]

@@ -216,7 +216,7 @@ def _cell(
     return Cell(
         attack=THREAT.name,
         defence=defence.name,
-        kind=Kind.CONTROL if defence is PLAIN else kind,
+        kind=Kind.CONTROL if defence == PLAIN else kind,
         metric="share of visited states found",
         value=value,
         low=low,

@@ -91,7 +91,7 @@ class MembershipPolicyEvaluation:
         """Return one task a defence."""
         columns = (PLAIN, MASKING_8) if effort.quick else (PLAIN, MASKING, MASKING_8, MASKING_1)
         return tuple(
-            Task(THREAT.name, (one.name,), f"{THREAT.name}, {one.name}", 60.0, partial(_measure, one), one is PLAIN)
+            Task(THREAT.name, (one.name,), f"{THREAT.name}, {one.name}", 60.0, partial(_measure, one), one == PLAIN)
             for one in columns
         )
 
@@ -161,11 +161,11 @@ def admitted(pool: Trajectories, coin: np.ndarray, source: PatientSource, site: 
 
 def _asked(defence: Defence, fields: Mapping[str, Any], mu: float | None, effort: Effort) -> dict[str, Any]:
     point = "high" if effort.quick else "value"
-    if defence is PLAIN:
+    if defence == PLAIN:
         return {"kind": Kind.CONTROL, "bars": (Bar(point, at_least=0.75),), "sentence": WHY_FEW}
     if mu is None:
         return {"kind": Kind.BY_DESIGN, "bars": (Bar(point, at_least=0.75),), "sentence": WHY_BROKEN}
     bars = ceiling_bars(fields, mu)
-    if defence is MASKING_8:
+    if defence == MASKING_8:
         bars = (*bars, Bar("low" if effort.quick else "value", at_most=0.70))
     return {"kind": Kind.DEFENDED, "bars": bars}

@@ -123,7 +123,7 @@ class MembershipUpdateEvaluation:
 
 
 def _is_control(defence: Defence, is_swap: bool) -> bool:
-    return defence is CLIP and not is_swap
+    return defence == CLIP and not is_swap
 
 
 def _measure(defence: Defence, is_swap: bool, study: Study, effort: Effort) -> Iterator[Cell]:
@@ -186,11 +186,11 @@ def _asked(
     defence: Defence, is_swap: bool, fields: Mapping[str, Any], mu: float | None, effort: Effort
 ) -> tuple[Kind, tuple[Bar, ...], str]:
     if mu is not None:
-        works = defence is LOCAL_8 and not is_swap
+        works = defence == LOCAL_8 and not is_swap
         bars = ceiling_bars(fields, mu)
         return Kind.DEFENDED, (*bars, Bar("high" if effort.quick else "value", at_least=0.60)) if works else bars, ""
     if _is_control(defence, is_swap):
         bars = (Bar("high" if effort.quick else "value", at_least=0.85),)
         has_rate = "tpr_at_1_percent" in fields["figures"]
         return Kind.CONTROL, (*bars, Bar("tpr_at_1_percent", at_least=0.3)) if has_rate else bars, ""
-    return Kind.REPORT, (), WHY_BROKEN if defence is MASKING else ""
+    return Kind.REPORT, (), WHY_BROKEN if defence == MASKING else ""

@@ -58,7 +58,7 @@ def _unchecked(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]
     planting = keeper(PlantingKeeper, planted=silent_policy(public_of(attacked)), victim=VICTIM)
     careless = dict.fromkeys(range(attacked.sites.count), UncheckedSite)
     trials = _trials(rehearse(attacked, sites=careless, make_keeper=planting), effort)
-    is_control = defence is MASKING
+    is_control = defence == MASKING
     kind, bars = (Kind.CONTROL, wins(effort)) if is_control else (Kind.DEFENDED, NOTHING)
     yield cell_of(THREAT.name, defence, kind, UNCHECKED, trials, effort, bars)
 

@@ -73,7 +73,7 @@ class RowSpaceEvaluation:
         """Return one task a defence."""
         columns = (PLAIN, CLIP, LOCAL_8, LOCAL_1, MASKING, MASKING_8, MASKING_1)
         return tuple(
-            Task(THREAT.name, (one.name,), f"row_space, {one.name}", 25.0, partial(_measure, one), one is PLAIN)
+            Task(THREAT.name, (one.name,), f"row_space, {one.name}", 25.0, partial(_measure, one), one == PLAIN)
             for one in columns
         )
 
@@ -216,8 +216,8 @@ def _cell(defence: Defence, found: Mapping[str, Reconstructed], drawn: dict[str,
     kind, bars, sentence = Kind.CONTROL, (Bar("high" if effort.quick else "value", at_least=0.95),), ""
     if defence in (CLIP, MASKING):
         kind, sentence = Kind.BY_DESIGN, WHY_BROKEN
-        bars = (Bar("high" if effort.quick else "value", at_least=0.95 if defence is CLIP else BROKEN_SUM),)
-    elif defence is MASKING_8:
+        bars = (Bar("high" if effort.quick else "value", at_least=0.95 if defence == CLIP else BROKEN_SUM),)
+    elif defence == MASKING_8:
         kind, bars = Kind.DEFENDED, (Bar("excess_low" if effort.quick else "excess", at_most=EXCESS_AT_8),)
         sentence = WHAT_IS_SMALL if one.found[0] < one.prior else ""
     elif defence.epsilon is not None:

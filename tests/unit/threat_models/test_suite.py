@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,10 +15,11 @@ from secure_frl.study import Study
 from threat_models.adversaries.column_support import ColumnSupport
 from threat_models.defences import MASKING, changed, defended
 from threat_models.evaluation import Effort, Task
+from threat_models.evaluations.canary_search import CanarySearchEvaluation
 from threat_models.evaluations.column_support import REFERENCE
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.public import public_of
-from threat_models.results import Cell, Kind
+from threat_models.results import Cell, Kind, Verdict, judge
 from threat_models.suite import attack
 from threat_models.threat import Threat, View
 from threat_models.truth import Truth
@@ -142,6 +144,16 @@ def test_an_attack_that_does_not_apply_is_not_tested(tiny: Tiny) -> None:
     report = attack(tiny({"sites.count": 4}), evaluations=(_Two(),), jobs=1)
 
     assert [cell.reason for cell in report.cells] == ["three sites only"]
+
+
+def test_a_task_says_the_same_in_another_process(tiny: Tiny) -> None:
+    study, effort = tiny(), Effort(quick=True)
+    tasks = CanarySearchEvaluation().tasks(study, effort)
+
+    there = [cell for task in tasks for cell in pickle.loads(pickle.dumps(task.measure))(study, effort)]
+
+    assert [cell.kind for cell in there] == [Kind.CONTROL, Kind.DEFENDED]
+    assert judge(there) == [Verdict.HOLDS, Verdict.HOLDS]
 
 
 def test_no_two_cells_share_draws() -> None:
