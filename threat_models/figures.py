@@ -30,6 +30,7 @@ _STYLE: Any = {
 }
 _LINES = ("-", "--", "-.", ":")
 _SHADES = {  # of verdicts; light enough for black text
+    "control wins": "#d6e4f5",
     "holds": "#d5ecd4",
     "fails": "#f2a9a0",
     "INVALID": "#d9b8ea",
@@ -60,19 +61,17 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:  # Any: JSON va
 
 
 def _matrix(rows: Sequence[Row]) -> Figure | None:
-    """Attacks down, defences across; where a pair has several cells, the one that reached most over chance."""
+    """Attacks down, defences across; where a pair has several cells, the one that says most against the defence."""
     tested = [row for row in rows if not row["reason"]]
     if not tested:
         return None
     attacks, defences = (list(dict.fromkeys(row[key] for row in tested)) for key in ("attack", "defence"))
     figure, axes = plt.subplots(figsize=(2.4 + 1.35 * len(defences), 0.8 + 0.62 * len(attacks)), layout="constrained")
-    for row in sorted(tested, key=_lift):  # the greatest lift last, on top
-        x, y = defences.index(row["defence"]), attacks.index(row["attack"])
-        axes.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor=_SHADES[row["verdict"]], edgecolor="white"))
     for pair in {(row["attack"], row["defence"]) for row in tested}:
-        row = max((one for one in tested if (one["attack"], one["defence"]) == pair), key=_lift)
-        at = (defences.index(pair[1]) + 0.5, attacks.index(pair[0]) + 0.5)
-        axes.text(*at, _cell_text(row), ha="center", va="center", fontsize=7.5)
+        row = max((one for one in tested if (one["attack"], one["defence"]) == pair), key=_telling)
+        x, y = defences.index(pair[1]), attacks.index(pair[0])
+        axes.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor=_SHADES[row["verdict"]], edgecolor="white"))
+        axes.text(x + 0.5, y + 0.5, _cell_text(row), ha="center", va="center", fontsize=7.5)
     axes.set_xlim(0, len(defences))
     axes.set_ylim(len(attacks), 0)
     axes.set_xticks(np.arange(len(defences)) + 0.5, [textwrap.fill(name, 14) for name in defences])
@@ -81,6 +80,14 @@ def _matrix(rows: Sequence[Row]) -> Figure | None:
     axes.tick_params(length=0)
     axes.grid(visible=False)
     return figure
+
+
+_ORDER = ("control wins", "reported", "holds", "broken by design", "INVALID", "fails")
+
+
+def _telling(row: Row) -> tuple[int, float]:
+    """Return how much a cell says against its defence: what failed first, a control, whose defence is off, last."""
+    return _ORDER.index(row["verdict"]), _lift(row)
 
 
 def _lift(row: Row) -> float:
@@ -165,18 +172,18 @@ def _returns(rows: Sequence[Row]) -> Figure | None:
         return None
     games = list(dict.fromkeys((row["attack"], row["game"]) for row in drawn))
     defences = list(dict.fromkeys(row["defence"] for row in drawn))
-    figure, axes = plt.subplots(figsize=(2 + 0.55 * len(games), 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.26 * len(games)), layout="constrained")
     marks = "osD^vPX*"
     for number, defence in enumerate(defences):
         shown = [row for row in drawn if row["defence"] == defence]
-        at = [games.index((row["attack"], row["game"])) + 0.12 * (number - len(defences) / 2) for row in shown]
+        at = [games.index((row["attack"], row["game"])) + 0.15 * (number - (len(defences) - 1) / 2) for row in shown]
         value = np.array([row["value"] for row in shown])
         ends = np.clip([[v - row["low"], row["high"] - v] for v, row in zip(value, shown, strict=True)], 0, None).T
-        axes.errorbar(at, value, yerr=ends, fmt=marks[number % len(marks)], markersize=4, label=defence, capsize=2)
-    axes.axhline(1.0, color="0.5", linewidth=0.8)
-    axes.set_xticks(range(len(games)), [game for _, game in games], rotation=60, ha="right", fontsize=7)
-    axes.set(ylabel="return, as a part of the clean one")
-    axes.legend(fontsize=7)
+        axes.errorbar(value, at, xerr=ends, fmt=marks[number % len(marks)], markersize=4, label=defence, capsize=2)
+    axes.axvline(1.0, color="0.5", linewidth=0.8)
+    axes.set_yticks(range(len(games)), [game for _, game in games], fontsize=7)
+    axes.set(xlabel="return, as a part of the clean one", xlim=(0, 1.5), ylim=(len(games) - 0.5, -0.5))
+    axes.legend(fontsize=7, loc="lower left")
     return figure
 
 

@@ -12,6 +12,7 @@ from threat_models.results import Cell, Verdict
 from threat_models.suite import Report
 
 STYLES = {
+    Verdict.WINS: "cyan",
     Verdict.HOLDS: "green",
     Verdict.FAILS: "bold red",
     Verdict.INVALID: "bold magenta",

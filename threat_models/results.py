@@ -17,7 +17,8 @@ import numpy as np
 class Verdict(StrEnum):
     """What a cell means."""
 
-    HOLDS = "holds"  # a control that wins, or a defence that keeps its bar
+    WINS = "control wins"  # the attack works here with the defence off
+    HOLDS = "holds"  # a defence that keeps its bar
     FAILS = "fails"
     INVALID = "INVALID"  # the attack's control failed
     REPORTED = "reported"  # a figure without a bar
@@ -126,4 +127,6 @@ def _verdict(cell: Cell, failed: set[str]) -> Verdict:
         return Verdict.REPORTED
     if cell.kind is Kind.BY_DESIGN:  # shown as broken: an attack that no longer wins here is a figure that failed
         return Verdict.BROKEN if holds else Verdict.FAILS
+    if cell.kind is Kind.CONTROL:
+        return Verdict.WINS
     return Verdict.HOLDS if holds else Verdict.FAILS

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from secure_frl.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "SECURITY.md", "docs/architecture.md", "docs/privacy.md", "docs/protections.md")
+PAGES = ("README.md", "SECURITY.md", "docs/architecture.md", "docs/privacy.md", "docs/protections.md", "docs/threats.md")
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_every_test_that_a_page_names_exists(page: str, at_least: int) -> None:
     assert absent == []
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "resume", "verify", "audit"])
+@pytest.mark.parametrize("command", ["plan", "run", "resume", "verify", "audit", "attack"])
 def test_every_command_of_the_readme_has_help(command: str) -> None:
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 

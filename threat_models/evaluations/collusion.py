@@ -71,7 +71,7 @@ class CollusionEvaluation:
 
 
 def _all_others(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
-    rounds = effort.trials(8 if defence == MASKING else 24, 2)
+    rounds = effort.trials(8 if defence == MASKING else 16, 2)
     run = _Run(reference(study, defence, rounds, effort.study_seed(THREAT.name, defence.name)), effort)
     if defence == MASKING:
         kind, bars = Kind.CONTROL, wins(effort)
@@ -82,7 +82,7 @@ def _all_others(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell
 
 def _curve(study: Study, effort: Effort) -> Iterator[Cell]:
     """Yield the cell of all others with the curve over their number, and the cell of as many as the charter assumes."""
-    defence, rounds = MASKING_8, effort.trials(24, 2)
+    defence, rounds = MASKING_8, effort.trials(16, 2)
     run = _Run(reference(study, defence, rounds, effort.study_seed(THREAT.name, defence.name)), effort)
     constants = run.public.constants
     schedule = planned_schedule(run.study, constants)

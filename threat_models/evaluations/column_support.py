@@ -141,6 +141,7 @@ def _cell(defence: Defence, found: Reconstructed, sites: int, effort: Effort) ->
         high=high,
         n=found.trials,
         view=str(View.COORDINATOR),
+        game=f"{sites} sites" if sites == MANY else "",
         bars=bars,
         nulls=found.nulls,
         figures={

@@ -24,7 +24,7 @@ def test_the_control_is_above_its_claim_and_correct_code_between_three_quarters_
     assert broken.value > broken.figures["claimed"]
     assert 0.75 * correct.figures["claimed"] <= correct.value <= correct.figures["claimed"]
     assert correct.figures["shares"] == STUDY.sites.min_survivors - STUDY.sites.max_colluders
-    assert judge(cells) == [Verdict.HOLDS, Verdict.HOLDS]
+    assert judge(cells) == [Verdict.WINS, Verdict.HOLDS]
 
 
 def test_an_audit_that_would_take_hours_is_not_tested() -> None:

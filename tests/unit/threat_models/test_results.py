@@ -28,7 +28,7 @@ def _report(*cells: Cell) -> Report:
 def test_a_control_that_wins_and_a_defence_that_keeps_its_bar_hold() -> None:
     report = _report(CONTROL, DEFENDED, BROKEN)
 
-    assert list(report.verdicts) == [Verdict.HOLDS, Verdict.HOLDS, Verdict.BROKEN]
+    assert list(report.verdicts) == [Verdict.WINS, Verdict.HOLDS, Verdict.BROKEN]
     assert report.exit_code == HOLDS
     assert report.failures == []
 
@@ -36,7 +36,7 @@ def test_a_control_that_wins_and_a_defence_that_keeps_its_bar_hold() -> None:
 def test_a_failed_control_makes_its_own_attack_invalid_and_no_other() -> None:
     report = _report(replace(CONTROL, value=0.5), DEFENDED, *OTHER)
 
-    assert list(report.verdicts) == [Verdict.INVALID, Verdict.INVALID, Verdict.HOLDS, Verdict.HOLDS]
+    assert list(report.verdicts) == [Verdict.INVALID, Verdict.INVALID, Verdict.WINS, Verdict.HOLDS]
     assert report.exit_code == CONTROL_FAILED
     assert "look against unsafe-plain: control fails" in report.failures[0]
 
@@ -44,7 +44,7 @@ def test_a_failed_control_makes_its_own_attack_invalid_and_no_other() -> None:
 def test_an_acceptance_that_fails_is_named() -> None:
     report = _report(CONTROL, replace(DEFENDED, value=0.07))
 
-    assert list(report.verdicts) == [Verdict.HOLDS, Verdict.FAILS]
+    assert list(report.verdicts) == [Verdict.WINS, Verdict.FAILS]
     assert report.exit_code == FAILS
     assert report.failures == [
         "look against noise: acceptance fails: expected value <= 0.06, got found 0.070 [0.000, 0.050]"
@@ -58,7 +58,7 @@ def test_where_both_fail_the_failed_control_decides() -> None:
 
 
 def test_a_cell_broken_by_design_that_is_not_broken_fails() -> None:
-    assert judge([CONTROL, replace(BROKEN, value=0.3)]) == [Verdict.HOLDS, Verdict.FAILS]
+    assert judge([CONTROL, replace(BROKEN, value=0.3)]) == [Verdict.WINS, Verdict.FAILS]
 
 
 def test_what_does_not_apply_is_not_tested_and_says_why() -> None:

@@ -153,7 +153,7 @@ def test_a_task_says_the_same_in_another_process(tiny: Tiny) -> None:
     there = [cell for task in tasks for cell in pickle.loads(pickle.dumps(task.measure))(study, effort)]
 
     assert [cell.kind for cell in there] == [Kind.CONTROL, Kind.DEFENDED]
-    assert judge(there) == [Verdict.HOLDS, Verdict.HOLDS]
+    assert judge(there) == [Verdict.WINS, Verdict.HOLDS]
 
 
 def test_no_two_cells_share_draws() -> None:
