@@ -84,7 +84,7 @@ class NewerFormat(LedgerCorrupt):
 
 
 class StaleLedger(LedgerCorrupt):
-    """A ledger older than the head that was last noted elsewhere."""
+    """A ledger older than the head that was last noted elsewhere, or a register older than its ledger."""
 
 
 class ClockMovedBack(SecureFrlError):

@@ -130,9 +130,9 @@ def open_site(
     build: makes the site of these; a rehearsal of an attack makes another one of the same parts.
     workers: hold the epoch's key where sums are encrypted, and are for the caller to close; see `site_workers`.
     group: whose file and sync its books share unless they have files; None syncs each row, as a real site does.
-    Raises StaleLedger for a ledger without the head that its register noted, or that the coordinator holds. Raises
-    DataRefused for data that may not join. Of records it says no more than that: why is in the site's own log,
-    for whoever runs the site may read it and nobody else.
+    Raises StaleLedger for a ledger without the head that its register noted, or that the coordinator holds, and for a
+    register without a window that its ledger released. Raises DataRefused for data that may not join. Of records it
+    says no more than that: why is in the site's own log, for whoever runs the site may read it and nobody else.
     """
     name = enrolled.roster.names[site]
     home = folder.site(name)
@@ -152,6 +152,7 @@ def open_site(
         held_head=held_head,
         group=group,
     )
+    register.check_holds(ledger.register_roots())
     ledger.settle_unfinished(enrolled.terms.session)
     register.follow(ledger.head)
     log = open_log(home / "site.log")

@@ -183,6 +183,12 @@ class Ledger:
         self._refresh()
         return self._state.events(charter_hash)
 
+    def register_roots(self) -> frozenset[bytes]:
+        """Return the participation roots that releases carry: the register beside this ledger must hold them all."""
+        self._refresh()
+        found = {kept.register_root_after for kept in self._state.reservations.values()}
+        return frozenset(bytes.fromhex(root) for root in found - {""})
+
     def open_reservations(self) -> tuple[Reservation, ...]:
         """Return the reservations that were neither cancelled nor committed."""
         self._refresh()

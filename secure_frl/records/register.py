@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Self
 
@@ -135,6 +135,20 @@ class Register:
     def participation_root(self) -> bytes:
         """Return the root over all windows so far, 32 bytes; what an event carries before and after."""
         return self._last_window()[1]
+
+    def check_holds(self, roots: Set[bytes]) -> None:
+        """Refuse a register without a window that was released: an older copy forgets who took part, and its answers.
+
+        roots: of a ledger's releases, see `Ledger.register_roots`. Raises StaleLedger.
+        """
+        query = "SELECT root FROM windows WHERE sequence BETWEEN ? AND ?"
+        found = self._connection.execute(query, (self._book.first, self._book.last))
+        missing = len(roots - {bytes(root) for (root,) in found})
+        if missing:
+            raise StaleLedger(
+                f"expected {self._book.name} to hold each window that its ledger released, {missing} missing. "
+                "Restore the newest copy of the register: an older one forgets who took part."
+            )
 
     def _last_window(self) -> tuple[int, bytes]:
         """Return (number, root) of the last window, from 1; 0 before there is one."""
@@ -263,10 +277,11 @@ class _Seen:
     def add(self, sequence: int, people: NDArray[np.uint64]) -> None:
         """Count the people of the next window, each there once, ascending."""
         places, is_known = self._find(people)
-        self._windows[places[is_known]] += 1
-        self._people = np.insert(self._people, places[~is_known], people[~is_known])
-        self._windows = np.insert(self._windows, places[~is_known], 1)
-        self.last = sequence
+        counted = self._windows.copy()
+        counted[places[is_known]] += 1
+        everybody = np.insert(self._people, places[~is_known], people[~is_known])
+        counted = np.insert(counted, places[~is_known], 1)
+        self._people, self._windows, self.last = everybody, counted, sequence  # all at once, or nothing where it breaks
 
     def _find(self, people: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return where each stands, or would stand, and whether it is there."""

@@ -76,6 +76,14 @@ def test_a_study_that_begins_settles_nothing_of_another_one_on_the_same_people(
     site.shut_down()
 
 
+def _put_back(folder: RunFolder, files: dict[str, bytes]) -> None:
+    """Restore databases of the site from copies, without the logs that belong to others."""
+    for name, content in files.items():
+        for left in folder.site(NAME).glob(f"{name}*"):
+            left.unlink()
+        (folder.site(NAME) / name).write_bytes(content)
+
+
 def _opened_and_left(folder: RunFolder, enrolled: Enrolled) -> None:
     """Open the site, let it release once, and end it: its head is handed over."""
     site = open_site(folder, enrolled, SITE)
@@ -94,7 +102,7 @@ def test_ledger_and_register_rolled_back_together_meet_the_head_that_the_coordin
     open_site(first, enrolled, SITE).shut_down()
     shutil.copytree(first.site(NAME), tmp_path / "older")
     _opened_and_left(first, enrolled)
-    spent = (first.site(NAME) / "ledger.sqlite").read_bytes()
+    spent = {name: (first.site(NAME) / name).read_bytes() for name in ("ledger.sqlite", "register.sqlite")}
     shutil.rmtree(first.site(NAME))
     shutil.copytree(tmp_path / "older", first.site(NAME))
     second = run_folder.begin(tmp_path / "second", study, RunOptions(state=tmp_path / "state"), None)
@@ -108,9 +116,33 @@ def test_ledger_and_register_rolled_back_together_meet_the_head_that_the_coordin
     open_site(second, enrolled, SITE).shut_down()
     assert _statuses(second) == []
     (tmp_path / "away").rename(held)
-    (second.site(NAME) / "ledger.sqlite").write_bytes(spent)
+    _put_back(second, spent)
     open_site(second, enrolled, SITE).shut_down()  # the newest copy passes
     assert _statuses(second) == ["unknown"]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_register_from_before_a_released_window_is_refused_beside_the_newest_ledger(
+    tiny: Callable[..., Study], tmp_path: Path, is_lost: bool
+) -> None:
+    """It would count nobody of that window, and admit them once more than the study charges them for."""
+    study = tiny({"data.dataset_id": "ward-a"})
+    folder = run_folder.begin(tmp_path / "run", study, RunOptions(state=tmp_path / "state"), None)
+    enrolled = enrol(folder, study, rehearse=False)
+    open_site(folder, enrolled, SITE).shut_down()
+    path = folder.site(NAME) / "register.sqlite"
+    older = path.read_bytes()
+    _opened_and_left(folder, enrolled)
+    newest = path.read_bytes()
+    path.unlink()
+    if not is_lost:
+        path.write_bytes(older)
+
+    with pytest.raises(StaleLedger, match=r"register\.sqlite .*1 missing"):
+        open_site(folder, enrolled, SITE)
+
+    _put_back(folder, {"register.sqlite": newest})
+    open_site(folder, enrolled, SITE).shut_down()
 
 
 def test_a_site_whose_whole_folder_is_gone_is_not_begun_anew(tiny: Callable[..., Study], tmp_path: Path) -> None:

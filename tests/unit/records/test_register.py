@@ -185,6 +185,40 @@ def test_a_window_that_was_not_written_does_not_count(register: Register, monkey
     assert register.admit(SESSION, 1, 2, b"w3", people(1), cap=1).tolist() == [False]
 
 
+def test_a_count_that_broke_off_leaves_everybody_counted_as_before(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of windows that no longer stand beside their people would be read for others."""
+    register.admit(SESSION, 1, 0, b"w1", people(5), cap=2)
+    register.admit(SESSION, 2, 0, b"w2", people(5), cap=2)
+    register.admit(SESSION, 3, 0, b"w3", people(1), cap=2)
+    own, calls = np.insert, []
+
+    def out_of_memory(*given: NDArray[np.generic]) -> NDArray[np.generic]:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return own(*given)
+
+    with monkeypatch.context() as small:
+        small.setattr(np, "insert", out_of_memory)
+        with pytest.raises(MemoryError):
+            register.admit(SESSION, 4, 0, b"w4", people(9), cap=2)
+
+    assert register.admit(SESSION, 4, 1, b"w5", people(1, 5, 9), cap=2).tolist() == [True, False, True]
+    assert register.admit(SESSION, 5, 0, b"w6", people(1, 5, 9), cap=2).tolist() == [False, False, True]
+
+
+def test_a_register_without_a_window_that_a_ledger_released_is_an_old_copy(register: Register) -> None:
+    register.admit(SESSION, 1, 0, b"w1", people(1), cap=1)
+    first = register.participation_root()
+    register.admit(SESSION, 2, 0, b"w2", people(2), cap=1)
+
+    register.check_holds({first, register.participation_root()})
+    with pytest.raises(StaleLedger, match=r"register\.sqlite .*1 missing.*newest copy"):
+        register.check_holds({first, bytes(32)})
+
+
 def test_a_register_of_format_1_is_counted_on_and_no_longer_opened_by_what_would_not_count(tmp_path: Path) -> None:
     """The file was written by the version that kept people in a table of their own."""
     path = Path(shutil.copy(Path(__file__).parent / "formats/register_v1.sqlite", tmp_path))
