@@ -75,7 +75,9 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
     again = rehearse(attacked, make_keeper=keeper(AskingTwiceKeeper, victim=VICTIM, opened=opened, refused=refusals))
     view = str(View.COORDINATOR)
     yield refused(THREAT.name, MASKING, view, refusals, again.rounds, len(opened), effort, sentence=_WHY_REFUSED)
-    rounds = 2 * effort.trials(20, 2)
+    if effort.quick:
+        return  # two differences of rounds show nothing
+    rounds = 2 * 20
     attacked = reference(study, MASKING, rounds, effort.study_seed(THREAT.name, "rounds"))
     recording = rehearse(attacked, make_keeper=keeper(LeavingOutKeeper, victim=VICTIM))
     yield cell_of(THREAT.name, MASKING, Kind.REPORT, TWO_ROUNDS, _trials(recording, {}, effort), effort)

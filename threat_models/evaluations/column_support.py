@@ -63,7 +63,7 @@ class ColumnSupportEvaluation:
 
     def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
         """Return one task a defence, and one of masking among many sites."""
-        columns = (PLAIN, CLIP, LOCAL_8, LOCAL_1, MASKING, MASKING_8, MASKING_1)
+        columns = (PLAIN, CLIP, LOCAL_8, MASKING, MASKING_8, *(() if effort.quick else (LOCAL_1, MASKING_1)))
         found = [
             Task(THREAT.name, (one.name,), f"column_support, {one.name}", 20.0, partial(_measure, one, 0), one == PLAIN)
             for one in columns
