@@ -14,7 +14,15 @@ from typer.testing import CliRunner
 from secure_frl.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "SECURITY.md", "docs/architecture.md", "docs/privacy.md", "docs/protections.md", "docs/threats.md")
+PAGES = (
+    "README.md",
+    "SECURITY.md",
+    "docs/architecture.md",
+    "docs/privacy.md",
+    "docs/protections.md",
+    "docs/threats.md",
+    "examples/attack_your_own_study/README.md",
+)
 
 
 @pytest.mark.slow
