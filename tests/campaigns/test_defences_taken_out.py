@@ -21,7 +21,7 @@ TAKEN_OUT: dict[str, Removal] = {
         "masking/site_attempt.py",
         "if party.host.policy_tag(body.model_tag, model) != body.model_tag:",
         "if party.host.policy_tag(body.model_tag, model) is None:",
-        (f"{UNIT}/masking/test_protocol_attacks.py::test_another_model_sealed_to_one_site_under_the_announced_tag_is_refused",),
+        (f"{UNIT}/masking/test_protocol_attacks.py::test_another_model_sealed_to_one_site_is_refused",),
     ),
     "second survivor answer": PROTOCOL["two survivor-confirmation answers: another attempt after R3b"],
     "unmask after restart": PROTOCOL["unmask answer after restart"],

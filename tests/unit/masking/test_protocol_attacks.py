@@ -324,7 +324,7 @@ def test_a_model_that_differs_between_sites_is_refused(federation):
     assert machine.excluded == {3: "ModelMissing"}
 
 
-def test_another_model_sealed_to_one_site_under_the_announced_tag_is_refused(federation):
+def test_another_model_sealed_to_one_site_is_refused(federation):
     parties = federation(5)  # model inconsistency: one tag for all, and for site 3 a policy of another kind
     machine = parties.begin(parties.open(), models={3: b"a model for site 3 alone"})
 
