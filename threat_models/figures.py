@@ -101,6 +101,8 @@ def _lift(row: Row) -> float:
 def _cell_text(row: Row) -> str:
     if row["refusal"]:
         return textwrap.fill(f"refused: {row['refusal']}", 18)
+    if row["value"] is None:
+        return str(row["verdict"])
     chance = row["nulls"].get("swapped", row["nulls"].get("prior"))
     beside = "" if chance is None else f"\nchance {chance:.2f}"
     return f"{row['value']:.3f} [{row['low']:.2f}, {row['high']:.2f}]{beside}\n{row['verdict']}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from secure_frl.ckks.epoch_cipher import SiteWorkers
 from secure_frl.ckks.worker import Worker
-from secure_frl.errors import BudgetExhausted, InvalidParameter, StudyStopped
+from secure_frl.errors import BudgetExhausted, InvalidParameter, StudyStopped, UnexpectedState
 from secure_frl.federation import simulation
 from secure_frl.federation.blind_site import BlindStudySite
 from secure_frl.federation.enrolment import open_all_sites
@@ -141,13 +142,16 @@ def rehearse(
     around: Around = lambda source, site: source,
     sites: Mapping[int, SiteClass] | None = None,
     make_keeper: Any = None,  # Any: simulation.MakeKeeper, or None for an honest coordinator
+    may_stop: bool = False,
 ) -> Recording:
     """Run a study once, in a folder that is gone afterwards, and return what was seen.
 
     around: whose people each site meets. sites: classes of parties that are not honest, by site; each takes
     (SiteParts), or (SiteParts, SiteWorkers) under the ckks methods. make_keeper: of a malicious coordinator.
-    Raises InvalidParameter for a study of logged data, and what `secure_frl.run` raises but StudyStopped
-    and BudgetExhausted: then the recording holds what there was until then.
+    may_stop: where honest parties may end the run, for their refusal is what is looked at; the recording then holds
+    what there was until then. Everywhere else an attack that got nothing, since there was nothing, would read as safe.
+    Raises InvalidParameter for a study of logged data, UnexpectedState for a run that stopped or gave no sum unless it
+    may, and what `secure_frl.run` raises but StudyStopped and BudgetExhausted.
     """
     if study.is_logged:
         raise InvalidParameter("expected simulated patients, got records. Attacks run in rehearsals only.")
@@ -170,6 +174,12 @@ def rehearse(
             stopped = str(error)
             rounds = len(witness.memory.sums)
         frames = tuple(read_capture(capture))
+    if not may_stop and (stopped or not rounds):
+        answers = ", ".join(f"{count} {name}" for name, count in Counter(witness.refusals).most_common()) or "none"
+        raise UnexpectedState(
+            f"expected {study.training.rounds} rounds, it stopped with {rounds} sums: {stopped or 'no sum'} Refusals "
+            f"that sites answered: {answers}. See why, or pass may_stop where a refusal is what is measured."
+        )
     return Recording(study, frames, witness.memory, witness.truth, rounds, tuple(witness.refusals), stopped)
 
 

@@ -50,7 +50,8 @@ def _table(rows: list[tuple[Cell, Verdict]]) -> Table:
         style = STYLES[verdict]
         view = f"{cell.view}, {cell.game}" if cell.game else cell.view
         reached = _reached(cell, with_metric=len(metrics) > 1)
-        words = f"{verdict}: {cell.reason}" if cell.reason else str(verdict)
+        why = cell.reason or cell.error
+        words = f"{verdict}: {why}" if why else str(verdict)
         ceiling = "" if cell.ceiling is None else f"{cell.ceiling:.3f}"
         texts = (cell.defence, view, reached, _chance(cell), ceiling, str(cell.n))
         table.add_row(*map(escape, texts), f"[{style}]{escape(words)}[/{style}]")
@@ -58,7 +59,7 @@ def _table(rows: list[tuple[Cell, Verdict]]) -> Table:
 
 
 def _reached(cell: Cell, *, with_metric: bool) -> str:
-    if cell.reason:
+    if cell.reason or cell.error:
         return ""
     if cell.refusal:
         return f"refused: {cell.refusal}"

@@ -1,7 +1,8 @@
 """A cell of the matrix: what an attack reached against a defence, what chance reaches, and whether that is acceptable.
 
 A control is a cell with the defence off. One that fails says that the attack does not work here, so what the same
-attack does against a defence means nothing: INVALID, never "safe".
+attack does against a defence means nothing: INVALID, never "safe". What was not measured keeps no bar: a task that
+broke off, a cell without trials or bars, a figure that is no number.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ class Bar:
     at_most: float | None = None
 
     def holds(self, cell: Cell) -> bool:
-        """Return whether the cell keeps it; a refusal counts as an attack that got nothing."""
-        value = getattr(cell, self.of) if self.of in ("value", "low", "high") else cell.figures[self.of]
+        """Return whether the cell keeps it; a figure that is missing or no finite number keeps none."""
+        own = getattr(cell, self.of) if self.of in ("value", "low", "high") else None
+        value = cell.figures.get(self.of, np.nan) if own is None else own
         above = self.at_least is None or value >= self.at_least
-        return bool(above and (self.at_most is None or value <= self.at_most))
+        return bool(np.isfinite(value) and above and (self.at_most is None or value <= self.at_most))
 
     def text(self) -> str:
         """Return it for people."""
@@ -82,7 +84,25 @@ class Cell:
     refusal: str = ""  # the name of the error that an honest party answered; then value is 0
     sentence: str = ""  # why it is red by design, or what a figure means
     reason: str = ""  # of NOT_TESTED
+    error: str = ""  # what ended the measuring before there was a figure
     seeds: tuple[int, ...] = ()
+
+    @property
+    def is_kept(self) -> bool:
+        """Return whether all its bars hold and stand on something: trials, a finite value, at least one bar."""
+        is_measured = not self.error and self.n > 0 and bool(np.isfinite(self.value)) and bool(self.bars)
+        return is_measured and all(bar.holds(self) for bar in self.bars)
+
+    @property
+    def broken(self) -> str:
+        """Return for people what is not kept."""
+        if self.error:
+            return f"measuring ended: {self.error}"
+        missed = (
+            "; ".join(bar.text() for bar in self.bars if not bar.holds(self)) or "trials, and a bar to hold them to"
+        )
+        interval = f"{self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"expected {missed}, got {interval}" + ("" if self.n > 0 else " of no trial")
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON values; a number that is none is left out."""
@@ -109,11 +129,15 @@ def not_tested(attack: str, reason: str) -> Cell:
     return Cell(attack, "", Kind.REPORT, "", nan, nan, nan, 0, "", reason=reason)
 
 
+def broke_off(attack: str, defence: str, kind: Kind, error: str) -> Cell:
+    """Return the cell of a measurement that ended in an error: a control that failed, or a bar that nothing kept."""
+    nan = float("nan")
+    return Cell(attack, defence, kind, "", nan, nan, nan, 0, "", error=error)
+
+
 def judge(cells: Sequence[Cell]) -> list[Verdict]:
     """Return each cell's verdict; a control that fails makes its attack's other cells INVALID."""
-    failed = {
-        cell.attack for cell in cells if cell.kind is Kind.CONTROL and not all(bar.holds(cell) for bar in cell.bars)
-    }
+    failed = {cell.attack for cell in cells if cell.kind is Kind.CONTROL and not cell.is_kept}
     return [_verdict(cell, failed) for cell in cells]
 
 
@@ -122,11 +146,10 @@ def _verdict(cell: Cell, failed: set[str]) -> Verdict:
         return Verdict.NOT_TESTED
     if cell.attack in failed:
         return Verdict.INVALID
-    holds = all(bar.holds(cell) for bar in cell.bars)
     if cell.kind is Kind.REPORT:
-        return Verdict.REPORTED
+        return Verdict.FAILS if cell.error else Verdict.REPORTED
     if cell.kind is Kind.BY_DESIGN:  # shown as broken: an attack that no longer wins here is a figure that failed
-        return Verdict.BROKEN if holds else Verdict.FAILS
+        return Verdict.BROKEN if cell.is_kept else Verdict.FAILS
     if cell.kind is Kind.CONTROL:
         return Verdict.WINS
-    return Verdict.HOLDS if holds else Verdict.FAILS
+    return Verdict.HOLDS if cell.is_kept else Verdict.FAILS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +20,7 @@ from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 from threat_models.evaluation import Effort, Evaluation, Task
 from threat_models.evaluations import EVALUATIONS
-from threat_models.results import Cell, Kind, Verdict, judge, not_tested
+from threat_models.results import Cell, Kind, Verdict, broke_off, judge, not_tested
 from threat_models.threat import Threat
 
 FORMAT = "secure_frl/threat_report/v1"
@@ -57,13 +57,11 @@ class Report:
         """Return a line for each control and each acceptance that failed."""
         lines = []
         for cell, verdict in zip(self.cells, self.verdicts, strict=True):
-            broken = [bar.text() for bar in cell.bars if not bar.holds(cell)]
-            if verdict is Verdict.FAILS or (verdict is Verdict.INVALID and cell.kind is Kind.CONTROL and broken):
-                what = "control" if cell.kind is Kind.CONTROL else "acceptance"
-                lines.append(
-                    f"{cell.attack} against {cell.defence}: {what} fails: expected {'; '.join(broken)}, "
-                    f"got {cell.metric} {cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
-                )
+            is_control = cell.kind is Kind.CONTROL
+            is_cause = bool(cell.error) or (is_control and not cell.is_kept)
+            if verdict is Verdict.FAILS or (verdict is Verdict.INVALID and is_cause):
+                what = "control" if is_control else "acceptance"
+                lines.append(f"{cell.attack} against {cell.defence}: {what} fails: {cell.broken}")
         return lines
 
     def plain(self) -> dict[str, Any]:
@@ -165,17 +163,35 @@ def _measured(
     with ProcessPoolExecutor(jobs, mp_context=get_context("forkserver"), initializer=_one_thread) as pool:
         asked = {pool.submit(_run, task, plain, effort): task for task in ordered}
         for number, future in enumerate(as_completed(asked)):
-            cells, seconds = future.result()
+            task = asked[future]
+            try:
+                cells, seconds = future.result()
+            except Exception as error:  # a process that died takes the others of its pool with it: each is named
+                cells, seconds = _broken_off(task, error), 0.0
             yield cells
             if progress is not None:
-                progress(asked[future].title, seconds, number + 1, len(ordered))
+                progress(task.title, seconds, number + 1, len(ordered))
 
 
 def _run(task: Task, plain: dict[str, Any], effort: Effort) -> tuple[list[Cell], float]:  # Any: TOML values
-    """Return a task's cells and the processor seconds that they took, those of ended children too."""
-    before = sum(os.times()[:4])
-    found: Iterable[Cell] = task.measure(parse_study(plain, source="the study under attack"), effort)
-    return list(found), sum(os.times()[:4]) - before
+    """Return a task's cells and the processor seconds that they took, those of ended children too.
+
+    What a task raises is a cell that fails, beside those that it gave before: no other task's result is lost by it.
+    """
+    before, found = sum(os.times()[:4]), list[Cell]()
+    try:
+        for cell in task.measure(parse_study(plain, source="the study under attack"), effort):
+            found.append(cell)
+    except Exception as error:  # the edge of a task: whatever failed, the report names it
+        found += _broken_off(task, error)
+    return found, sum(os.times()[:4]) - before
+
+
+def _broken_off(task: Task, error: Exception) -> list[Cell]:
+    """Return a failed cell for each column of a task that did not end."""
+    kind = Kind.CONTROL if task.is_control else Kind.DEFENDED
+    text = f"{type(error).__name__}: {error} (in {task.title})"
+    return [broke_off(task.attack, defence, kind, text) for defence in task.defences or ("",)]
 
 
 def _one_thread() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
+from secure_frl.errors import UnexpectedState
 from secure_frl.study import Study
 from threat_models.adversaries.cohort_differencing import THREAT, CohortDifferencing
 from threat_models.defences import MASKING, MASKING_8, Defence
@@ -56,12 +57,17 @@ class CohortDifferencingEvaluation:
 
 
 def _forgetful(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
-    rounds = 2 * effort.trials(40, 3)  # every request takes a window of the ledgers, so half of them are rounds
-    attacked = reference(study, defence, rounds, effort.study_seed(THREAT.name, defence.name))
+    twice = effort.trials(40, 3)
+    # Every request takes a window of the ledgers, so half of the rounds are asked twice, and then the budget is spent.
+    attacked = reference(study, defence, 2 * twice, effort.study_seed(THREAT.name, defence.name))
     opened: dict[int, Summed] = {}
     asking = keeper(AskingTwiceKeeper, victim=VICTIM, opened=opened, refused=[])
     careless = dict.fromkeys(range(attacked.sites.count), ForgetfulSite)
-    recording = rehearse(attacked, around=SamePeople, sites=careless, make_keeper=asking)
+    recording = rehearse(attacked, around=SamePeople, sites=careless, make_keeper=asking, may_stop=True)
+    if len(opened) < twice:
+        raise UnexpectedState(
+            f"expected {twice} rounds asked twice, {len(opened)} opened twice: {recording.stopped or 'lost'} See why."
+        )
     kind, bars = (Kind.CONTROL, wins(effort)) if defence == MASKING else (Kind.DEFENDED, NOTHING)
     yield cell_of(THREAT.name, defence, kind, FORGETFUL, _trials(recording, opened, effort), effort, bars)
 

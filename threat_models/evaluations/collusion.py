@@ -160,7 +160,7 @@ def _shrunken(study: Study, effort: Effort) -> Iterator[Cell]:
     """Yield what honest sites answer to a cohort of fewer sites than the charter's."""
     attacked = reference(study, MASKING, 1, effort.study_seed(THREAT.name, "shrunken"))
     cohort = tuple(range(_SHRUNKEN_TO))
-    recording = rehearse(attacked, make_keeper=keeper(ShrinkingKeeper, cohort=cohort))
+    recording = rehearse(attacked, make_keeper=keeper(ShrinkingKeeper, cohort=cohort), may_stop=True)
     view = f"coordinator; a cohort of {_SHRUNKEN_TO}"
     yield refused(
         THREAT.name,

@@ -155,6 +155,7 @@ def _checking(study: Study, effort: Effort) -> Iterator[Cell]:
         make_keeper=keeper(
             PlantingEverywhereKeeper, planted=adversary.policy, claims={1: SUCCESSOR, 2: SUCCESSOR, 3: MISSED}
         ),
+        may_stop=True,
     )
     guess = adversary.run(view_of(recording, View.COORDINATOR))
     refusals = Counter(recording.refusals)[ModelDoesNotFollow.__name__]

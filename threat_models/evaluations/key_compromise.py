@@ -128,7 +128,7 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     honest = effort.trials(2, 1)  # rounds, and as many in which the coordinator turns coat
     attacked = _attacked(study, defence, effort, 2 * honest)
     known, notes = _Known.of(attacked, effort), Notes()
-    recording = rehearse(attacked, make_keeper=partial(CuriousKeeper, notes=notes, turns_in=honest + 1))
+    recording = rehearse(attacked, make_keeper=partial(CuriousKeeper, notes=notes, turns_in=honest + 1), may_stop=True)
     guesses: dict[str, Guess] = {}
     for row in ROWS[defence.name]:
         of = "site" if row.guesses in ("sum", "total") else row.guesses  # views that differ in nothing are run once
@@ -167,12 +167,12 @@ def _guess(view: CapturedView, public: Public, effort: Effort) -> Guess:
 
 def _places(row: _Row, guess: Guess, recording: Recording) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """Yield (name of the guess, round, whose people it is about) of what counts in a row."""
-    if row.guesses == "none":  # what an attacker says who has nothing to read: all states alike
+    if row.guesses == "none" and not guess:  # what an attacker says who has nothing to read: all states alike
         for number, site in sorted(recording.truth.updates):
             yield "", number, (site,)
     for name in sorted(guess):
         kind, *place = name.split("/")
-        if kind != row.guesses:
+        if kind != row.guesses and (row.guesses != "none" or kind == "vector"):  # whoever should have none: any counts
             continue
         number = int(place[0])
         if kind == "upload" and int(place[1]) != CURIOUS:

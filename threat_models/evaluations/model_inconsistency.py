@@ -68,7 +68,7 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
     rounds = effort.trials(6, 2)
     attacked = reference(study, MASKING, rounds, effort.study_seed(THREAT.name, "honest"))
     given = {"planted": silent_policy(public_of(attacked)), "victim": VICTIM}
-    told = rehearse(attacked, make_keeper=keeper(PlantingKeeper, **given, tells_planted_tag=True))
+    told = rehearse(attacked, make_keeper=keeper(PlantingKeeper, **given, tells_planted_tag=True), may_stop=True)
     hidden = rehearse(attacked, make_keeper=keeper(PlantingKeeper, **given))
     ignored = cell_of(THREAT.name, MASKING, Kind.REPORT, "", _trials(hidden, effort), effort)
     figures = {

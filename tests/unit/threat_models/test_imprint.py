@@ -46,11 +46,14 @@ def _planted(
         around=partial(OwnFeatures, seed=0),
         sites=dict.fromkeys(range(SITES), TrustingSite) if is_trusting else {},
         make_keeper=keeper(PlantingEverywhereKeeper, planted=adversary.policy, claims=claims),
+        may_stop=not is_trusting,
     )
     return recording, adversary
 
 
-def _steered(tiny: Tiny, defence: Defence, rounds: int) -> tuple[Recording, SteeredImprint, dict[int, Summed]]:
+def _steered(
+    tiny: Tiny, defence: Defence, rounds: int, *, may_stop: bool = False
+) -> tuple[Recording, SteeredImprint, dict[int, Summed]]:
     keys = {"policy.hidden": [32], "training.rounds": rounds, "training.global.step_size": 5.0}
     study = attacked(tiny(), defence, keys)
     adversary, knows = SteeredImprint(SPREAD), dict[int, Summed]()
@@ -59,6 +62,7 @@ def _steered(tiny: Tiny, defence: Defence, rounds: int) -> tuple[Recording, Stee
         study,
         around=partial(OwnFeatures, seed=0),
         make_keeper=keeper(SteeringKeeper, target=adversary.policy, knows=knows),
+        may_stop=may_stop,
     )
     return recording, adversary, knows
 
@@ -154,7 +158,7 @@ def test_sites_refuse_a_stated_sum_beyond_what_they_could_have_sent(
 
     monkeypatch.setattr(malicious_coordinator, "sum_for", beyond)
 
-    recording, _, _ = _steered(tiny, MASKING, 1)
+    recording, _, _ = _steered(tiny, MASKING, 1, may_stop=True)
 
     assert recording.refusals == ("SumOutOfRange",) * SITES
 

@@ -30,7 +30,7 @@ def test_a_key_opens_updates_under_ckks_and_uniform_words_under_masks(
 ) -> None:
     reference = changed(tiny(), REFERENCE, {"training.rounds": 2, "policy.hidden": [4]})
     attacked, notes = defended(reference, defence, clip_norm=0.05), Notes()
-    recording = rehearse(attacked, make_keeper=partial(CuriousKeeper, notes=notes, turns_in=2))
+    recording = rehearse(attacked, make_keeper=partial(CuriousKeeper, notes=notes, turns_in=2), may_stop=True)
     adversary = KeyCompromise()
     adversary.prepare(public_of(attacked), np.random.default_rng(0))
     together = view_of(recording, View.COALITION, (0,))

@@ -9,7 +9,7 @@ import pytest
 
 from secure_frl.study_file import load_study
 from threat_models.evaluation import Effort
-from threat_models.results import Bar, Cell, Kind, Verdict, judge, not_tested
+from threat_models.results import Bar, Cell, Kind, Verdict, broke_off, judge, not_tested
 from threat_models.suite import CONTROL_FAILED, FAILS, HOLDS, Report
 
 CONTROL = Cell(
@@ -75,3 +75,36 @@ def test_a_bar_is_about_the_figure_that_it_names(of: str, holds: bool) -> None:
     cell = Cell("look", "noise", Kind.DEFENDED, "found", 0.5, 0.1, 0.9, 60, "coordinator", figures={"auc": 0.2})
 
     assert Bar(of, at_most=0.2).holds(cell) is holds
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"bars": ()},
+        {"n": 0},
+        {"value": NAN, "bars": (Bar("high", at_most=0.06),)},
+        {"low": -INFINITE, "bars": (Bar("low", at_most=0.06),)},  # a limit of a single trial
+        {"bars": (Bar("limit", at_most=0.06),)},  # a figure that the cell has not
+    ],
+    ids=lambda given: "-".join(given),
+)
+def test_what_rests_on_nothing_never_holds(nothing: dict[str, object]) -> None:
+    empty = replace(DEFENDED, **nothing)  # type: ignore[arg-type]  # fields of each type
+
+    assert judge([CONTROL, empty]) == [Verdict.WINS, Verdict.FAILS]
+    assert judge([CONTROL, replace(empty, kind=Kind.BY_DESIGN)])[1] is Verdict.FAILS
+    assert judge([replace(empty, kind=Kind.CONTROL), DEFENDED]) == [Verdict.INVALID] * 2
+    assert _report(CONTROL, empty).exit_code == FAILS
+
+
+def test_a_measurement_that_broke_off_is_named_and_never_safe() -> None:
+    report = _report(CONTROL, DEFENDED, broke_off("look", "clip", Kind.DEFENDED, "WorkerDied: gone (in look, clip)"))
+
+    assert report.verdicts[-1] is Verdict.FAILS
+    assert report.exit_code == FAILS
+    assert report.failures == ["look against clip: acceptance fails: measuring ended: WorkerDied: gone (in look, clip)"]
+    assert _report(broke_off("look", "clip", Kind.REPORT, "-")).exit_code == FAILS
+    assert _report(broke_off("look", "plain", Kind.CONTROL, "-"), DEFENDED).exit_code == CONTROL_FAILED

@@ -92,7 +92,9 @@ def test_honest_sites_refuse_a_planted_policy_under_its_own_tag(tiny: Tiny) -> N
     study = _study(tiny)
     planted = silent_policy(public_of(study))
 
-    told = rehearse(study, make_keeper=keeper(PlantingKeeper, planted=planted, victim=0, tells_planted_tag=True))
+    told = rehearse(
+        study, make_keeper=keeper(PlantingKeeper, planted=planted, victim=0, tells_planted_tag=True), may_stop=True
+    )
 
     assert told.rounds == 0
     assert set(told.refusals) == {"ModelDoesNotFollow"}
@@ -121,6 +123,7 @@ def test_sites_without_memory_give_the_difference_away(tiny: Tiny) -> None:
         around=SamePeople,
         sites=dict.fromkeys(EVERYWHERE, ForgetfulSite),
         make_keeper=asking,
+        may_stop=True,
     )
 
     assert opened[1].contributors == (0, 1, 2, 3)
@@ -163,7 +166,7 @@ def test_all_other_sites_together_read_the_victim(tiny: Tiny) -> None:
 def test_a_cohort_smaller_than_the_charter_s_is_refused_by_its_honest_sites(tiny: Tiny) -> None:
     study = changed(_study(tiny), {"sites.min_survivors": 4})
 
-    recording = rehearse(study, make_keeper=keeper(ShrinkingKeeper, cohort=(0, 1, 2)))
+    recording = rehearse(study, make_keeper=keeper(ShrinkingKeeper, cohort=(0, 1, 2)), may_stop=True)
 
     assert recording.rounds == 0
     assert recording.refusals == ("RoundRefused",) * 3

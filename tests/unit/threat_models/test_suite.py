@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +11,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from secure_frl.errors import InvalidParameter
+from secure_frl.errors import InvalidParameter, UnexpectedState
+from secure_frl.federation.site import StudySite
+from secure_frl.secure_sum import RingVector, RoundContext
 from secure_frl.study import Study
 from threat_models.adversaries.column_support import ColumnSupport
 from threat_models.defences import MASKING, changed, defended
@@ -19,7 +22,7 @@ from threat_models.evaluations.canary_search import CanarySearchEvaluation
 from threat_models.evaluations.column_support import REFERENCE
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.public import public_of
-from threat_models.results import Cell, Kind, Verdict, judge
+from threat_models.results import Bar, Cell, Kind, Verdict, judge
 from threat_models.suite import attack
 from threat_models.threat import Threat, View
 from threat_models.truth import Truth
@@ -113,7 +116,8 @@ class _Two:
 
 def _measured(name: str, study: Study, effort: Effort) -> Iterator[Cell]:
     kind = Kind.CONTROL if name == "unsafe-plain" else Kind.DEFENDED
-    yield Cell("look", name, kind, "seed", float(effort.seed), 0.0, 1.0, 1, "coordinator")
+    bars = (Bar(at_least=0.0),)
+    yield Cell("look", name, kind, "seed", float(effort.seed), 0.0, 1.0, 1, "coordinator", bars=bars)
 
 
 def test_one_s_own_evaluation_runs_beside_or_instead_of_the_suite(tiny: Tiny) -> None:
@@ -154,6 +158,61 @@ def test_a_task_says_the_same_in_another_process(tiny: Tiny) -> None:
 
     assert [cell.kind for cell in there] == [Kind.CONTROL, Kind.DEFENDED]
     assert judge(there) == [Verdict.WINS, Verdict.HOLDS]
+
+
+class _Ends(_Two):
+    """The same, but what it measures ends early."""
+
+    def __init__(self, how: Callable[[], None], which: str) -> None:
+        self._how, self._which = how, which
+
+    def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
+        return tuple(
+            replace(task, measure=partial(_ended, self._how, task.title)) if task.title == self._which else task
+            for task in super().tasks(study, effort)
+        )
+
+
+def _ended(how: Callable[[], None], name: str, study: Study, effort: Effort) -> Iterator[Cell]:
+    yield from _measured(name, study, effort)
+    how()
+
+
+def _raise() -> None:
+    raise AttributeError("no such thing")
+
+
+@pytest.mark.parametrize(("which", "exit_code"), [("noise", 1), ("unsafe-plain", 5)])
+def test_a_task_that_raises_is_a_cell_that_fails_and_no_other_is_lost(tiny: Tiny, which: str, exit_code: int) -> None:
+    report = attack(tiny(), evaluations=(_Ends(_raise, which),), jobs=1)
+
+    assert len(report.cells) == 3  # both that were measured, and what became of the rest
+    assert report.exit_code == exit_code
+    assert f"look against {which}" in report.failures[0]
+    assert f"AttributeError: no such thing (in {which})" in report.failures[0]
+
+
+def test_a_task_whose_process_dies_is_a_cell_that_fails(tiny: Tiny) -> None:
+    report = attack(tiny(), evaluations=(_Ends(partial(os._exit, 3), "noise"),), jobs=2)
+
+    assert report.exit_code in (1, 5)  # its pool is gone: the control may have ended before, or not
+    assert any("against noise" in line and "BrokenProcessPool" in line for line in report.failures)
+
+
+def test_a_rehearsal_that_stopped_early_is_no_recording_unless_that_was_asked_for(tiny: Tiny) -> None:
+    study = defended(changed(tiny(), REFERENCE, {"training.rounds": 1}), MASKING, clip_norm=0.3)
+    silent = dict.fromkeys(range(3), _Silent)
+
+    with pytest.raises(UnexpectedState, match=r"it stopped .* sites answered: 3 AttributeError"):
+        rehearse(study, sites=silent)
+    assert rehearse(study, sites=silent, may_stop=True).stopped
+
+
+class _Silent(StudySite):
+    """A site that is broken."""
+
+    def contribute(self, context: RoundContext) -> RingVector:
+        raise AttributeError("no such thing")
 
 
 def test_no_two_cells_share_draws() -> None:
