@@ -12,11 +12,11 @@ from threat_models.adversaries.cohort_differencing import THREAT, CohortDifferen
 from threat_models.defences import MASKING, MASKING_8, Defence
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.one_victim import (
-    NOTHING,
     VICTIM,
     States,
     cell_of,
     family,
+    nothing,
     reference,
     refused,
     why_not,
@@ -68,7 +68,7 @@ def _forgetful(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]
         raise UnexpectedState(
             f"expected {twice} rounds asked twice, {len(opened)} opened twice: {recording.stopped or 'lost'} See why."
         )
-    kind, bars = (Kind.CONTROL, wins(effort)) if defence == MASKING else (Kind.DEFENDED, NOTHING)
+    kind, bars = (Kind.CONTROL, wins(effort)) if defence == MASKING else (Kind.DEFENDED, nothing(effort))
     yield cell_of(THREAT.name, defence, kind, FORGETFUL, _trials(recording, opened, effort), effort, bars)
 
 

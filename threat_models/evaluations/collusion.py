@@ -36,7 +36,7 @@ from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.public import Public, public_of
 from threat_models.reconstruction import Trial, found_share
 from threat_models.results import Bar, Cell, Kind
-from threat_models.statistics import auc, auc_interval, mean_interval
+from threat_models.statistics import auc, auc_interval, auc_lower_limit, mean_interval
 from threat_models.threat import View
 
 ON_MAX = 0.03  # of the victim's states, at epsilon 1, by all others together
@@ -135,7 +135,7 @@ def _claimed(run: _Run, trials: dict[str, list[Trial]], colluders: int, effort: 
     rounds = np.repeat(run.rounds_of_trials, 2)
     value = auc(scores, is_member)
     low, high = auc_interval(scores, is_member, rounds, effort.rng(THREAT.name, "interval"))
-    limit, _ = auc_interval(scores, is_member, rounds, effort.rng(THREAT.name, "limit"), level=2 * _LEVEL - 1)
+    limit = auc_lower_limit(scores, is_member, rounds, effort.rng(THREAT.name, "limit"), _LEVEL)
     return Cell(
         attack=THREAT.name,
         defence=MASKING_8.name,

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from secure_frl.errors import UnexpectedState
 from secure_frl.study import Study
 from threat_models.adversaries.imprint_steering import THREAT, SteeredImprint
 from threat_models.defences import MASKING, MASKING_8, Defence
@@ -20,7 +21,6 @@ from threat_models.evaluations.imprint import (
     OwnFeatures,
     attacked,
     cell_of,
-    refusal_of,
     score,
     swapped,
     why_no_features,
@@ -98,9 +98,10 @@ def _cell(
     kind = Kind.DEFENDED if is_noisy else Kind.REPORT
     bars = (Bar("low" if effort.quick else "value", at_most=MOST_UNDER_NOISE),) if is_noisy else ()
     there = [number for number, met in sorted(recording.memory.policies.items()) if _is_there(met, adversary.policy)]
-    if not there or not knows:
-        name = recording.refusals[-1] if recording.refusals else ""
-        return refusal_of(THREAT, defence, kind, name, public.sites, bars, effort)
+    if not there or not knows:  # nobody met the imprint, so that nothing was read says nothing about noise
+        raise UnexpectedState(
+            f"expected {recording.rounds} rounds to steer to the imprint, they did not. Steer longer."
+        )
     guess = adversary.run(replace(view_of(recording, View.COORDINATOR), sums=knows))
     sums = {number: {f"sum/{number}": guess[f"sum/{number}"]} for number in sorted(knows)}
     met_it = {name: steps for number in there for name, steps in sums[number].items()}

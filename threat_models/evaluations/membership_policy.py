@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from secure_frl.errors import UnexpectedState
 from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.learning.acting import Acting
 from secure_frl.learning.settings import ICU_SEPSIS
@@ -36,6 +37,8 @@ REFERENCE: Mapping[str, Any] = {  # Any: TOML values
     "sites.count": SITES,
     "sites.min_survivors": SITES,
     "sites.max_colluders": 1,
+    "sites.simulate_drop.before_masked": 0,
+    "sites.simulate_drop.after_masked": 0,
     "protection.threshold": 0,
     "data.observation": "features",
     "data.max_steps": 16,
@@ -121,6 +124,10 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         coin = effort.rng(*purpose, "coins").random(pool.count) < 0.5
         run = changed(attacked, {"study.seed": effort.study_seed(*purpose)})
         recording = rehearse(run, around=partial(admitted, pool, coin))
+        if recording.rounds < ROUNDS:
+            raise UnexpectedState(
+                f"expected {ROUNDS} rounds that remember, got {recording.rounds}. See why some were lost."
+            )
         view = view_of(recording, View.POLICY_USER)
         for way, found in adversary.run(view).items():
             scores.setdefault(way, []).append(found)
@@ -162,7 +169,8 @@ def admitted(pool: Trajectories, coin: np.ndarray, source: PatientSource, site: 
 def _asked(defence: Defence, fields: Mapping[str, Any], mu: float | None, effort: Effort) -> dict[str, Any]:
     point = "high" if effort.quick else "value"
     if defence == PLAIN:
-        return {"kind": Kind.CONTROL, "bars": (Bar(point, at_least=0.75),), "sentence": WHY_FEW}
+        above_chance = Bar("low", at_least=0.5)  # of two targets the upper end alone is soon far up
+        return {"kind": Kind.CONTROL, "bars": (Bar(point, at_least=0.75), above_chance), "sentence": WHY_FEW}
     if mu is None:
         return {"kind": Kind.BY_DESIGN, "bars": (Bar(point, at_least=0.75),), "sentence": WHY_BROKEN}
     bars = ceiling_bars(fields, mu)

@@ -10,11 +10,12 @@ from threat_models.adversaries.model_inconsistency import THREAT, ModelInconsist
 from threat_models.defences import MASKING, MASKING_8, Defence
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.one_victim import (
-    NOTHING,
     VICTIM,
+    WINS,
     States,
     cell_of,
     family,
+    nothing,
     reference,
     refused,
     why_not,
@@ -24,7 +25,7 @@ from threat_models.keepers import PlantingKeeper, UncheckedSite, keeper
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.public import public_of
 from threat_models.reconstruction import Trial
-from threat_models.results import Cell, Kind
+from threat_models.results import Bar, Cell, Kind
 from threat_models.threat import View
 
 UNCHECKED = "coordinator; sites check no policy"
@@ -59,7 +60,7 @@ def _unchecked(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]
     careless = dict.fromkeys(range(attacked.sites.count), UncheckedSite)
     trials = _trials(rehearse(attacked, sites=careless, make_keeper=planting), effort)
     is_control = defence == MASKING
-    kind, bars = (Kind.CONTROL, wins(effort)) if is_control else (Kind.DEFENDED, NOTHING)
+    kind, bars = (Kind.CONTROL, wins(effort)) if is_control else (Kind.DEFENDED, nothing(effort))
     yield cell_of(THREAT.name, defence, kind, UNCHECKED, trials, effort, bars)
 
 
@@ -73,11 +74,24 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
     ignored = cell_of(THREAT.name, MASKING, Kind.REPORT, "", _trials(hidden, effort), effort)
     figures = {
         "planted_under_true_tag_rounds": float(hidden.rounds),
+        "planted_under_true_tag_found": ignored.value,
         "planted_under_true_tag_excess": ignored.figures["excess"],
     }
+    not_read = (
+        Bar("planted_under_true_tag_found", at_most=WINS / 2),
+    )  # a site that takes the policy gives it all away
     view, asked = str(View.COORDINATOR), max(1, len(told.memory.policies) or 3)
     yield refused(
-        THREAT.name, MASKING, view, told.refusals, asked, told.rounds, effort, figures=figures, sentence=_WHY_REFUSED
+        THREAT.name,
+        MASKING,
+        view,
+        told.refusals,
+        asked,
+        told.rounds,
+        effort,
+        not_read,
+        figures=figures,
+        sentence=_WHY_REFUSED,
     )
 
 

@@ -11,6 +11,7 @@ from scipy.stats import t
 
 from secure_frl.learning.settings import ICU_SEPSIS
 from secure_frl.learning.trajectories import Trajectories
+from secure_frl.masking.refusals import CODES, SITE_FAILED
 from secure_frl.study import Study
 from threat_models.adversaries.state_scores import FILTER, SPAN, SPARSE
 from threat_models.defences import Defence, changed, defended
@@ -104,12 +105,21 @@ def violation(found: Iterable[Reconstructed]) -> float:
 
 
 WINS = 0.95
-NOTHING = (Bar("excess_limit", at_most=0.0),)  # the excess is within its interval of 0
+LEAST_OF_FEW = 0.7  # what a control's mean must reach where the interval of three trials is as wide as everything
+_MOST_OF_FEW = WINS / 2  # excess: the limit of three trials is below 0 also for an attack that finds all
 
 
 def wins(effort: Effort) -> tuple[Bar, ...]:
     """Return what a control must reach."""
-    return (Bar("high" if effort.quick else "value", at_least=WINS),)
+    if effort.quick:
+        return Bar("high", at_least=WINS), Bar(at_least=LEAST_OF_FEW)
+    return (Bar(at_least=WINS),)
+
+
+def nothing(effort: Effort) -> tuple[Bar, ...]:
+    """Return what a defence must keep: an excess within its interval of 0, and of few trials a small one."""
+    within = Bar("excess_limit", at_most=0.0)
+    return (within, Bar("excess", at_most=_MOST_OF_FEW)) if effort.quick else (within,)
 
 
 def cell_of(
@@ -157,11 +167,18 @@ def refused(
     asked: int,
     opened: int,
     effort: Effort,
+    bars: tuple[Bar, ...] = (),
     **more: Any,
 ) -> Cell:
-    """Return the cell of requests that honest sites refuse; one that opened is a failure. Any: fields of a cell."""
-    name = max(set(refusals), key=list(refusals).count) if refusals and not opened else ""
-    share = opened / asked
+    """Return the cell of requests that honest sites refuse; one that opened is a failure. Any: fields of a cell.
+
+    Nothing that opened is no refusal yet: as many as were asked must be there, each by a name of the protocol. A site
+    that broke, or a run in which nobody was asked, refused nothing. bars: beside these.
+    """
+    named = [name for name in refusals if name in CODES and name != SITE_FAILED]
+    name = max(set(named), key=named.count) if named and not opened else ""
+    share = opened / max(1, asked)
+    counts = {"refusals": float(len(named)), "site_failures": float(len(refusals) - len(named))}
     return Cell(
         attack=attack,
         defence=defence.name,
@@ -172,7 +189,13 @@ def refused(
         high=share,
         n=asked,
         view=view,
-        bars=(Bar("value", at_most=0.0),),
+        bars=(
+            Bar("value", at_most=0.0),
+            Bar("refusals", at_least=float(max(1, asked))),
+            Bar("site_failures", at_most=0.0),
+            *bars,
+        ),
+        figures={**counts, **more.pop("figures", {})},
         refusal=name,
         seeds=(effort.seed,),
         **more,

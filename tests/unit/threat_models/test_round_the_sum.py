@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from threat_models.adversaries.collusion import Collusion
 from threat_models.adversaries.model_inconsistency import ModelInconsistency, silent_policy
 from threat_models.adversaries.state_scores import SPARSE, StateScores
 from threat_models.defences import MASKING, changed, defended
-from threat_models.evaluations.one_victim import REFERENCE, States
+from threat_models.evaluation import Effort
+from threat_models.evaluations import model_inconsistency
+from threat_models.evaluations.one_victim import FAMILY, REFERENCE, States, cell_of, nothing, refused, wins
 from threat_models.keepers import (
     AskingTwiceKeeper,
     ForgetfulSite,
@@ -27,7 +30,8 @@ from threat_models.keepers import (
 )
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.public import public_of
-from threat_models.reconstruction import found_share
+from threat_models.reconstruction import Trial, found_share
+from threat_models.results import Bar, Kind, Verdict, judge
 from threat_models.threat import Guess, Summed, View
 from threat_models.truth import Truth
 
@@ -170,6 +174,60 @@ def test_a_cohort_smaller_than_the_charter_s_is_refused_by_its_honest_sites(tiny
 
     assert recording.rounds == 0
     assert recording.refusals == ("RoundRefused",) * 3
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def _asked(*refusals: str, opened: int = 0) -> Verdict:
+    cell = refused("look", MASKING, "coordinator", refusals, 3, opened, Effort())
+    return judge([cell])[0]
+
+
+def test_only_refusals_by_name_and_as_many_as_were_asked_hold() -> None:
+    assert _asked(*["RoundRefused"] * 3) is Verdict.HOLDS
+    assert _asked() is Verdict.FAILS  # a run that stopped for another reason refused nothing
+    assert _asked("RoundRefused") is Verdict.FAILS
+    assert _asked(*["AttributeError"] * 3) is Verdict.FAILS  # sites that broke
+    assert _asked(*["SiteFailed"] * 3) is Verdict.FAILS
+    assert _asked(*["RoundRefused"] * 3, opened=1) is Verdict.FAILS
+
+
+def _cell(found: list[float], kind: Kind, bars: tuple[Bar, ...]) -> Verdict:
+    """Return the verdict on trials of which so much of ten states was found, and one state of the swapped person."""
+    trials, rng = [], np.random.default_rng(0)
+    for share in found:
+        visited, swapped = np.arange(100) < 10, np.arange(100) // 10 == 5
+        scores = rng.random(100) / 10
+        scores[: round(10 * share)] = 1.0
+        scores[50] = 2.0 if len(trials) % 2 else 0.0
+        trials.append(Trial(scores, visited, swapped, scores))
+    return judge([cell_of("look", MASKING, kind, "", dict.fromkeys(FAMILY, trials), Effort(quick=True), bars)])[0]
+
+
+def test_a_quick_cell_fails_when_an_attack_finds_all_and_a_quick_control_when_it_finds_little() -> None:
+    effort = Effort(quick=True)
+
+    assert _cell([1.0, 1.0, 1.0], Kind.DEFENDED, nothing(effort)) is Verdict.FAILS
+    assert _cell([0.1, 0.0, 0.1], Kind.DEFENDED, nothing(effort)) is Verdict.HOLDS
+    assert _cell([1.0, 1.0, 1.0], Kind.CONTROL, wins(effort)) is Verdict.WINS
+    assert _cell([0.1, 0.9, 0.4], Kind.CONTROL, wins(effort)) is Verdict.INVALID
+
+
+def test_a_planted_policy_that_sites_take_under_the_true_tag_is_a_failure(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(study: Study, **given: Any) -> Recording:
+        everybody = {} if given.get("may_stop") else dict.fromkeys(range(study.sites.count), UncheckedSite)
+        return rehearse(study, sites=everybody, **given)
+
+    study = changed(tiny(), {"data.max_steps": 48})
+    (honest,) = model_inconsistency._honest(study, Effort(quick=True))
+    monkeypatch.setattr(model_inconsistency, "rehearse", careless)
+    (taken,) = model_inconsistency._honest(study, Effort(quick=True))
+
+    assert judge([honest, taken]) == [Verdict.HOLDS, Verdict.FAILS]
+    assert honest.refusal == taken.refusal == "ModelDoesNotFollow"
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
