@@ -18,7 +18,7 @@ from secure_frl.federation.carriers.pipe import read_frame, write_frame
 from secure_frl.federation.coordinator import Coordinator, CoordinatorParts
 from secure_frl.federation.enrolment import coordinator_identity, read_enrolment
 from secure_frl.federation.logs import open_log
-from secure_frl.federation.simulation import _keeper
+from secure_frl.federation.simulation import keeper_of
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
 from secure_frl.secure_sum import Addressed, SiteId
@@ -75,7 +75,7 @@ def main(root: str, capture: str) -> None:
             clock=time.time,
             log=open_log(folder.coordinator / "coordinator.log"),
         )
-        keeper = _keeper(enrolled, parts)
+        keeper = keeper_of(enrolled, parts)
         outcomes = list(Coordinator(parts, keeper).rounds())
         assert all(outcome.is_summed for outcome in outcomes)
         write_frame(sys.stdout.buffer, DONE.to_bytes(_NUMBER_BYTES, "big"))
