@@ -27,6 +27,7 @@ from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.masking.contexts import model_tag
 from secure_frl.masking.coordinator_epoch import CoordinatorEpoch
 from secure_frl.masking.coordinator_states import SumMachine
+from secure_frl.masking.refusals import SITE_FAILED
 from secure_frl.records.group_commit import GroupCommit
 from secure_frl.secure_sum import SiteId
 from secure_frl.study import Study
@@ -236,10 +237,11 @@ def _cell(tally: Tally, families: tuple[str, ...], name: str, effort: Effort) ->
     tried = sum(tally.tried[family] for family in families)
     accepted = sum(tally.accepted[family] for family in families)
     low, high = proportion(accepted, max(1, tried))
-    bars: tuple[Bar, ...] = (Bar(at_most=0.0), Bar("tried", at_least=1.0))
+    # A site that broke over a frame refused nothing: its own error is none of the protocol's names.
+    bars: tuple[Bar, ...] = (Bar(at_most=0.0), Bar("tried", at_least=1.0), Bar("site_failures", at_most=0.0))
     if name == "all":
         least = effort.trials(1000, 200)
-        bars = (Bar(at_most=0.0), Bar("high", at_most=proportion(0, least)[1]), Bar("tried", at_least=float(least)))
+        bars = (*bars, Bar("high", at_most=proportion(0, least)[1]), Bar("tried", at_least=float(least)))
     answers: Counter[str] = Counter()
     for family in families:
         answers += tally.answers.get(family, Counter())
@@ -256,6 +258,7 @@ def _cell(tally: Tally, families: tuple[str, ...], name: str, effort: Effort) ->
         bars=bars,
         figures={
             "tried": float(tried),
+            "site_failures": float(answers[SITE_FAILED]),
             **{f"answered {name}": float(count) for name, count in sorted(answers.items())},
         },
         sentence=SIGNED,

@@ -51,6 +51,18 @@ def test_control_without_the_tag_flipped_vectors_are_summed(tiny: Callable[..., 
     assert tally.accepted[families.FLIPPED_VECTOR] == tally.tried[families.FLIPPED_VECTOR] > 0
 
 
+@pytest.mark.parametrize(
+    ("answer", "verdict"), [("BadSignature", Verdict.HOLDS), ("SiteFailed", Verdict.FAILS), ("", Verdict.FAILS)]
+)
+def test_a_site_that_breaks_over_a_false_frame_has_not_refused_it(answer: str, verdict: Verdict) -> None:
+    tally = Tally()
+    for _ in range(20):
+        tally.note(families.CUT, "MalformedMessage")
+    tally.note(families.CUT, answer)
+
+    assert judge([wire._cell(tally, (families.CUT,), families.CUT, QUICK)]) == [verdict]
+
+
 def test_a_bender_changes_every_frame_and_the_same_seed_bends_alike() -> None:
     body = bytes(range(200))
     frame = Address(bytes(32), 1, 1, 0, 5, 0, bytes(32)).header(MessageType.R2, 184).encode() + body
