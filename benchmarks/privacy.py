@@ -133,7 +133,7 @@ def register(options: Options) -> Iterator[Figure]:
 
 
 def lookup_s(path: Path, persons: np.ndarray) -> float:
-    """Return the CPU seconds of reading each person's row by its key from a table that holds them, as any program could.
+    """Return the CPU seconds of reading each person's row by its key from a table that holds them, as any could.
 
     path: of the table, made when it is missing; the people join those of earlier calls first, outside the time.
     """
