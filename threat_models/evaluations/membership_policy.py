@@ -17,7 +17,6 @@ import numpy as np
 from secure_frl.errors import UnexpectedState
 from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.learning.acting import Acting
-from secure_frl.learning.settings import ICU_SEPSIS
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.ceilings import view_mu
 from secure_frl.privacy.planning import planned_event
@@ -26,6 +25,7 @@ from secure_frl.study import Study
 from threat_models.adversaries.membership_policy import THREAT, MembershipPolicy
 from threat_models.defences import MASKING, MASKING_1, MASKING_8, PLAIN, Defence, changed, defended
 from threat_models.evaluation import Effort, Task
+from threat_models.evaluations.membership_update import why_no_person
 from threat_models.laboratory import rehearse, view_of
 from threat_models.membership import INCLUDE_OMIT, Decisions, ceiling_bars, scored
 from threat_models.public import Public, public_of, typical_norm
@@ -88,7 +88,7 @@ class MembershipPolicyEvaluation:
 
     def why_not(self, study: Study) -> str:
         """Return why this does not apply to a study, empty when it does."""
-        return "" if study.data.environment == ICU_SEPSIS else "the reference setting is of the sepsis tables"
+        return why_no_person(study)
 
     def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
         """Return one task a defence."""

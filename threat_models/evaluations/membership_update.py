@@ -19,6 +19,7 @@ from secure_frl.learning.settings import ICU_SEPSIS
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.ceilings import view_mu
 from secure_frl.privacy.planning import planned_event
+from secure_frl.privacy.unit import SITE
 from secure_frl.secure_sum import RoundContext
 from secure_frl.study import Study
 from threat_models.adversaries.membership_update import THREAT, Candidates, MembershipUpdate
@@ -67,6 +68,15 @@ QUICK = (CLIP, LOCAL_8, MASKING_8)
 SWAPPED = (CLIP, LOCAL_8)
 
 
+def why_no_person(study: Study) -> str:
+    """Return why nobody asks about single people of a study, empty when somebody does."""
+    if study.data.environment != ICU_SEPSIS:
+        return "the reference setting is of the sepsis tables"
+    return (
+        "its unit is the site, so noise hides sites: nobody is told apart in one" if study.privacy.unit == SITE else ""
+    )
+
+
 class Coins:
     """Patients of one site, each of them in only if a coin says so."""
 
@@ -101,7 +111,7 @@ class MembershipUpdateEvaluation:
 
     def why_not(self, study: Study) -> str:
         """Return why this does not apply to a study, empty when it does."""
-        return "" if study.data.environment == ICU_SEPSIS else "the reference setting is of the sepsis tables"
+        return why_no_person(study)
 
     def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
         """Return one task a defence, and the swap game of two of them."""

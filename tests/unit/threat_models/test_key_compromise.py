@@ -15,11 +15,12 @@ from threat_models.adversaries.key_compromise import KeyCompromise
 from threat_models.blind_coordinators import CuriousKeeper, Notes, victim_of
 from threat_models.defences import CKKS, CKKS_MASKING, Defence, changed, defended
 from threat_models.evaluation import Effort
-from threat_models.evaluations import ind_cpa_d
+from threat_models.evaluations import ind_cpa_d, key_compromise
 from threat_models.evaluations.column_support import REFERENCE
-from threat_models.laboratory import rehearse, view_of
+from threat_models.laboratory import Memory, Recording, rehearse, view_of
 from threat_models.public import public_of
 from threat_models.threat import View
+from threat_models.truth import Truth
 
 pytestmark = pytest.mark.threats
 
@@ -54,6 +55,17 @@ def test_a_key_opens_updates_under_ckks_and_uniform_words_under_masks(
         values += 1  # what really happened, and no byte of the view
     again = adversary.run(together)
     assert all(np.array_equal(again[name], guess[name]) for name in guess)
+
+
+def test_whatever_is_read_without_a_key_counts_against_the_cell_of_who_should_read_nothing(
+    tiny: Callable[..., Study],
+) -> None:
+    (row,) = (row for row in key_compromise.ROWS[CKKS.name] if row.guesses == "none")
+    recording = Recording(tiny(), (), Memory(), Truth(updates={(1, 2): np.zeros(3, np.int64)}), 1, ())
+    read = {"upload/1/2": np.ones(3), "vector/upload/1/2": np.ones(3)}
+
+    assert list(key_compromise._places(row, {}, recording)) == [("", 1, (2,))]
+    assert list(key_compromise._places(row, read, recording)) == [("upload/1/2", 1, (2,))]
 
 
 def test_raw_reals_give_the_whole_key_and_the_workers_integers_give_no_word_of_it(tiny: Callable[..., Study]) -> None:

@@ -16,7 +16,7 @@ from threat_models.adversaries.membership_policy import MembershipPolicy
 from threat_models.adversaries.membership_update import Candidates, MembershipUpdate
 from threat_models.defences import CLIP, LOCAL_1, PLAIN, Defence, changed, defended
 from threat_models.evaluations import membership_policy as policy
-from threat_models.evaluations.membership_update import REFERENCE, Coins, Pools, family_of
+from threat_models.evaluations.membership_update import REFERENCE, Coins, MembershipUpdateEvaluation, Pools, family_of
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.membership import Decisions, ceiling_bars, scored
 from threat_models.public import public_of, typical_norm
@@ -104,6 +104,14 @@ def test_the_better_way_counts_and_its_figures_are_of_the_known_game() -> None:
     assert fields["nulls"]["swapped"] == pytest.approx(0.5, abs=0.03)
     assert fields["curves"]["tpr_ceiling"][-1] == 1.0
     assert min(fields["curves"]["fpr"]) * 2000 >= 0.9
+
+
+def test_nobody_is_asked_about_where_a_site_is_the_unit(tiny: Tiny) -> None:
+    by_site = changed(tiny(), {"privacy.unit": "site", "privacy.max_rounds_per_person": 1})
+
+    for one in (MembershipUpdateEvaluation(), policy.MembershipPolicyEvaluation()):
+        assert "unit is the site" in one.why_not(by_site)
+        assert not one.why_not(tiny())
 
 
 @pytest.fixture(scope="module")
