@@ -56,6 +56,7 @@ WHY_BACKDOOR = (
     "A bound keeps the return, not the policy: where no honest patient ever is, nobody contradicts a false record, so "
     "the trigger calls its action (figure `triggered`, beside `triggered_clean`). Nothing here stops that."
 )
+WHY_HARMLESS = "Without a bound it costs no return either, so that this cell holds says nothing about the bound."
 WHY_GROUPS = (
     "Each group's sum is masked by itself, so the coordinator sees sums of {size}: its attacks run at n = {size}, and "
     "noise has to be sized for the honest of one group. Of five rows, two of them bad, the trimmed mean is the median."
@@ -130,10 +131,16 @@ def _skipped(study: Study, effort: Effort) -> Iterator[Cell]:
 
 def _poisoned(name: str, study: Study, effort: Effort) -> Iterator[Cell]:
     found, why = compared(study, Case(name), effort, SEEDS), WHY_BACKDOOR if name == "backdoor" else WHY_DATA
-    bars = (Bar(at_least=KEPT),)
-    yield _cell(POISONED_DATA, NORM_BOUND, Kind.DEFENDED, name, MALICIOUS, found, effort, bars=bars, sentence=why)
-    found = compared(study, Case(name, is_bounded=False), effort, FEW)
-    yield _cell(POISONED_DATA, MASKING, Kind.REPORT, name, MALICIOUS, found, effort, sentence=why)
+    bars, unbounded = (Bar(at_least=KEPT),), compared(study, Case(name, is_bounded=False), effort, FEW)
+    cell = _cell(POISONED_DATA, NORM_BOUND, Kind.DEFENDED, name, MALICIOUS, found, effort, bars=bars, sentence=why)
+    yield beside_unbounded(cell, unbounded.relative[0])
+    yield _cell(POISONED_DATA, MASKING, Kind.REPORT, name, MALICIOUS, unbounded, effort, sentence=why)
+
+
+def beside_unbounded(cell: Cell, unbounded: float) -> Cell:
+    """Return a cell with what the same attack leaves without a bound, and said so where it takes nothing there."""
+    said = f"{cell.sentence} {WHY_HARMLESS}" if unbounded >= KEPT else cell.sentence
+    return replace(cell, figures={**cell.figures, "without_bound": unbounded}, sentence=said)
 
 
 def _rider(name: str, study: Study, effort: Effort) -> Iterator[Cell]:

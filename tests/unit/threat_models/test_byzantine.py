@@ -17,12 +17,18 @@ from secure_frl.study_file import load_study
 from threat_models.adversaries import byzantine
 from threat_models.defences import changed
 from threat_models.evaluation import Effort
-from threat_models.evaluations.byzantine import ByzantineEvaluation, price_of_groups
+from threat_models.evaluations.byzantine import (
+    WHY_HARMLESS,
+    ByzantineEvaluation,
+    beside_unbounded,
+    price_of_groups,
+)
 from threat_models.evaluations.byzantine_people import Poles
 from threat_models.evaluations.byzantine_refusals import measure_range, measure_sybils
 from threat_models.evaluations.byzantine_rounds import Federation, Groups, Plot, groups_of
 from threat_models.evaluations.byzantine_study import Case, study_of
 from threat_models.laboratory import rehearse
+from threat_models.results import Cell, Kind
 from threat_models.robust_rules import RULES, mean, median
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "icu_sepsis" / "study.toml"
@@ -153,6 +159,14 @@ def test_groups_cost_privacy_and_the_price_is_printed(study: Study) -> None:
     assert price["epsilon_one_sum"] == pytest.approx(4.0, abs=0.05)  # what the example promises
     assert price["epsilon_groups"] > 1.5 * price["epsilon_one_sum"]
     assert price["honest_shares_group"] == 2.0
+
+
+def test_a_bound_against_an_attack_that_takes_nothing_without_one_says_so() -> None:
+    bounded = Cell("poisoned_data", "bound", Kind.DEFENDED, "return", 1.0, 0.9, 1.1, 5, "one site", sentence="Why.")
+
+    assert WHY_HARMLESS in beside_unbounded(bounded, 1.02).sentence
+    assert beside_unbounded(bounded, 0.6).sentence == "Why."
+    assert beside_unbounded(bounded, 0.6).figures == {"without_bound": 0.6}
 
 
 def test_quick_runs_the_control_whatever_columns_are_asked_for(study: Study) -> None:
