@@ -41,7 +41,7 @@ JUDGED = (4.0, 8.0)  # where correct code passes .75 of the claim; below that th
 EPSILONS = (1.0, 2.0, *JUDGED)
 MEANING = (
     "A lower bound at 99.9 % on the epsilon of one noised sum, from canaries at exactly as many honest noise shares as "
-    "the claim counts on. Below epsilon 4 so few canaries prove little, and the bound is printed without a verdict."
+    "the claim counts on. Below epsilon 4 so few canaries prove little: there it only may not pass the claim."
 )
 
 
