@@ -108,7 +108,7 @@ def survivors(public: Public, count: int, seed: int) -> Trajectories:
 
 
 def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
-    targets, shadows = effort.trials(18, 2), effort.trials(24, 5)
+    targets, shadows = effort.trials(18, 2), effort.trials(24, 4)
     reference = changed(study, REFERENCE)
     # The control clips as well: at a bound that nobody reaches the steps would be of another size.
     attacked = defended(reference, replace(defence, clip=True), clip_norm=typical_norm(reference))
