@@ -10,6 +10,7 @@ from threat_models.evaluations.cohort_differencing import CohortDifferencingEval
 from threat_models.evaluations.collusion import CollusionEvaluation
 from threat_models.evaluations.column_support import ColumnSupportEvaluation
 from threat_models.evaluations.dp_audit import AuditEvaluation
+from threat_models.evaluations.dynamics_inference import DynamicsInferenceEvaluation
 from threat_models.evaluations.grad_match import GradMatchEvaluation
 from threat_models.evaluations.imprint import ImprintEvaluation
 from threat_models.evaluations.imprint_steering import ImprintSteeringEvaluation
@@ -19,6 +20,7 @@ from threat_models.evaluations.membership_policy import MembershipPolicyEvaluati
 from threat_models.evaluations.membership_update import MembershipUpdateEvaluation
 from threat_models.evaluations.metadata import MetadataEvaluation
 from threat_models.evaluations.model_inconsistency import ModelInconsistencyEvaluation
+from threat_models.evaluations.property_inference import PropertyInferenceEvaluation
 from threat_models.evaluations.row_space import RowSpaceEvaluation
 from threat_models.evaluations.wire import WireEvaluation
 
@@ -32,6 +34,8 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     CollusionEvaluation(),
     MembershipUpdateEvaluation(),
     MembershipPolicyEvaluation(),
+    PropertyInferenceEvaluation(),
+    DynamicsInferenceEvaluation(),
     AuditEvaluation(),
     ByzantineEvaluation(),
     WireEvaluation(),
