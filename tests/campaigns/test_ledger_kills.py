@@ -294,8 +294,12 @@ class KilledSite:
 
     def __init__(self, folder: RunFolder, enrolled: Enrolled, generator: np.random.Generator, kills: int) -> None:
         self._parts, self._generator, self._kills_left = (folder, enrolled), generator, kills
-        self._pid, self._slowest_s = 0, 0.02
+        self._pid, self._slowest_s, self._next_kill = 0, 0.02, self._drawn_gap()
         self.left: list[tuple[int, int]] = []  # (round, attempt) of each masked input that left
+
+    def _drawn_gap(self) -> int:
+        """The frames until the next kill: drawn, but never more than the shortest run has."""
+        return int(self._generator.integers(1, 13))
 
     def _begin(self) -> None:
         down, up = os.pipe(), os.pipe()
@@ -318,12 +322,13 @@ class KilledSite:
         """Answer, or die in the middle of it."""
         if not self._pid:
             self._begin()
-        doomed = self._kills_left > 0 and bool(self._generator.random() < 0.15)
+        self._next_kill -= 1
+        doomed = self._kills_left > 0 and self._next_kill == 0
         start = time.monotonic()
         write_frame(self._to, request)
         if doomed:
             time.sleep(float(self._generator.uniform(0, 1.2 * self._slowest_s)))  # another process is at work meanwhile
-            self._kills_left -= 1
+            self._kills_left, self._next_kill = self._kills_left - 1, self._drawn_gap()
             kill(self._pid)
             self._pid = 0
         reply = read_frame(self._from)  # whole before the kill: then it had left
