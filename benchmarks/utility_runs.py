@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,12 @@ def in_one_place(study: Study, episodes: int) -> TrainingState:
 def over_seeds(measure: Callable[[int], float], options: Options, name: str) -> Interval:
     """Return a measure over the options' seeds, several at a time. measure: a function of a module, for it is sent."""
     start = time.monotonic()
-    if options.jobs > 1:
-        with ProcessPoolExecutor(options.jobs) as pool:
-            values = tuple(pool.map(measure, options.numbers))
-    else:
-        values = tuple(map(measure, options.numbers))
-    found = Interval(values)
+    with ProcessPoolExecutor(options.jobs) if options.jobs > 1 else nullcontext() as pool:
+        values = []
+        for seed, value in zip(options.numbers, (pool.map if pool else map)(measure, options.numbers), strict=True):
+            show(f"  {name}, seed {seed}: {value:.4f}")  # a suite that is cut off has still said this much
+            values.append(value)
+    found = Interval(tuple(values))
     show(f"{name:44} {found}  [{', '.join(f'{value:.3f}' for value in values)}]  {time.monotonic() - start:.0f} s")
     return found
 
