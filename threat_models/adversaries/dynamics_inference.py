@@ -27,7 +27,7 @@ THREAT = Threat(
     stronger="one who has no candidates and searches among all tables, or sees every policy of all rounds",
     sources=("Pan et al. 2019, How You Act Tells a Lot: Privacy-Leaking Attack on Deep Reinforcement Learning",),
     stride="Information disclosure",
-    linddun="Disclosure, Linking",
+    linddun="Data disclosure, Linking",
     atlas="AML.T0024",
     nist="NISTAML.034",
 )

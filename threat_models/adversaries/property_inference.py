@@ -31,7 +31,7 @@ THREAT = Threat(
         "Melis et al. 2019, Exploiting Unintended Feature Leakage in Collaborative Learning",
     ),
     stride="Information disclosure",
-    linddun="Disclosure, Linking",
+    linddun="Data disclosure, Linking",
     atlas="AML.T0024",
     nist="NISTAML.034",
 )

@@ -194,7 +194,8 @@ def _mixed(
 
 def _asked(defence: Defence, ceiling: float | None, effort: Effort) -> dict[str, Any]:  # Any: fields of a cell
     if defence == PLAIN:
-        bars = (Bar("high" if effort.quick else "value", at_least=0.9), Bar("low", at_least=0.5))
+        least = (Bar("high", at_least=0.9), Bar(at_least=0.75)) if effort.quick else (Bar(at_least=0.9),)
+        bars = (*least, Bar("low", at_least=0.5))
         return {"kind": Kind.CONTROL, "bars": bars}
     if ceiling is not None:
         return {"kind": Kind.DEFENDED, "bars": (Bar("lowest", at_most=ceiling),)}
