@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from secure_frl.federation.optimisers import OptimiserRule
@@ -78,6 +79,7 @@ def _adam_rule(study: Study) -> AdamRule | None:
     )
 
 
+@cache  # every release of every site names it
 def code_version() -> str:
     """Return the version that books write down."""
     try:
