@@ -9,20 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pytest
 
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
-
-if TYPE_CHECKING:  # torch, which few tests need
-    from secure_frl.federation.audit_rounds import AuditParts
-    from secure_frl.learning.trajectories import Trajectories
-    from secure_frl.secure_sum import SumConstants
 
 TINY = Path(__file__).parent / "studies" / "tiny.toml"
 LONGEST_TEST_S = 20.0  # a slower one belongs to the campaigns
@@ -80,35 +73,3 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied_run(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may damage."""
     return Path(shutil.copytree(finished_run, tmp_path / "copy"))
-
-
-@pytest.fixture(scope="session")
-def audit_faults() -> Callable[[Study], dict[str, AuditParts]]:
-    """Return a function: study -> parts of honest sites with a fault each, by name. Nothing touches a report."""
-    from secure_frl.federation.audit_rounds import AuditParts
-
-    def halved(rank: int, constants: SumConstants) -> SumConstants:
-        return replace(constants, integer_noise_scale=constants.integer_noise_scale // 2)
-
-    def three_without(rank: int, constants: SumConstants) -> SumConstants:
-        return replace(constants, noise="unsafe-none") if rank < 3 else constants
-
-    def twice(window: Trajectories) -> Trajectories:
-        """Every unit again under another number: what a list that was joined with itself does."""
-        both = window.select(np.tile(np.arange(window.count), 2))
-        second = np.repeat(np.array([0, 1], dtype=np.uint64), window.count) << np.uint64(32)
-        return replace(both, persons=both.persons + second)
-
-    def made(study: Study) -> dict[str, AuditParts]:
-        def divided(rank: int, constants: SumConstants) -> SumConstants:
-            batch = study.training.episodes_per_site
-            return replace(constants, integer_noise_scale=max(1, constants.integer_noise_scale // batch))
-
-        return {
-            "halved noise": AuditParts(constants_at=halved),
-            "doubled contribution": AuditParts(window=twice),
-            "noise divided by the batch": AuditParts(constants_at=divided),
-            "three of seven shares missing": AuditParts(constants_at=three_without),
-        }
-
-    return made

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from secure_frl.federation.audit_rounds import AuditParts
 from secure_frl.federation.audit_study import audit_study
 from secure_frl.privacy.audit_report import BROKEN, HOLDS, LEAST_RATIO
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
+from threat_models.audit_faults import DIVIDED, DOUBLED, HALVED, MISSING, audit_faults
 
 pytestmark = [pytest.mark.campaign, pytest.mark.statistical]
 
 SHIPPED = Path(__file__).parents[2] / "examples" / "icu_sepsis" / "study.toml"
-FAULTS = ("halved noise", "doubled contribution", "noise divided by the batch", "three of seven shares missing")
+FAULTS = (HALVED, DOUBLED, DIVIDED, MISSING)
 
 
 def _study(epsilon: float, seed: int) -> Study:
@@ -25,9 +24,7 @@ def _study(epsilon: float, seed: int) -> Study:
 
 @pytest.mark.parametrize("epsilon", [4.0, 8.0])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_caught_in_twenty_of_twenty_audits(
-    audit_faults: Callable[[Study], dict[str, AuditParts]], fault: str, epsilon: float
-) -> None:
+def test_every_fault_is_caught_in_twenty_of_twenty_audits(fault: str, epsilon: float) -> None:
     caught = []
     for seed in range(20):
         study = _study(epsilon, seed)

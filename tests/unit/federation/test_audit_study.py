@@ -18,6 +18,7 @@ from secure_frl.privacy.planning import planned_event, sum_constants
 from secure_frl.randomness import rehearsal_source
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
+from threat_models.audit_faults import DIVIDED, DOUBLED, HALVED, MISSING, audit_faults
 
 pytestmark = [pytest.mark.slow, pytest.mark.statistical]
 
@@ -48,15 +49,13 @@ def test_at_epsilon_1_the_bound_is_printed_and_nothing_is_judged() -> None:
 @pytest.mark.parametrize(
     ("fault", "epsilon", "seed"),
     [
-        ("halved noise", 4.0, 0),
-        ("doubled contribution", 8.0, 1),
-        ("noise divided by the batch", 4.0, 2),
-        ("three of seven shares missing", 4.0, 3),
+        (HALVED, 4.0, 0),
+        (DOUBLED, 8.0, 1),
+        (DIVIDED, 4.0, 2),
+        (MISSING, 4.0, 3),
     ],
 )
-def test_a_fault_at_the_sites_breaks_the_claim(
-    audit_faults: Callable[[Study], dict[str, AuditParts]], fault: str, epsilon: float, seed: int
-) -> None:
+def test_a_fault_at_the_sites_breaks_the_claim(fault: str, epsilon: float, seed: int) -> None:
     study = shipped(privacy__target_epsilon=epsilon, study__seed=seed)
 
     report = audit_study(study, canaries=4000, parts=audit_faults(study)[fault])

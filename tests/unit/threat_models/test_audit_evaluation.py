@@ -1,4 +1,4 @@
-"""The audit's row: correct code stays below its claim, and halved noise does not."""
+"""The audit's row: correct code stays below its claim, and none of four faults does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from secure_frl.study_file import load_study
+from threat_models.audit_faults import DIVIDED, DOUBLED, HALVED, MISSING, audit_faults
+from threat_models.defences import changed
 from threat_models.evaluation import Effort
 from threat_models.evaluations import dp_audit
 from threat_models.results import Kind, Verdict, judge
@@ -15,16 +17,22 @@ pytestmark = [pytest.mark.threats, pytest.mark.statistical]
 STUDY = load_study(Path(__file__).parents[3] / "examples" / "icu_sepsis" / "study.toml")
 
 
-def test_the_control_is_above_its_claim_and_correct_code_between_three_quarters_and_one() -> None:
-    effort = Effort(quick=True)
-    cells = [*dp_audit._measure(4.0, True, STUDY, effort), *dp_audit._measure(4.0, False, STUDY, effort)]
-    broken, correct = cells
+def test_each_fault_is_a_control_above_its_claim_and_correct_code_between_three_quarters_and_one() -> None:
+    effort = Effort()
+    tasks = [task for task in dp_audit.AuditEvaluation().tasks(STUDY, effort) if task.title.endswith("epsilon 4")]
+    cells = [cell for task in tasks for cell in task.measure(STUDY, effort)]
+    correct, broken = cells[-1], cells[:-1]
 
-    assert broken.kind is Kind.CONTROL
-    assert broken.value > broken.figures["claimed"]
+    assert [cell.defence for cell in broken] == [HALVED, DOUBLED, MISSING, DIVIDED]
+    assert {cell.kind for cell in broken} == {Kind.CONTROL}
+    assert all(cell.value > cell.figures["claimed"] for cell in broken)
     assert 0.75 * correct.figures["claimed"] <= correct.value <= correct.figures["claimed"]
     assert correct.figures["shares"] == STUDY.sites.min_survivors - STUDY.sites.max_colluders
-    assert judge(cells) == [Verdict.WINS, Verdict.HOLDS]
+    assert judge(cells) == [Verdict.WINS] * 4 + [Verdict.HOLDS]
+
+
+def test_a_fault_that_a_batch_of_one_does_not_have_is_no_control() -> None:
+    assert DIVIDED not in audit_faults(changed(STUDY, {"training.episodes_per_site": 1}))
 
 
 def test_an_audit_that_would_take_hours_is_not_tested() -> None:
