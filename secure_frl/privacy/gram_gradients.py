@@ -20,15 +20,13 @@ with two units or more in a product (LONGEST_STEPS), and the difference by twice
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secure_frl.errors import InvalidParameter, UnexpectedState
+from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
 from secure_frl.privacy.clipping import add_figures_, clip_units
 from secure_frl.privacy.gram_layers import (
@@ -39,6 +37,7 @@ from secure_frl.privacy.gram_layers import (
     OwnGradients,
     is_shorter_by_steps,
 )
+from secure_frl.privacy.layer_passes import LayerPasses
 from secure_frl.secure_sum import Block
 
 SUMMED_STEPS = 2048  # outer products in one matrix product
@@ -85,16 +84,6 @@ def _is_plain(part: nn.Embedding) -> bool:
     return part.padding_idx is None and part.max_norm is None and not part.scale_grad_by_freq and not part.sparse
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pass:
-    """One forward pass through one layer."""
-
-    part: nn.Module
-    entered: Tensor
-    left: Tensor
-    versions: tuple[int, int]
-
-
 class GramGradients:
     """A policy whose backward pass leaves what per-unit lengths and clipped sums are made of."""
 
@@ -120,10 +109,7 @@ class GramGradients:
             for part, own in self._places.items()
             if isinstance(part, nn.Embedding)
         }
-        self._passes: list[_Pass] = []
-        self._layers: list[Layer] | None = None
-        self._rows = 0
-        self._hooks = [part.register_forward_hook(self._keep) for part in self._places]
+        self._passes = LayerPasses(self._places)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return the policy's parameters."""
@@ -131,71 +117,34 @@ class GramGradients:
 
     def to_standard_module(self) -> nn.Module:
         """Return the policy without hooks."""
-        for hook in self._hooks:
-            hook.remove()
-        self._passes, self._layers = [], None
+        self._passes.remove()
         return self._policy
 
-    def _keep(self, part: nn.Module, entered: tuple[Any, ...], left: Tensor) -> None:  # Any: torch's signature
-        if torch.is_grad_enabled():
-            self._passes.append(_Pass(part, entered[0], left, (entered[0]._version, left._version)))
-
     def backward(self, total: Tensor) -> None:
-        """Make the one backward pass of a batch, as far as the layers' outputs: no gradient of a weight.
+        """Make the one backward pass of a batch, as far as the layers' outputs: see `LayerPasses.backward`."""
+        self._passes.backward(total)
 
-        Raises InvalidParameter for a second pass before the first was taken, for a layer that the loss does not use,
-        or that it changed in place.
-        """
-        passes, self._passes = self._passes, []
-        if self._layers is not None:
-            raise InvalidParameter(
-                "expected per-unit gradients of one backward pass, got those of 2. "
-                "Add the losses of a trajectory up and call backward once."
-            )
-        if any((one.entered._version, one.left._version) != one.versions for one in passes):
-            raise InvalidParameter("expected layers' inputs and outputs unchanged, got changes in place. Copy instead.")
-        missing = sorted(type(part).__name__ for part in self._places if all(one.part is not part for one in passes))
-        found = torch.autograd.grad(total, [one.left for one in passes], allow_unused=True) if passes else ()
-        if missing or any(gradient is None for gradient in found):
-            raise InvalidParameter(
-                f"expected per-unit gradients of every layer in use, got none of some {missing}. Use the parameter in "
-                "the loss through its module's forward, and compute targets under torch.no_grad()."
-            )
-        self._rows = int(passes[0].left.shape[0])
-        self._layers = [
-            self._layer(part, [(one, back) for one, back in zip(passes, found, strict=True) if one.part is part])
-            for part in self._places
-        ]
+    def _taken(self, rows: int) -> list[Layer]:
+        return [self._layer(part, pairs, rows) for part, pairs in self._passes.take(rows).items()]
 
-    def _layer(self, part: nn.Module, pairs: Sequence[tuple[_Pass, Tensor]]) -> Layer:
-        """Return a layer's passes as one, side by side in time."""
-        rows = self._rows
-        if any(one.entered.shape[0] != rows for one, _ in pairs):
-            raise _flattened(rows, [int(one.entered.shape[0]) for one, _ in pairs])
+    def _layer(self, part: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]], rows: int) -> Layer:
+        """Return a layer's passes as one, side by side in time. pairs: what entered, what came back."""
         returned = _joined([back.reshape(rows, -1, back.shape[-1]) for _, back in pairs])
         own = self._places[part]
         if isinstance(part, nn.Embedding):
-            ids = torch.cat([one.entered.reshape(rows, -1) for one, _ in pairs], dim=1).numpy()
+            ids = torch.cat([entered.reshape(rows, -1) for entered, _ in pairs], dim=1).numpy()
             columns, (place, segment) = self._columns[part], own["weight"]
             if segment.coordinates.size < columns.size:
                 returned = np.where(columns[ids] < segment.coordinates.size, returned, 0.0)
             table = EmbeddingLayer(ids, returned, columns.shape[0], place, segment.coordinates, columns)
             is_long = table.steps**2 > LONG_EPISODE * columns.shape[0]
             return OwnGradients(table.gradients(np.arange(rows)), table.steps) if is_long else table
-        entered = _joined([one.entered.detach().reshape(rows, -1, one.entered.shape[-1]) for one, _ in pairs])
+        inputs = _joined([entered.detach().reshape(rows, -1, entered.shape[-1]) for entered, _ in pairs])
         weight, bias = own.get("weight"), own.get("bias")
-        layer = LinearLayer(entered, returned, weight and weight[0], bias and bias[0])
-        if is_shorter_by_steps(layer.steps, entered.shape[2], returned.shape[2]):
+        layer = LinearLayer(inputs, returned, weight and weight[0], bias and bias[0])
+        if is_shorter_by_steps(layer.steps, inputs.shape[2], returned.shape[2]):
             return layer
         return OwnGradients(layer.gradients(slice(None)), layer.steps)
-
-    def _taken(self, rows: int) -> list[Layer]:
-        layers, self._layers = self._layers, None
-        if layers is None:
-            raise UnexpectedState("expected a backward pass, got none. Call backward first.")
-        if rows != self._rows:
-            raise _flattened(rows, [self._rows])
-        return layers
 
     def take(self, rows: int) -> Floats:
         """Return float64 [rows, P], each row's own gradient, and clear the pass; see `MessageGradients.take`."""
@@ -258,10 +207,3 @@ def _joined(parts: Sequence[Tensor]) -> Floats:
     whole = parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
     found: Floats = whole.to(torch.float64).numpy()
     return found
-
-
-def _flattened(rows: int, found: Sequence[int]) -> InvalidParameter:
-    return InvalidParameter(
-        f"expected gradients of {rows} trajectories, got {found}. Keep the shape [episodes, steps, ...]: flattened "
-        "steps would each become a unit."
-    )

@@ -84,9 +84,7 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         self._columns = sum(segment.coordinates.size for segment in segments)
         self._is_open = False
         tables = module.tables if isinstance(module, TableGradients) else ()
-        self._of_tables = TableSum(
-            tables, constants.blocks
-        )  # of the window; the forms of a chunk below are then unused
+        self._of_tables = TableSum(tables, constants.blocks)  # of the window; then a chunk's forms below are unused
         self._gradients: NDArray[np.float64] | None = None  # [units, columns] of the open chunk, once there are any
         self._summed: tuple[NDArray[np.float64], int] | None = None  # of the open chunk, where no gradients are made
         self._returns = np.zeros(0, dtype=np.float64)  # [units], of the open chunk
@@ -158,7 +156,12 @@ class IntegerNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no
         self._is_open, self._gradients, self._summed = False, None, None
 
     def clipped_sum(self) -> ClippedSum:
-        """Return what has been summed so far; before noise, so it stays in this process."""
+        """Return what has been summed so far; before noise, so it stays in this process.
+
+        Raises UnexpectedState in the middle of a chunk.
+        """
+        if self._is_open:
+            raise UnexpectedState("expected no open chunk, got one. Clip it first.")
         vector, dropped = self._so_far()
         return as_clipped_sum(vector, self._constants.blocks, self._unit, dropped)
 

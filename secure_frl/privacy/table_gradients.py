@@ -9,7 +9,6 @@ A unit's rows may come in several passes: they are added up, in order, before an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
+from secure_frl.privacy.layer_passes import LayerPasses
 from secure_frl.privacy.table_rows import Integers, Table, TableRows, rows_of_steps
 
 
@@ -45,16 +45,6 @@ def _tables(policy: nn.Module) -> dict[str, nn.Embedding]:
     }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pass:
-    """One forward pass through one table."""
-
-    part: nn.Embedding
-    states: Tensor
-    left: Tensor
-    versions: tuple[int, int]
-
-
 @final
 class TableGradients:
     """A policy whose backward pass leaves what came back to each step."""
@@ -72,9 +62,7 @@ class TableGradients:
             part = named[segment.parameter]
             self._tables[part] = Table.of(segment.coordinates, (part.num_embeddings, part.embedding_dim), start)
             start += segment.coordinates.size
-        self._passes: list[_Pass] = []
-        self._returned: list[tuple[_Pass, Tensor]] = []  # of the one backward pass
-        self._hooks = [part.register_forward_hook(self._keep) for part in self._tables]
+        self._passes = LayerPasses(self._tables)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return the policy's parameters."""
@@ -82,37 +70,12 @@ class TableGradients:
 
     def to_standard_module(self) -> nn.Module:
         """Return the policy without hooks."""
-        for hook in self._hooks:
-            hook.remove()
-        self._passes, self._returned = [], []
+        self._passes.remove()
         return self._policy
 
-    def _keep(self, part: nn.Embedding, entered: tuple[Any, ...], left: Tensor) -> None:  # Any: torch's signature
-        if torch.is_grad_enabled():
-            self._passes.append(_Pass(part, entered[0], left, (entered[0]._version, left._version)))
-
     def backward(self, total: Tensor) -> None:
-        """Make the one backward pass of a batch, as far as the tables' outputs: no gradient of a whole table.
-
-        Raises InvalidParameter for a second pass before the first was collected, for a table that the loss does not
-        use, or that it changed in place.
-        """
-        passes, self._passes = self._passes, []
-        if self._returned:
-            raise InvalidParameter(
-                "expected per-unit gradients of one backward pass, got those of 2. "
-                "Add the losses of a trajectory up and call backward once."
-            )
-        if any((one.states._version, one.left._version) != one.versions for one in passes):
-            raise InvalidParameter("expected states and rows of tables unchanged, got changes in place. Copy instead.")
-        found = torch.autograd.grad(total, [one.left for one in passes], allow_unused=True) if passes else ()
-        returned = [(one, back) for one, back in zip(passes, found, strict=True) if back is not None]
-        if len(returned) != len(passes) or {one.part for one in passes} != set(self._tables):
-            raise InvalidParameter(
-                "expected per-unit gradients of every table in use, got none of some. Use the parameter in the loss "
-                "through its module's forward, and compute targets under torch.no_grad()."
-            )
-        self._returned = returned
+        """Make the one backward pass of a batch, as far as the tables' outputs: see `LayerPasses.backward`."""
+        self._passes.backward(total)
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -123,20 +86,13 @@ class TableGradients:
         """Return a row a step and table of the one backward pass that was made, and clear it.
 
         unit_of_row: int64, the unit of each trajectory; those behind them belong to nobody. rows: of the pass.
-        Raises InvalidParameter without a pass, or for one of another number of rows.
+        Raises UnexpectedState without a pass, InvalidParameter for one of another number of rows.
         """
-        returned, self._returned = self._returned, []
-        if not returned:
-            raise InvalidParameter("expected a backward pass, got none. Call backward first.")
+        returned = self._passes.take(rows)
         asked_for: dict[tuple[int, ...], tuple[Integers, Integers]] = {}  # most tables are asked for the same states
         found = []
         for part, table in self._tables.items():
-            mine = [(one.states, back) for one, back in returned if one.part is part]
-            if any(states.shape[0] != rows for states, _ in mine):
-                raise InvalidParameter(
-                    f"expected gradients of {rows} trajectories, got {[int(states.shape[0]) for states, _ in mine]}. "
-                    "Keep the shape [episodes, steps, ...]: flattened steps would each become a unit."
-                )
+            mine = returned[part]
             asked = tuple(id(states) for states, _ in mine)
             if asked not in asked_for:
                 state = _joined([states for states, _ in mine], unit_of_row.size, 1).reshape(-1)

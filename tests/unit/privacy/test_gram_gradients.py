@@ -329,7 +329,7 @@ def test_a_units_length_has_the_same_bits_whoever_is_beside_it() -> None:
             getattr(some, name)[1:] = getattr(other, name)[1:]
         engine = GramGradients(policy, segments_of(policy))
         engine.backward(losses(policy, some).sum())
-        found.append([layer.lengths(128)[0][0] for layer in engine._layers or ()])
+        found.append([layer.lengths(128)[0][0] for layer in engine._taken(128)])
         engine.to_standard_module()
 
     assert len(found[0]) == 5

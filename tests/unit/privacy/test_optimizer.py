@@ -87,6 +87,8 @@ def test_calls_out_of_order_are_refused() -> None:
         optimizer.expect(1)
     with pytest.raises(UnexpectedState):
         optimizer.add_noise()
+    with pytest.raises(UnexpectedState, match="open chunk"):
+        optimizer.clipped_sum()
     backward(module, 1)
     optimizer.collect(np.arange(1, dtype=np.int64))
     optimizer.clip_and_accumulate()

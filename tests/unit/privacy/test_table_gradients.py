@@ -12,7 +12,7 @@ from torch import nn
 from update_windows import Table, constants, layout, message, window
 from update_windows import losses as window_losses
 
-from secure_frl.errors import InvalidParameter
+from secure_frl.errors import InvalidParameter, UnexpectedState
 from secure_frl.learning.layout import Segment
 from secure_frl.privacy import table_rows, update
 from secure_frl.privacy.clipping import add_to_units_, clip_units
@@ -249,7 +249,7 @@ def test_two_backward_passes_are_refused() -> None:
 
 
 def test_taking_without_a_pass_is_refused() -> None:
-    with pytest.raises(InvalidParameter, match="backward first"):
+    with pytest.raises(UnexpectedState, match="backward first"):
         engine().take_steps(np.arange(3), 3)
 
 
@@ -290,7 +290,7 @@ def test_the_policy_is_left_without_hooks() -> None:
     policy = found.to_standard_module()
     torch.autograd.backward(losses(policy, states, sizes).sum())
 
-    assert not found._passes
+    assert not found._passes._forward
 
 
 class _Tied(Tables):
