@@ -110,8 +110,7 @@ def survivors(public: Public, count: int, seed: int) -> Trajectories:
 def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     targets, shadows = effort.trials(18, 2), effort.trials(24, 4)
     reference = changed(study, REFERENCE)
-    # The control clips as well: at a bound that nobody reaches the steps would be of another size.
-    attacked = defended(reference, replace(defence, clip=True), clip_norm=typical_norm(reference))
+    attacked = defended(reference, defence, clip_norm=typical_norm(reference))
     public = public_of(attacked)
     pool = survivors(public, SITES * SLOTS, effort.study_seed(THREAT.name, "pool"))
     others = survivors(public, SITES * SLOTS, effort.study_seed(THREAT.name, "others"))

@@ -65,7 +65,7 @@ WHY_BROKEN = (
 )
 COLUMNS = (PLAIN, CLIP, LOCAL_8, LOCAL_1, MASKING, MASKING_8, MASKING_1)
 QUICK = (CLIP, LOCAL_8, MASKING_8)
-SWAPPED = (CLIP, LOCAL_8)
+SWAPPED = (CLIP, LOCAL_8, LOCAL_1)
 
 
 def why_no_person(study: Study) -> str:
@@ -114,7 +114,7 @@ class MembershipUpdateEvaluation:
         return why_no_person(study)
 
     def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
-        """Return one task a defence, and the swap game of two of them."""
+        """Return one task a defence, and the swap game of some."""
         found = []
         for one in QUICK if effort.quick else COLUMNS:
             for is_swap in (False, True) if one in SWAPPED and not effort.quick else (False,):

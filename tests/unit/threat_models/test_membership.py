@@ -14,7 +14,8 @@ from scipy.stats import norm
 from secure_frl.study import Study
 from threat_models.adversaries.membership_policy import MembershipPolicy
 from threat_models.adversaries.membership_update import Candidates, MembershipUpdate
-from threat_models.defences import CLIP, LOCAL_1, PLAIN, Defence, changed, defended
+from threat_models.defences import CLIP, LOCAL_1, LOCAL_8, PLAIN, Defence, changed, defended
+from threat_models.evaluation import Effort
 from threat_models.evaluations import membership_policy as policy
 from threat_models.evaluations.membership_update import REFERENCE, Coins, MembershipUpdateEvaluation, Pools, family_of
 from threat_models.laboratory import Recording, rehearse, view_of
@@ -106,6 +107,13 @@ def test_the_better_way_counts_and_its_figures_are_of_the_known_game() -> None:
     assert min(fields["curves"]["fpr"]) * 2000 >= 0.9
 
 
+def test_both_games_are_played_at_each_epsilon_of_one_site(tiny: Tiny) -> None:
+    titles = {task.title for task in MembershipUpdateEvaluation().tasks(tiny(), Effort())}
+
+    for defence in (CLIP, LOCAL_8, LOCAL_1):
+        assert {f"membership_update, {defence.name}", f"membership_update, {defence.name}, swap"} <= titles
+
+
 def test_nobody_is_asked_about_where_a_site_is_the_unit(tiny: Tiny) -> None:
     by_site = changed(tiny(), {"privacy.unit": "site", "privacy.max_rounds_per_person": 1})
 
@@ -118,7 +126,7 @@ def test_nobody_is_asked_about_where_a_site_is_the_unit(tiny: Tiny) -> None:
 def remembered(tiny: Tiny) -> tuple[Recording, Study, NDArray[np.bool_]]:
     """One federation that trained on a random half of its candidates again and again, with nothing to protect them."""
     reference = changed(tiny(), policy.REFERENCE)
-    study = defended(reference, replace(PLAIN, clip=True), clip_norm=typical_norm(reference))
+    study = defended(reference, PLAIN, clip_norm=typical_norm(reference))
     coin = np.random.default_rng(3).random(policy.SITES * policy.SLOTS) < 0.5
     pool = policy.survivors(public_of(study), coin.size, 0)
     return rehearse(study, around=partial(policy.admitted, pool, coin)), study, coin
