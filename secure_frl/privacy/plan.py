@@ -8,6 +8,7 @@ from typing import Any
 
 from secure_frl.privacy.events import DISTRIBUTED, LOCAL, UNSAFE_NONE
 from secure_frl.privacy.round_cost import RoundCost
+from secure_frl.privacy.round_shares import BEST_ROUNDS, has_value_start
 from secure_frl.privacy.statement import Statement
 from secure_frl.privacy.unit import SITE, UNSAFE_TRANSITION
 from secure_frl.secure_sum import SumConstants
@@ -78,6 +79,12 @@ class Plan:
             found.append(f"{length}: the mean gradient drowns in it")
         if self.statement.unit == UNSAFE_TRANSITION:
             found.append("unit = unsafe-transition: a step is protected, no patient is")
+        has_noise = self.constants.noise != UNSAFE_NONE
+        if has_noise and has_value_start(self.constants.blocks) and self.rounds > BEST_ROUNDS:
+            found.append(
+                f"rounds = {self.rounds}: each backup after the first takes its budget from the others; with noise "
+                f"{BEST_ROUNDS} rounds were best"
+            )
         return tuple(found)
 
     def plain(self) -> dict[str, Any]:  # Any: JSON values

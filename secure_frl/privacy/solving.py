@@ -17,6 +17,7 @@ from secure_frl.privacy import accountant
 from secure_frl.privacy.events import UNSAFE_NONE
 from secure_frl.privacy.plan import Plan
 from secure_frl.privacy.planning import constants_at, make_plan, noise_norm, planned_schedule, sum_constants
+from secure_frl.privacy.round_shares import BEST_ROUNDS
 from secure_frl.privacy.sensitivity import LARGEST_WINDOW
 from secure_frl.study import Study
 
@@ -41,6 +42,8 @@ class Solution:
 
     def sentence(self) -> str:
         """Return what was found, in words."""
+        if self.unknown == "rounds" and self.study.sums_values:
+            return f"solved: the best number of rounds, training.rounds = {self.value:g}: a value start and one backup"
         return f"solved: {_WORDS[self.unknown]} = {self.value:g}"
 
 
@@ -57,8 +60,8 @@ def solve(study: Study, unknown: str, *, sigma: float | None = None, largest_noi
     """Return the value of `unknown` that fits the rest of the study, with the plan that it gives.
 
     sigma: the noise multiplier, known. Needed for epsilon, rounds and sampling_rate; refused for sigma; for patients
-    None takes the one of privacy.target_epsilon. largest_noise: for patients, the L2 length of the noise in the mean
-    gradient, in clips, that may not be exceeded.
+    and for rounds of sums of values, which share one budget, None takes the one of privacy.target_epsilon.
+    largest_noise: for patients, the L2 length of the noise in the mean gradient, in clips, that may not be exceeded.
     Raises InvalidParameter unless exactly one figure is unknown, CharterRefused for what cannot be reached.
     """
     if unknown not in UNKNOWNS:
@@ -74,6 +77,9 @@ def solve(study: Study, unknown: str, *, sigma: float | None = None, largest_noi
         return Solution(unknown, plan.constants.noise_multiplier, study, plan)
     if unknown == "patients":
         return _patients(study, sigma, largest_noise)
+    if unknown == "rounds" and study.sums_values:
+        found = _with(study, "training", rounds=BEST_ROUNDS)  # any number costs the same, and one backup is best
+        return Solution(unknown, BEST_ROUNDS, found, make_plan(found, sigma))
     if sigma is None:
         raise InvalidParameter(
             f"expected one unknown figure, got two, {unknown} and sigma. Give the noise multiplier with --sigma."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from secure_frl.privacy import accountant
 from secure_frl.privacy.planning import constants_at, make_plan, planned_event, sum_constants
 from secure_frl.privacy.solving import solve
 from secure_frl.study import Study
-from secure_frl.study_file import parse_study
+from secure_frl.study_file import load_study, parse_study
+
+BELLMAN = Path(__file__).resolve().parents[3] / "examples/logged_icu/bellman.toml"
 
 LOGGED: dict[str, Any] = {
     "study": {"schema": 1, "name": "logged"},
@@ -122,3 +125,18 @@ def test_what_cannot_be_reached_is_refused_with_what_to_change(
 ) -> None:
     with pytest.raises(CharterRefused, match=words):
         solve(study, unknown, **options)
+
+
+def test_rounds_of_values_share_one_budget_so_the_best_number_is_given_at_the_targets_own_noise() -> None:
+    values = load_study(BELLMAN, {"training.rounds": 5})
+
+    found = solve(values, "rounds")
+
+    assert found.value == found.study.training.rounds == 2
+    assert found.plan.constants.noise_multiplier == pytest.approx(
+        make_plan(values).constants.noise_multiplier,
+        rel=0.005,  # more roundings cost a little
+    )
+    assert "one backup" in found.sentence()
+    assert any("rounds = 5" in warning for warning in make_plan(values).warnings)
+    assert not any("rounds =" in warning for warning in found.plan.warnings)
