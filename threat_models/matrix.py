@@ -50,7 +50,7 @@ def _table(rows: list[tuple[Cell, Verdict]]) -> Table:
         style = STYLES[verdict]
         view = f"{cell.view}, {cell.game}" if cell.game else cell.view
         reached = _reached(cell, with_metric=len(metrics) > 1)
-        why = cell.reason or cell.error
+        why = cell.reason or cell.error or cell.remark
         words = f"{verdict}: {why}" if why else str(verdict)
         ceiling = "" if cell.ceiling is None else f"{cell.ceiling:.3f}"
         texts = (cell.defence, view, reached, _chance(cell), ceiling, str(cell.n))

@@ -83,6 +83,7 @@ class Cell:
     curves: dict[str, list[float]] = field(default_factory=dict)  # what the figures draw
     refusal: str = ""  # the name of the error that an honest party answered; then value is 0
     sentence: str = ""  # why it is red by design, or what a figure means
+    remark: str = ""  # beside the verdict, where that word alone would say too much
     reason: str = ""  # of NOT_TESTED
     error: str = ""  # what ended the measuring before there was a figure
     seeds: tuple[int, ...] = ()
