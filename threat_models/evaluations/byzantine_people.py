@@ -120,4 +120,5 @@ class Backdoored(FlippedRewards):
         return replace(people, observations=shown, actions=done, rewards=paid)
 
 
-FALSIFIED = {"reward flip": FlippedRewards, "random action": RandomActions, "backdoor": Backdoored}
+BACKDOOR = "backdoor"
+FALSIFIED = {"reward flip": FlippedRewards, "random action": RandomActions, BACKDOOR: Backdoored}

@@ -1,9 +1,9 @@
 """Federated training with malicious sites, over the production machines and without books.
 
 Real: rounds of `masking` (keys, shares, masks, ring, range check, tags), roll-outs, each site's own training, clip,
-rounding, and the step. Left out: charter, ledgers, registers, captures, restarts; and with groups, how every site hears
-all group sums: here the coordinator's outcome is stepped by the laboratory. What a site sends in a round is what it
-sends in a rehearsal of the same study, to the bit.
+rounding, and the step. Left out: charter, ledgers, registers, captures, restarts, and how sites hear a sum: here the
+coordinator's outcome is stepped by the laboratory. What a site sends in a round is what it sends in a rehearsal of the
+same study, to the bit.
 
 Every update of a round is made before the first one is sent, so colluders choose with all honest ones in hand.
 """
@@ -83,7 +83,6 @@ class Seat:
         self._constants = constants
         self.integers = np.zeros(constants.length, dtype=np.int64)  # what it sends in this round
         self.held = b""  # tag of the policy
-        self.following: Callable[[Sum], bytes] = lambda total: self.held
 
     def policy_tag(self, announced_tag: bytes, model: bytes | None) -> bytes:
         """Return the tag of the policy that it holds."""
@@ -94,8 +93,8 @@ class Seat:
         return to_ring_vector(self.integers, self._constants)
 
     def next_tag(self, total: Sum) -> bytes:
-        """Return the tag of the policy that follows from a published sum."""
-        return self.following(total)
+        """Return the tag of the policy that it holds: nobody steps it here."""
+        return self.held
 
     def release(self) -> None:
         """Book nothing: nobody is real."""
@@ -264,12 +263,7 @@ class Federation:
     def _one_sum(self, number: int) -> Sum:
         for site, seat in enumerate(self._masked.seats):
             seat.integers = self.sent[site]
-        total, machine = self._masked.sum(number, self._tag(self._state))
-        following = self._tag(step(self._state, total, self._rule))
-        for seat in self._masked.seats:
-            seat.following = lambda seen: self._tag(step(self._state, seen, self._rule))
-        self._masked.publish(machine, following)
-        return total
+        return self._masked.sum(number, self._tag(self._state))[0]
 
     def _grouped(self, number: int, groups: Groups) -> Sum:
         """Return what a robust rule makes of the groups' masked sums, as if it were a sum of all sites."""

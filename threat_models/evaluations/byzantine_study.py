@@ -85,7 +85,7 @@ REFERENCE: Mapping[str, Any] = {  # Any: TOML values
     "output.release": ["policy"],
     "output.evaluation_episodes": 2,
 }
-_LAST = 5  # rounds whose returns count
+_PART = 4  # one in so many rounds, the last ones, is what returns are taken from
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Case:
 class Outcome:
     """What honest sites' people got."""
 
-    last: float  # mean return over the last rounds
+    last: float  # mean return over the last quarter of the rounds
     whole: float  # over all rounds: how fast it was learned
     length: float  # mean length of a round's mean message, in clips
     triggered: float  # share of steps at which the policy takes the backdoor's action, the trigger put in
@@ -136,11 +136,11 @@ def study_of(study: Study, case: Case, seed: int, rounds: int) -> Study:
 
 def rounds_of(effort: Effort) -> int:
     """Return how many rounds a training has."""
-    return effort.trials(20, 17)
+    return effort.trials(20, 15)
 
 
 def train(reference: Study, case: Case) -> Outcome:
-    """Run one training. reference: of `study_of`. Raises InvalidParameter for too few groups."""
+    """Run one training. reference: of `study_of`."""
     poles, seed = Poles(reference), reference.study.seed
     bad = tuple(range(case.sites - case.malicious, case.sites)) if case.attack else ()
 
@@ -160,7 +160,9 @@ def compared(study: Study, case: Case, effort: Effort, seeds: int) -> Compared:
     numbers = [effort.study_seed("byzantine", str(number)) for number in range(seeds)]
     twin_of = Case(is_bounded=False, malicious=0, rule="mean" if case.rule else "")
     clean = tuple(_once(json.dumps(study_of(study, twin_of, number, rounds).plain()), twin_of) for number in numbers)
-    attacked = tuple(train(study_of(study, case, number, rounds), case) for number in numbers)
+    attacked = clean
+    if case != twin_of:
+        attacked = tuple(train(study_of(study, case, number, rounds), case) for number in numbers)
     ratios = [found.last / twin.last for found, twin in zip(attacked, clean, strict=True)]
     _, low, high = mean_interval(ratios)
     whole = float(np.mean([found.whole / twin.whole for found, twin in zip(attacked, clean, strict=True)]))
@@ -177,7 +179,9 @@ def _groups(case: Case, seed: int) -> Groups | None:
     if not case.rule:
         return None
     order = np.random.default_rng([seed, 0x6209]).permutation(case.sites).tolist()
-    return Groups(groups_of(order, GROUP), RULES[case.rule], case.malicious)
+    members = groups_of(order, GROUP)
+    countable = (len(members) - 1) // 2  # more bad ones than that no rule can count on
+    return Groups(members, RULES[case.rule], min(case.malicious, countable))
 
 
 def _outcome(federation: Federation, found: Trained, bad: tuple[int, ...]) -> Outcome:
@@ -186,5 +190,5 @@ def _outcome(federation: Federation, found: Trained, bad: tuple[int, ...]) -> Ou
     marked = seen.copy()
     marked[:, 0] = TRIGGER
     shares = [float((federation.acts(rows) == TARGET).mean()) for rows in (marked, seen)]
-    last = float(np.mean(found.returns[-_LAST:]))
+    last = float(np.mean(found.returns[-max(1, len(found.returns) // _PART) :]))
     return Outcome(last, float(np.mean(found.returns)), float(np.mean(found.lengths)), shares[0], shares[1])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+from rich.console import Console
 
 from secure_frl.errors import InvalidParameter, SumOutOfRange
 from secure_frl.federation.simulated_patients import SimulatedPatients
@@ -17,19 +19,18 @@ from secure_frl.study_file import load_study
 from threat_models.adversaries import byzantine
 from threat_models.defences import changed
 from threat_models.evaluation import Effort
-from threat_models.evaluations.byzantine import (
-    WHY_HARMLESS,
-    ByzantineEvaluation,
-    beside_unbounded,
-    price_of_groups,
-)
-from threat_models.evaluations.byzantine_people import Poles
+from threat_models.evaluations.byzantine import ByzantineEvaluation, pair_of
+from threat_models.evaluations.byzantine_cells import HARMLESS, NOT_THE_TRIGGER
+from threat_models.evaluations.byzantine_groups import price_of_groups
+from threat_models.evaluations.byzantine_people import FALSIFIED, Poles
 from threat_models.evaluations.byzantine_refusals import measure_range, measure_sybils
 from threat_models.evaluations.byzantine_rounds import Federation, Groups, Plot, groups_of
-from threat_models.evaluations.byzantine_study import Case, study_of
+from threat_models.evaluations.byzantine_study import Case, Compared, Outcome, study_of, train
 from threat_models.laboratory import rehearse
-from threat_models.results import Cell, Kind
+from threat_models.matrix import matrix_of
+from threat_models.results import Verdict, judge
 from threat_models.robust_rules import RULES, mean, median
+from threat_models.suite import Report
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "icu_sepsis" / "study.toml"
 
@@ -161,12 +162,54 @@ def test_groups_cost_privacy_and_the_price_is_printed(study: Study) -> None:
     assert price["honest_shares_group"] == 2.0
 
 
-def test_a_bound_against_an_attack_that_takes_nothing_without_one_says_so() -> None:
-    bounded = Cell("poisoned_data", "bound", Kind.DEFENDED, "return", 1.0, 0.9, 1.1, 5, "one site", sentence="Why.")
+def _compared(relative: float, triggered: float = 0.4, seeds: int = 5) -> Compared:
+    clean = (Outcome(100.0, 70.0, 0.1, 0.3, 0.5),) * seeds
+    attacked = (Outcome(100.0 * relative, 60.0, 0.1, triggered, 0.5),) * seeds
+    return Compared((relative, relative - 0.01, relative + 0.01), 0.9, clean, attacked)
 
-    assert WHY_HARMLESS in beside_unbounded(bounded, 1.02).sentence
-    assert beside_unbounded(bounded, 0.6).sentence == "Why."
-    assert beside_unbounded(bounded, 0.6).figures == {"without_bound": 0.6}
+
+def test_a_bound_against_an_attack_that_takes_nothing_without_one_says_so_beside_the_verdict(study: Study) -> None:
+    cells = [
+        *pair_of(byzantine.BYZANTINE, "sign flip", _compared(0.1), _compared(1.0), Effort()),
+        *pair_of(byzantine.BYZANTINE, "IPM", _compared(0.99, seeds=2), _compared(1.0), Effort()),
+    ]
+    report = Report(study, Effort(), tuple(cells), (byzantine.BYZANTINE,), 1.0)
+    assert report.verdicts == (Verdict.WINS, Verdict.HOLDS, Verdict.REPORTED, Verdict.HOLDS)
+    assert [cell.figures.get("without_bound") for cell in cells] == [None, 0.1, None, 0.99]
+    screen = Console(file=StringIO(), width=250)
+    for part in matrix_of(report):
+        screen.print(part)
+    lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
+    held = {name: next(line for line in lines if name in line and "holds" in line) for name in ("sign flip", "IPM")}
+    assert HARMLESS in held["IPM"]
+    assert HARMLESS not in held["sign flip"]
+
+
+def test_a_sign_flip_that_takes_too_little_without_the_bound_says_nothing_about_it() -> None:
+    cells = list(pair_of(byzantine.BYZANTINE, "sign flip", _compared(0.3), _compared(1.0), Effort()))
+    assert judge(cells) == [Verdict.INVALID, Verdict.INVALID]
+
+
+def test_a_backdoor_that_costs_no_return_is_not_said_to_be_stopped() -> None:
+    found = list(pair_of(byzantine.POISONED_DATA, "backdoor", _compared(0.95, 1.0, 2), _compared(0.95, 1.0), Effort()))
+    assert judge(found) == [Verdict.REPORTED, Verdict.HOLDS, Verdict.REPORTED, Verdict.BROKEN]
+    assert found[1].remark == NOT_THE_TRIGGER
+    assert [(cell.value, cell.nulls["chance"]) for cell in found[2:]] == [(1.0, 0.3), (1.0, 0.3)]
+    stopped = list(pair_of(byzantine.POISONED_DATA, "backdoor", _compared(0.95), _compared(0.95), Effort()))
+    assert judge(stopped)[-1] is Verdict.FAILS  # shown as broken, so it has to be
+
+
+def test_three_malicious_sites_in_five_groups_are_more_than_a_rule_counts_on(study: Study) -> None:
+    case = Case("sign flip", malicious=3, is_bounded=False, rule="median")
+    found = train(study_of(study, case, seed=3, rounds=1), case)
+    assert np.isfinite(found.last)  # measured: nobody refuses it
+
+
+def test_every_attack_is_run_without_the_bound_and_with_it(study: Study) -> None:
+    tasks = ByzantineEvaluation().tasks(study, Effort())
+    both = [task.title for task in tasks if set(task.defences) == {"masking", "masking+norm-bound"}]
+    for name in (*byzantine.UPDATES, *byzantine.RIDERS, *FALSIFIED):
+        assert any(name in title for title in both), name
 
 
 def test_quick_runs_the_control_whatever_columns_are_asked_for(study: Study) -> None:
