@@ -103,7 +103,8 @@ def attack(
 
     attacks, defences: names to keep; all when empty. The controls of an attack are always run. evaluations: the
     suite's, and one's own. jobs: processes; 0 for one a core.
-    Raises InvalidParameter for a name that nothing here has, and for a study of logged data.
+    Raises InvalidParameter for a name that nothing here has, for attacks named of which none can be tested, and for a
+    study of logged data.
     """
     started, effort = time.monotonic(), effort or Effort()
     if study.is_logged:
@@ -113,28 +114,39 @@ def attack(
         )
     chosen = [one for one in evaluations if not attacks or any(threat.name in attacks for threat in one.threats)]
     _check_names("attack", attacks, {threat.name for one in evaluations for threat in one.threats})
-    cells, tasks = [], []
+    cells, tasks = list[Cell](), list[Task]()
     for one in chosen:
-        reason = one.why_not(study)
-        if reason:
+        if reason := one.why_not(study):
             cells += [not_tested(threat.name, reason) for threat in one.threats]
         else:
-            tasks += [task for task in one.tasks(study, effort) if _is_wanted(task, defences)]
-    _check_names("defence", defences, {name for one in chosen for name in _columns(one, study, effort)})
-    for found in _measured(study, effort, tasks, jobs or os.cpu_count() or 1, progress):
+            tasks += one.tasks(study, effort)
+    columns = tuple(dict.fromkeys(name for task in tasks for name in task.defences))
+    _check_names("defence", defences, set(columns))
+    wanted = [task for task in tasks if _is_wanted(task, defences)]
+    for found in _measured(study, effort, wanted, jobs or os.cpu_count() or 1, progress):
         cells += found
     threats = tuple(threat for one in chosen for threat in one.threats)
+    cells += _left_out(threats, cells, effort)
+    _check_tested(attacks, cells)
     rank = {threat.name: number for number, threat in enumerate(threats)}
-    columns = tuple(dict.fromkeys(name for one in chosen for name in _columns(one, study, effort)))
     at = {name: number for number, name in enumerate(columns)}
     cells.sort(key=lambda cell: (rank.get(cell.attack, len(rank)), at.get(cell.defence, len(at)), cell.view, cell.game))
     return Report(study, effort, tuple(cells), threats, time.monotonic() - started, columns)
 
 
-def _columns(evaluation: Evaluation, study: Study, effort: Effort) -> Iterator[str]:
-    if not evaluation.why_not(study):
-        for task in evaluation.tasks(study, effort):
-            yield from task.defences
+def _left_out(threats: Sequence[Threat], cells: Sequence[Cell], effort: Effort) -> list[Cell]:
+    """Return a cell that says so for each attack of which nothing was run."""
+    why = "the quick suite has no cell of it: leave out --quick" if effort.quick else "no column asked for has a cell"
+    seen = {cell.attack for cell in cells}
+    return [not_tested(threat.name, why) for threat in threats if threat.name not in seen]
+
+
+def _check_tested(attacks: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Raise InvalidParameter when attacks were asked for by name and not one of them was tested."""
+    asked = [cell for cell in cells if cell.attack in attacks]
+    if attacks and all(cell.reason for cell in asked):
+        said = "; ".join(f"{cell.attack}: {cell.reason}" for cell in asked)
+        raise InvalidParameter(f"expected an attack that is tested here, got none ({said}). Choose other options.")
 
 
 def _is_wanted(task: Task, defences: Sequence[str]) -> bool:

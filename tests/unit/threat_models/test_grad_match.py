@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from secure_frl.cli.main import app
 from secure_frl.study import Study
 from threat_models.adversaries.grad_match import GradMatch
 from threat_models.defences import LOCAL_8, PLAIN, Defence, changed, defended
-from threat_models.evaluation import Effort
-from threat_models.evaluations.grad_match import REFERENCE, STEPS, GradMatchEvaluation, identified
+from threat_models.evaluations.grad_match import REFERENCE, STEPS, identified
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.public import public_of
 from threat_models.threat import View
 from threat_models.truth import Truth
 
 pytestmark = pytest.mark.threats
+TINY = Path(__file__).parents[2] / "studies" / "tiny.toml"
 
 
 def _recording(study: Study, defence: Defence) -> Recording:
@@ -81,10 +85,10 @@ def test_a_true_step_without_a_fit_is_not_found() -> None:
     assert identified(states[:1], states, states)[0].tolist() == [True, False]
 
 
-def test_a_quick_suite_says_that_it_is_left_out(tiny: Callable[..., Study]) -> None:
-    effort = Effort(quick=True)
-    (task,) = GradMatchEvaluation().tasks(tiny(), effort)
+def test_a_quick_run_of_what_the_quick_suite_leaves_out_is_refused_and_says_what_to_do() -> None:
+    result = CliRunner().invoke(app, ["attack", str(TINY), "--quick", "--attack", "grad_match", "--json"])
 
-    (cell,) = task.measure(tiny(), effort)
-
-    assert "full suite" in cell.reason
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert result.exit_code == 2
+    assert said["error"] == "InvalidParameter"
+    assert "leave out --quick" in said["message"]

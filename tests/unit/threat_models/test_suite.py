@@ -150,6 +150,39 @@ def test_an_attack_that_does_not_apply_is_not_tested(tiny: Tiny) -> None:
     assert [cell.reason for cell in report.cells] == ["three sites only"]
 
 
+def test_attacks_that_are_named_and_not_tested_are_no_result(tiny: Tiny) -> None:
+    with pytest.raises(InvalidParameter, match="look: three sites only"):
+        attack(tiny({"sites.count": 4}), evaluations=(_Two(),), attacks=("look",), jobs=1)
+
+
+def test_an_attack_that_the_quick_suite_leaves_out_says_so(tiny: Tiny) -> None:
+    quick = attack(tiny(), evaluations=(_Two(), _FullOnly()), effort=Effort(quick=True), jobs=1)
+    full = attack(tiny(), evaluations=(_FullOnly(),), jobs=1)
+
+    assert [(cell.attack, "leave out --quick" in cell.reason) for cell in quick.cells] == [
+        ("look", False),
+        ("look", False),
+        ("stare", True),
+    ]
+    assert not full.cells[0].reason
+
+
+class _FullOnly:
+    """An attack that takes too long for a quick suite."""
+
+    threats = (replace(THREAT, name="stare"),)
+
+    def why_not(self, study: Study) -> str:
+        return ""
+
+    def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
+        return () if effort.quick else (Task("stare", ("noise",), "stare", 1.0, _stared),)
+
+
+def _stared(study: Study, effort: Effort) -> Iterator[Cell]:
+    yield from (replace(cell, attack="stare") for cell in _measured("noise", study, effort))
+
+
 def test_a_task_says_the_same_in_another_process(tiny: Tiny) -> None:
     study, effort = tiny(), Effort(quick=True)
     tasks = CanarySearchEvaluation().tasks(study, effort)
