@@ -29,6 +29,15 @@ _STYLE: Any = {
     "grid.alpha": 0.3,
 }
 _LINES = ("-", "--", "-.", ":")
+_LOOKS: Any = (  # of defences: marks of their own, in shades that stay apart in grey
+    {"marker": "o", "color": "C0", "markerfacecolor": "white", "markersize": 5},
+    {"marker": "s", "color": "C1", "markersize": 4},
+    {"marker": "D", "color": "C2", "markersize": 4},
+    {"marker": "^", "color": "C3", "markersize": 4},
+    {"marker": "v", "color": "C4", "markersize": 4},
+    {"marker": "P", "color": "C5", "markersize": 4},
+)
+_SEEDS = 5  # that an interval of returns needs
 _SHADES = {  # of verdicts; light enough for black text
     "control wins": "#d6e4f5",
     "holds": "#d5ecd4",
@@ -168,25 +177,80 @@ def _trajectories(rows: Sequence[Row]) -> Figure | None:
 
 
 def _returns(rows: Sequence[Row]) -> Figure | None:
-    """Returns under attack as a part of the clean ones, by attack and rule."""
+    """Returns under attack as a part of the clean ones: by attack and rule, and against the number of malicious sites.
+
+    An interval of fewer than five seeds is pale.
+    """
     drawn = [row for row in rows if row["metric"].startswith("return") and not row["refusal"] and not row["reason"]]
     if not drawn:
         return None
-    games = list(dict.fromkeys((row["attack"], row["game"]) for row in drawn))
-    defences = list(dict.fromkeys(row["defence"] for row in drawn))
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.26 * len(games)), layout="constrained")
-    marks = "osD^vPX*"
-    for number, defence in enumerate(defences):
-        shown = [row for row in drawn if row["defence"] == defence]
-        at = [games.index((row["attack"], row["game"])) + 0.15 * (number - (len(defences) - 1) / 2) for row in shown]
-        value = np.array([row["value"] for row in shown])
-        ends = np.clip([[v - row["low"], row["high"] - v] for v, row in zip(value, shown, strict=True)], 0, None).T
-        axes.errorbar(value, at, xerr=ends, fmt=marks[number % len(marks)], markersize=4, label=defence, capsize=2)
+    lines = _against_number(drawn)
+    beyond = [row for line in lines.values() for row in line[2:]]  # a line's first number is listed too
+    listed = [row for row in drawn if row not in beyond and row["figures"].get("malicious") != 0]
+    games = list(dict.fromkeys((row["attack"], row["game"]) for row in listed))
+    looks = dict(zip(dict.fromkeys(row["defence"] for row in drawn), _LOOKS, strict=False))
+    width, height = (11.5 if lines else 7.5), max(3.2, 1.2 + 0.27 * len(games))
+    figure, grid = plt.subplots(
+        1,
+        1 + bool(lines),
+        figsize=(width, height),
+        squeeze=False,
+        width_ratios=(1.5, 1)[: 1 + bool(lines)],
+        layout="constrained",
+    )
+    axes = grid[0, 0]
+    for number, (defence, look) in enumerate(looks.items()):
+        shown = [row for row in listed if row["defence"] == defence]
+        at = [games.index((row["attack"], row["game"])) + 0.16 * (number - (len(looks) - 1) / 2) for row in shown]
+        for row, y in zip(shown, at, strict=True):
+            axes.plot([row["low"], row["high"]], [y, y], color=look["color"], linewidth=_weight(row))
+        axes.plot([row["value"] for row in shown], at, linestyle="", label=defence, **look)
     axes.axvline(1.0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(games)), [game for _, game in games], fontsize=7)
-    axes.set(xlabel="return, as a part of the clean one", xlim=(0, 1.5), ylim=(len(games) - 0.5, -0.5))
+    axes.set(
+        xlabel="return, as a part of the clean one; pale intervals: fewer than 5 seeds",
+        xlim=(0, 1.25),
+        ylim=(len(games) - 0.5, -0.5),
+    )
     axes.legend(fontsize=7, loc="lower left")
+    if lines:
+        _draw_against_number(grid[0, 1], lines, looks)
     return figure
+
+
+def _against_number(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Return, for each attack and defence measured with several numbers of malicious sites and with none, its rows."""
+    counted = [row for row in rows if "malicious" in row["figures"]]
+    none = {row["defence"]: row for row in counted if not row["figures"]["malicious"]}
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(counted, key=lambda row: float(row["figures"]["malicious"])):
+        if row["figures"]["malicious"] and row["defence"] in none:
+            name = row["game"].rsplit(", ", 1)[0]
+            found.setdefault((name, row["defence"]), [none[row["defence"]]]).append(row)
+    return {key: line for key, line in found.items() if len(line) > 2}
+
+
+def _draw_against_number(
+    axes: Axes, lines: Mapping[tuple[str, str], Sequence[Row]], looks: Mapping[str, Mapping[str, Any]]
+) -> None:
+    names = list(dict.fromkeys(name for name, _ in lines))
+    for (name, defence), line in lines.items():
+        number = [row["figures"]["malicious"] for row in line]
+        for x, row in zip(number, line, strict=True):
+            axes.plot([x, x], [row["low"], row["high"]], color=looks[defence]["color"], linewidth=_weight(row))
+        style = _LINES[names.index(name) % len(_LINES)]
+        axes.plot(number, [row["value"] for row in line], style, label=f"{name}, {defence}", **looks[defence])
+    sites = next(iter(lines.values()))[0]["figures"]["sites"]
+    axes.axvspan(sites / 6, sites / 2, color="0.93", zorder=0)
+    axes.text(sites / 6, 1.21, " nothing is claimed here", fontsize=7, va="top")
+    axes.set_xticks(sorted({row["figures"]["malicious"] for line in lines.values() for row in line}))
+    most = max(row["figures"]["malicious"] for line in lines.values() for row in line)
+    axes.set(xlabel=f"malicious sites of {sites:.0f}", xlim=(-0.25, most + 0.25), ylim=(0, 1.25))
+    axes.legend(fontsize=7, loc="center left")
+
+
+def _weight(row: Row) -> float:
+    return 0.3 if row["n"] < _SEEDS else 1.2
 
 
 def _colluders(rows: Sequence[Row]) -> Figure | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,27 @@ def test_each_figure_is_drawn_where_a_row_has_its_data(name: str, tmp_path: Path
 
     assert {path.stem for path in drawn} == {"matrix", name}
     assert all(path.read_text().startswith("<?xml") for path in drawn)
+
+
+def _return_of(name: str, malicious: int, defence: str) -> Cell:
+    figures = {"malicious": float(malicious), "sites": 12.0}
+    return replace(_cell(metric="return", game=f"{name}, {malicious} of 12", figures=figures), defence=defence)
+
+
+def test_returns_are_drawn_against_the_number_of_malicious_sites_where_several_were_measured(tmp_path: Path) -> None:
+    rows = [_return_of("nobody", 0, "bound"), _return_of("flip", 2, "bound"), _return_of("hide", 2, "bound")]
+
+    draw(_report(*rows), tmp_path)
+    one_number = (tmp_path / "returns.svg").read_text()
+    draw(_report(*rows, _return_of("flip", 4, "bound")), tmp_path)
+    two_numbers = (tmp_path / "returns.svg").read_text()
+
+    assert "malicious sites of 12" not in one_number
+    assert "malicious sites of 12" in two_numbers
+    assert "flip, bound" in two_numbers
+    assert "hide, bound" not in two_numbers  # measured with one number only
+    assert "flip, 2 of 12" in two_numbers
+    assert "flip, 4 of 12" not in two_numbers  # a point of its line
 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
