@@ -5,11 +5,13 @@ One roll-out serves all sites of a round, for all of them hold the same policy; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import VectorizeMode
+from numpy.typing import NDArray
 
 from secure_frl.federation.simulated_patients import PatientSource, made_up
 from secure_frl.learning.acting import Acting, UniformActing
@@ -44,22 +46,24 @@ class Poles:
     def own(self, acting: Acting, context: RoundContext, site: int) -> Trajectories:
         """Return one site's episodes of a round."""
         if self._all is None or self._met != (context.round, context.attempt):
-            self._met, self._all = (context.round, context.attempt), self.rolled_out(acting, context)
+            self._met = (context.round, context.attempt)
+            self._all = self.rolled_out(acting, context, range(self._sites))
         return self._all.select(np.arange(site * self._episodes, (site + 1) * self._episodes, dtype=np.int64))
 
-    def rolled_out(self, acting: Acting, context: RoundContext, purpose: int = 0) -> Trajectories:
-        """Return everybody's episodes under a policy, site by site. purpose: other numbers draw others."""
-        count = self._sites * self._episodes
+    def rolled_out(self, acting: Acting, context: RoundContext, sites: Sequence[int], purpose: int = 0) -> Trajectories:
+        """Return the episodes of some sites under a policy, site by site. purpose: other numbers draw others."""
+        at = np.repeat(np.array(sites), self._episodes)
         rng = np.random.default_rng([self._study.study.seed, context.round, context.attempt, purpose])
-        return roll_out(acting, self._environment(count), rng, np.arange(count, dtype=np.uint64))
+        persons = at * self._episodes + np.tile(np.arange(self._episodes), len(sites))
+        return roll_out(acting, self._environment(self.lengths[at]), rng, persons.astype(np.uint64))
 
     def probe(self) -> Trajectories:
         """Return made-up episodes."""
         return made_up(self._study, self._episodes)
 
-    def _environment(self, count: int) -> GymnasiumVector:
-        vector = gymnasium.make_vec(POLE, count, VectorizeMode.VECTOR_ENTRY_POINT)
-        poles = np.repeat(self.lengths, self._episodes)
+    def _environment(self, poles: NDArray[np.float64]) -> GymnasiumVector:
+        """poles: float64 [episodes], half lengths."""
+        vector = gymnasium.make_vec(POLE, poles.size, VectorizeMode.VECTOR_ENTRY_POINT)
         inner = vector.unwrapped
         inner.length, inner.polemass_length = poles, inner.masspole * poles  # type: ignore[attr-defined]
         return GymnasiumVector(vector, self._study.data.max_steps)
@@ -106,9 +110,7 @@ class RandomActions(FlippedRewards):
 
     def collect(self, acting: Acting, context: RoundContext) -> Trajectories:
         """Return the site's own episodes under coins."""
-        everybody = self._poles.rolled_out(UniformActing(_ACTIONS), context, purpose=1 + self._site)
-        count = self._source.collect(acting, context).count
-        return everybody.select(np.arange(self._site * count, (self._site + 1) * count, dtype=np.int64))
+        return self._poles.rolled_out(UniformActing(_ACTIONS), context, [self._site], purpose=1 + self._site)
 
 
 class Backdoored(FlippedRewards):

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from secure_frl.errors import InvalidParameter, SumOutOfRange
 from secure_frl.federation.simulated_patients import SimulatedPatients
+from secure_frl.learning.acting import UniformActing
 from secure_frl.learning.settings import setting_of
-from secure_frl.secure_sum import SiteId
+from secure_frl.secure_sum import RoundContext, SiteId
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
 from threat_models.adversaries import byzantine
@@ -105,19 +106,28 @@ def test_poles_of_the_usual_length_fall_as_gymnasium_s_does(study: Study) -> Non
     poles = Poles(reference)
     assert sorted(poles.lengths) == pytest.approx(np.linspace(0.35, 0.65, 12))
     poles.lengths = np.full(12, 0.5)
-    ours, theirs = poles._environment(12), setting_of(reference).make(12, 100)
+    ours, theirs = poles._environment(poles.lengths), setting_of(reference).make(12, 100)
     seen = [one.reset(np.random.default_rng(0)) for one in (ours, theirs)]
     for action in (0, 1, 1, 0, 1):
         assert (seen[0] == seen[1]).all()
         seen = [one.step(np.full(12, action))[0] for one in (ours, theirs)]
     poles.lengths = np.full(12, 0.6)
     single = gymnasium.make("CartPole-v1").unwrapped
-    longer = poles._environment(12)
+    longer = poles._environment(poles.lengths)
     single.state = longer.reset(np.random.default_rng(0))[0].astype(np.float64)  # type: ignore[attr-defined]
     single.length, single.polemass_length = 0.6, 0.06  # type: ignore[attr-defined]
     single.steps_beyond_terminated = None  # type: ignore[attr-defined]
     for action in (0, 1, 1):
         assert longer.step(np.full(12, action))[0][0] == pytest.approx(single.step(action)[0], abs=1e-6)
+
+
+def test_falsified_records_are_of_the_site_s_own_people(study: Study) -> None:
+    poles = Poles(study_of(study, Case(), seed=4, rounds=1))
+    context = RoundContext(b"", b"", b"", 1, 1, 0, b"", ())
+    for made in FALSIFIED.values():
+        found = made(poles.at(7), poles, 7, 4).collect(UniformActing(2), context)
+        assert found.persons.tolist() == list(range(7 * 8, 8 * 8))
+        assert found.steps.any(axis=1).all()
 
 
 def test_two_of_twelve_turn_a_round_s_mean_around_and_a_kept_bound_stops_them(study: Study) -> None:
