@@ -15,7 +15,7 @@ from threat_models.adversaries.byzantine import BYZANTINE, FREE_RIDER, POISONED_
 from threat_models.defences import MASKING, Defence
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.byzantine_cells import KEPT, NOT_THE_TRIGGER, beside_unbounded, cell_of, trigger_cells
-from threat_models.evaluations.byzantine_groups import GROUP_RULES, measure_groups
+from threat_models.evaluations.byzantine_groups import measure_groups
 from threat_models.evaluations.byzantine_people import BACKDOOR, FALSIFIED
 from threat_models.evaluations.byzantine_refusals import measure_range, measure_sybils
 from threat_models.evaluations.byzantine_study import GROUPS, NORM_BOUND, Case, Compared, compared
@@ -40,9 +40,11 @@ WHY_DATA = (
     "The site's code is honest, so no check or proof sees anything; what stops it is that its vote is bounded. It also "
     "normalises advantages over the site's own people, so greater false rewards move no more."
 )
-WHY_RIDER = "A sum of masked inputs has its twelve contributors in its lanes, whatever they sent: nobody stands out."
+WHY_RIDER = (
+    "A sum of masked inputs has its twelve contributors in its lanes, whatever they sent: nobody stands out. What a "
+    "rider sends is short, so no bound touches it."
+)
 WHY_NOBODY = "Nobody is malicious: what the bound itself costs. Every return is a part of the one without it."
-_WHY = {BYZANTINE.name: WHY_BOUND, POISONED_DATA.name: WHY_DATA, FREE_RIDER.name: WHY_RIDER}
 _BOTH = (MASKING, NORM_BOUND)
 _SECONDS = 4.0  # of one training
 
@@ -67,12 +69,12 @@ class ByzantineEvaluation:
         ]
         if effort.quick:
             return tuple(found)
-        for threat, names in ((BYZANTINE, UPDATES), (POISONED_DATA, FALSIFIED), (FREE_RIDER, RIDERS)):
-            many = SEEDS if threat is not FREE_RIDER else FEW
-            found += [_task(threat, _BOTH, name, many + FEW, _pair(threat, name)) for name in names if name != CONTROL]
+        for threat, names in ((BYZANTINE, UPDATES), (POISONED_DATA, FALSIFIED)):
+            found += [_task(threat, _BOTH, name, SEEDS + FEW, _pair(threat, name)) for name in names if name != CONTROL]
         found += [_task(BYZANTINE, _BOTH, f"{name}, f = 4", 2 * FEW, partial(_beyond, name)) for name in BEYOND]
         found.append(_task(BYZANTINE, _BOTH, "the bound alone, and without the clip", 2 * FEW, _around_bound))
-        found += [_task(BYZANTINE, (GROUPS,), rule, 2 * FEW, partial(measure_groups, rule)) for rule in GROUP_RULES]
+        found.append(_task(BYZANTINE, (GROUPS,), "groups", 6 * FEW, measure_groups))
+        found.append(_task(FREE_RIDER, (MASKING,), "riders", 2 * FEW, _riders))
         return tuple(found)
 
 
@@ -98,7 +100,7 @@ def measure_pair(threat: Threat, name: str, study: Study, effort: Effort) -> Ite
     """Run an attack at two of twelve without the bound and with it."""
     many = effort.trials(SEEDS, 1)
     off = compared(study, Case(name, is_bounded=False), effort, many if name == CONTROL else FEW)
-    on = compared(study, Case(name), effort, FEW if threat is FREE_RIDER else many)
+    on = compared(study, Case(name), effort, many)
     yield from pair_of(threat, name, off, on, effort)
 
 
@@ -106,8 +108,8 @@ def pair_of(threat: Threat, name: str, off: Compared, on: Compared, effort: Effo
     """Yield the cells of an attack without the bound and with it. The sign flip's first is the control of all."""
     kind, bars = (Kind.CONTROL, (Bar(at_most=LOST),)) if name == CONTROL else (Kind.REPORT, ())
     yield cell_of(threat, MASKING, kind, name, off, effort, bars=bars)
-    kind, bars = (Kind.REPORT, ()) if threat is FREE_RIDER else (Kind.DEFENDED, (Bar(at_least=KEPT),))
-    cell = cell_of(threat, NORM_BOUND, kind, name, on, effort, bars=bars, sentence=_WHY[threat.name])
+    why, bars = WHY_BOUND if threat is BYZANTINE else WHY_DATA, (Bar(at_least=KEPT),)
+    cell = cell_of(threat, NORM_BOUND, Kind.DEFENDED, name, on, effort, bars=bars, sentence=why)
     cell = beside_unbounded(cell, off.relative[0])
     if name != BACKDOOR:
         yield cell
@@ -121,6 +123,12 @@ def _beyond(name: str, study: Study, effort: Effort) -> Iterator[Cell]:
         case = Case(name, malicious=MANY, is_bounded=defence is NORM_BOUND)
         found = compared(study, case, effort, FEW)
         yield cell_of(BYZANTINE, defence, Kind.REPORT, name, found, effort, malicious=MANY, sentence=WHY_BOUND)
+
+
+def _riders(study: Study, effort: Effort) -> Iterator[Cell]:
+    for name in RIDERS:
+        found = compared(study, Case(name, is_bounded=False), effort, FEW)
+        yield cell_of(FREE_RIDER, MASKING, Kind.REPORT, name, found, effort, sentence=WHY_RIDER)
 
 
 def _around_bound(study: Study, effort: Effort) -> Iterator[Cell]:

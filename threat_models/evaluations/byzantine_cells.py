@@ -17,7 +17,7 @@ from threat_models.threat import Threat, View
 KEPT = 0.90  # of the clean return
 METRIC = "return of honest sites, of clean"
 TRIGGER_METRIC = "share of steps at which the trigger calls its action"
-HARMLESS = "takes nothing without the bound either"
+HARMLESS = "takes less than a tenth without the bound either"
 NOT_THE_TRIGGER = "the return alone; the trigger has cells of its own"
 WHY_TRIGGER = (
     "A bound keeps the return, not the policy: where no honest patient ever is, nobody contradicts a false record, so "

@@ -32,9 +32,10 @@ WHY_GROUPS = (
 )
 
 
-def measure_groups(rule: str, study: Study, effort: Effort) -> Iterator[Cell]:
-    """Measure one rule over groups that two malicious sites are in; the median also where there are three."""
-    for malicious in (MALICIOUS, _TOO_MANY) if rule == "median" else (MALICIOUS,):
+def measure_groups(study: Study, effort: Effort) -> Iterator[Cell]:
+    """Measure each rule over groups that two malicious sites are in, and the median where there are three."""
+    price = price_of_groups(study)
+    for rule, malicious in (*((rule, MALICIOUS) for rule in GROUP_RULES), ("median", _TOO_MANY)):
         case = Case(_ATTACK, malicious=malicious, is_bounded=False, rule=rule)
         game = f"{_ATTACK}, {rule} of {_COUNT} sums of {GROUP}"
         cell = cell_of(
@@ -48,7 +49,7 @@ def measure_groups(rule: str, study: Study, effort: Effort) -> Iterator[Cell]:
             of=GROUPED_SITES,
             sentence=WHY_GROUPS,
         )
-        yield replace(cell, figures={**cell.figures, **price_of_groups(study)})
+        yield replace(cell, figures={**cell.figures, **price})
 
 
 def price_of_groups(study: Study) -> dict[str, float]:
