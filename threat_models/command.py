@@ -12,6 +12,7 @@ import typer
 from secure_frl.cli.options import AsJson, Epsilon, Protection, Seed, SetKey, StudyPath, read_study
 from secure_frl.cli.output import emit_json, guarded, people, progress
 from secure_frl.errors import InvalidParameter
+from threat_models.processes import start_server
 from threat_models.results import Verdict
 
 if TYPE_CHECKING:  # torch, which a mistyped study needs none of
@@ -44,6 +45,8 @@ def attack_command(
         loaded = read_study(study, epsilon, seed, protection, set_key)
         if out is not None and out.exists():
             raise InvalidParameter(f"expected a new folder, but {out} exists. Choose another --out.")
+        if jobs != 1:
+            start_server()
         from threat_models.evaluation import Effort
         from threat_models.matrix import matrix_of
         from threat_models.suite import attack as run_suite

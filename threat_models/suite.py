@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
-from multiprocessing import get_context
 from typing import Any
 
 from secure_frl.errors import InvalidParameter
@@ -20,6 +19,7 @@ from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 from threat_models.evaluation import Effort, Evaluation, Task
 from threat_models.evaluations import EVALUATIONS
+from threat_models.processes import pool
 from threat_models.results import Cell, Kind, Verdict, broke_off, judge, not_tested
 from threat_models.threat import Threat
 
@@ -172,8 +172,8 @@ def _measured(
             if progress is not None:
                 progress(task.title, seconds, number + 1, len(ordered))
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("forkserver"), initializer=_one_thread) as pool:
-        asked = {pool.submit(_run, task, plain, effort): task for task in ordered}
+    with pool(jobs) as processes:
+        asked = {processes.submit(_run, task, plain, effort): task for task in ordered}
         for number, future in enumerate(as_completed(asked)):
             task = asked[future]
             try:
@@ -204,9 +204,3 @@ def _broken_off(task: Task, error: Exception) -> list[Cell]:
     kind = Kind.CONTROL if task.is_control else Kind.DEFENDED
     text = f"{type(error).__name__}: {error} (in {task.title})"
     return [broke_off(task.attack, defence, kind, text) for defence in task.defences or ("",)]
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
