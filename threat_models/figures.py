@@ -100,11 +100,20 @@ def _telling(row: Row) -> tuple[int, float]:
 
 
 def _lift(row: Row) -> float:
-    """Return how far a cell is above chance, as a part of what is left above it."""
-    if row["value"] is None or row["refusal"]:
+    """Return how far a cell is above chance, as a part of what is left above it; of returns, how much is lost."""
+    if row["refusal"]:
+        return -np.inf
+    if row["value"] is None:
         return 0.0
-    chance = row["nulls"].get("swapped", row["nulls"].get("prior", row["nulls"].get("uniform", 0.0)))
+    if row["metric"].startswith("return"):
+        return float(1 - row["value"])
+    chance = _chance(row, "swapped", "prior", "chance", "uniform") or 0.0
     return float((row["value"] - chance) / max(1e-9, 1 - chance)) if chance < 1 else 0.0
+
+
+def _chance(row: Row, *names: str) -> float | None:
+    """Return the first of a cell's nulls that has one of these names."""
+    return next((row["nulls"][name] for name in names if name in row["nulls"]), None)
 
 
 def _cell_text(row: Row) -> str:
@@ -112,7 +121,7 @@ def _cell_text(row: Row) -> str:
         return textwrap.fill(f"refused: {row['refusal']}", 18)
     if row["value"] is None:
         return str(row["verdict"])
-    chance = row["nulls"].get("swapped", row["nulls"].get("prior"))
+    chance = _chance(row, "swapped", "prior", "chance")
     beside = "" if chance is None else f"\nchance {chance:.2f}"
     return f"{row['value']:.3f} [{row['low']:.2f}, {row['high']:.2f}]{beside}\n{row['verdict']}"
 

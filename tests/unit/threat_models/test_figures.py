@@ -88,6 +88,14 @@ def test_the_matrix_says_in_words_what_its_colours_say(tmp_path: Path) -> None:
     assert "listen" not in text
 
 
+def test_of_several_returns_the_matrix_shows_the_lowest_and_no_refusal_beside_them(tmp_path: Path) -> None:
+    refused = _cell(refusal="RoundRefused", value=0.0)
+    draw(_report(refused, *(_cell(metric="return", value=value) for value in (1.02, 1.01, 1.03))), tmp_path)
+
+    text = (tmp_path / "matrix.svg").read_text()
+    assert "1.010 [" in text
+
+
 def test_nothing_is_drawn_of_what_was_not_tested(tmp_path: Path) -> None:
     assert draw(_report(not_tested("listen", "nothing to hear")), tmp_path) == []
 
