@@ -14,7 +14,14 @@ from secure_frl.study import Study
 from threat_models.adversaries.byzantine import BYZANTINE, FREE_RIDER, POISONED_DATA, RIDERS, UPDATES
 from threat_models.defences import MASKING, Defence
 from threat_models.evaluation import Effort, Task
-from threat_models.evaluations.byzantine_cells import KEPT, NOT_THE_TRIGGER, beside_unbounded, cell_of, trigger_cells
+from threat_models.evaluations.byzantine_cells import (
+    KEPT,
+    NOT_THE_TRIGGER,
+    WHY_RETURN,
+    beside_unbounded,
+    cell_of,
+    trigger_cells,
+)
 from threat_models.evaluations.byzantine_groups import measure_groups
 from threat_models.evaluations.byzantine_people import BACKDOOR, FALSIFIED
 from threat_models.evaluations.byzantine_refusals import measure_range, measure_sybils
@@ -114,7 +121,7 @@ def pair_of(threat: Threat, name: str, off: Compared, on: Compared, effort: Effo
     if name != BACKDOOR:
         yield cell
         return
-    yield replace(cell, remark=NOT_THE_TRIGGER)
+    yield replace(cell, remark=NOT_THE_TRIGGER, sentence=WHY_RETURN)
     yield from trigger_cells(threat, off, on, effort)
 
 

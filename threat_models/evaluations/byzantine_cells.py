@@ -19,6 +19,10 @@ METRIC = "return of honest sites, of clean"
 TRIGGER_METRIC = "share of steps at which the trigger calls its action"
 HARMLESS = "takes less than a tenth without the bound either"
 NOT_THE_TRIGGER = "the return alone; the trigger has cells of its own"
+WHY_RETURN = (
+    "A backdoor's false records cost return too, with the bound and without, and more in longer trainings: about nine "
+    "tenths are left here, so its bar is near, and seeds that fall below it fail."
+)
 WHY_TRIGGER = (
     "A bound keeps the return, not the policy: where no honest patient ever is, nobody contradicts a false record, so "
     "the trigger calls its action. By chance: policies of the same seeds that nobody attacked. Nothing here stops that."
