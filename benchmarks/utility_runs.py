@@ -43,11 +43,12 @@ class Options:
 
     seeds: int
     jobs: int
+    first: int = FRESH_SEEDS
 
     @property
     def numbers(self) -> range:
         """Return the seeds themselves."""
-        return range(FRESH_SEEDS, FRESH_SEEDS + self.seeds)
+        return range(self.first, self.first + self.seeds)
 
     def fewer(self, most: int) -> Options:
         """Return the same with at most so many seeds."""
