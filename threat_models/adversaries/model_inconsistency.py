@@ -12,7 +12,7 @@ _STEP = 1000.0  # between two logits: exp(-1000) is 0 in float64, so a chance is
 _VALUE = 1e6  # of every state by the planted value network: an error beyond every clip, so its message is the clip
 _VALUE_BIAS = "value.head.bias"
 _CUT_SITES = 3  # at most, whose person was cut at the last step: such a person has no error, and so no message
-_EXPLAINED = 1e-3  # of the squared length: what rounding leaves when the others are out
+_EXPLAINED = 2.0  # of a squared length, times what rounding leaves: then the others are out
 
 THREAT = Threat(
     id="SFRL-A8",
@@ -78,6 +78,6 @@ class ModelInconsistency:
             left = self._scores.unexplained(tried, sites, 1)
             if left < least:
                 best, least = tried, left
-            if least < _EXPLAINED * float(tried @ tried):
+            if least < _EXPLAINED:
                 break
         return best

@@ -21,8 +21,11 @@ from threat_models.threat import PublicInfo, Vector
 SPAN, FILTER, SPARSE = "span", "filter", "sparse"  # the family, registered beforehand: its maximum is reported
 _VALUE = "value."  # before the names of a value network's parameters
 _MARGIN = 1.05  # of a singular value above the largest one that rounding and noise alone would give
-_MOST_ATOMS = 64  # (state, action) pairs that a decoding takes; a person has at most 48 steps
+_MOST_ATOMS = 128  # (state, action) pairs that a decoding takes on its way: a person has at most 48 steps
+_RIDGE = 1e-12  # on a diagonal of 1: pairs that look alike make no singular system
 _SILENCE = 2.5  # deviations of rounding and noise below which a pair's correlation says nothing
+
+_ROWS = 128  # of the pairs' inner products made at once: all in one go is mostly a matter of fetching memory
 
 Layer = tuple[Vector, Vector]  # [rows, out] of the loss by what the layer gives, [rows, in] of what enters it
 
@@ -58,11 +61,12 @@ class StateScores:
         }
 
     def unexplained(self, vector: Vector, noised: int, rounded: int = 0) -> float:
-        """Return the squared length of what no person's steps explain; see `scores`."""
-        found = gradients(vector, self._public)
-        weights, _ = self._decoded(self._matched(found), self._deviation(noised, rounded or noised))
+        """Return the squared length of what no person's steps explain, 1 for rounding and noise; see `scores`."""
+        found, deviation = gradients(vector, self._public), self._deviation(noised, rounded or noised)
+        weights, _ = self._decoded(self._matched(found), deviation)
         length = sum(float((part**2).sum()) for part in found.values())
-        return length - float(weights @ (self._inner_products @ weights))
+        expected = deviation**2 * sum(part.size for part in found.values())
+        return (length - _explained(self._inner_products, weights)) / expected
 
     def _deviation(self, noised: int, rounded: int) -> float:
         """Return the deviation of one value: dithered rounding, and noise where there is some."""
@@ -98,7 +102,7 @@ class StateScores:
         One person's steps have advantages of one sign, so the better of both signs counts.
         """
         tried = [_nonnegative(self._inner_products, sign * matched, _SILENCE * deviation) for sign in (1.0, -1.0)]
-        return max(tried, key=lambda one: float(one[0] @ (self._inner_products @ one[0])))
+        return max(tried, key=lambda one: _explained(self._inner_products, one[0]))
 
     def _by_weight(self, weights: Vector, rest: Vector) -> Vector:
         """Return a score a state: what is in no solution is ranked by what it has in common with the rest."""
@@ -108,8 +112,13 @@ class StateScores:
     def _inner_products(self) -> Vector:
         """Return the inner product of every two pairs' gradients of length 1, float64 [pairs, pairs]."""
         if self._gram is None:
-            total = sum((delta @ delta.T) * (entered @ entered.T + 1) for delta, entered in self._flat())
-            self._gram = np.asarray(total / self._lengths / self._lengths[:, None])
+            pairs = self._lengths.size
+            self._gram = np.zeros((pairs, pairs))
+            layers = [(delta / self._lengths[:, None], entered) for delta, entered in self._flat()]
+            for start in range(0, pairs, _ROWS):
+                at = slice(start, start + _ROWS)
+                for delta, entered in layers:
+                    self._gram[at] += (delta[at] @ delta.T) * (entered[at] @ entered.T + 1)
         return self._gram
 
     # --- gradients of single steps ------------------------------------------------------------------------------------
@@ -152,6 +161,12 @@ def _squares(rows: Vector) -> Vector:
     return np.asarray((rows**2).sum(axis=1))
 
 
+def _explained(gram: Vector, weights: Vector) -> float:
+    """Return the squared length of a sum of pairs' gradients; few weights are not 0."""
+    at = np.flatnonzero(weights)
+    return float(weights[at] @ gram[np.ix_(at, at)] @ weights[at])
+
+
 def _nonnegative(gram: Vector, matched: Vector, silence: float) -> tuple[Vector, Vector]:
     """Return the non-negative weights of least squares, and what each pair has in common with the rest [pairs].
 
@@ -166,7 +181,7 @@ def _nonnegative(gram: Vector, matched: Vector, silence: float) -> tuple[Vector,
         chosen[best] = True
         while True:
             at = np.flatnonzero(chosen)
-            wanted = np.linalg.lstsq(gram[np.ix_(at, at)], matched[at], rcond=1e-13)[0]
+            wanted = np.linalg.solve(gram[np.ix_(at, at)] + _RIDGE * np.eye(at.size), matched[at])
             if (wanted > 0).all():
                 break
             falling = wanted <= 0
@@ -182,7 +197,7 @@ def _nonnegative(gram: Vector, matched: Vector, silence: float) -> tuple[Vector,
         weights[:] = 0.0
         if at.size:
             weights[at] = wanted
-        rest = matched - gram[:, at] @ weights[at]
+        rest = matched - weights[at] @ gram[at]
         if best not in at:
             rest[best] = -np.inf  # it left at once: round-off
     return weights, np.where(np.isfinite(rest), rest, 0.0)

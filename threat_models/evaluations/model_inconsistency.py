@@ -77,9 +77,9 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
         "planted_under_true_tag_found": ignored.value,
         "planted_under_true_tag_excess": ignored.figures["excess"],
     }
-    not_read = (
-        Bar("planted_under_true_tag_found", at_most=WINS / 2),
-    )  # a site that takes the policy gives it all away
+    # Half-way between what an honest sum says of one of its people when it is read whole, and what a site that takes
+    # the policy gives away.
+    not_read = (Bar("planted_under_true_tag_found", at_most=(WINS + 1 / attacked.sites.count) / 2),)
     view, asked = str(View.COORDINATOR), max(1, len(told.memory.policies) or 3)
     yield refused(
         THREAT.name,

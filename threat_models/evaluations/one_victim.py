@@ -38,7 +38,6 @@ REFERENCE: Mapping[str, Any] = {  # Any: TOML values
     "output.evaluation_episodes": 2,
 }
 _PEOPLE_OF_PRIOR = 300
-_PEOPLE_OF_CLIP = 30
 _LEVEL = 0.999  # of a violation, divided among the family
 
 
@@ -49,8 +48,9 @@ def why_not(study: Study) -> str:
 
 def reference(study: Study, defence: Defence, rounds: int, seed: int) -> Study:
     """Return the study under attack, behind a defence."""
-    made = changed(study, REFERENCE, {"training.rounds": rounds, "study.seed": seed})
-    attacked: Study = defended(made, defence, clip_norm=typical_norm(made, _PEOPLE_OF_CLIP))
+    made = changed(study, REFERENCE)
+    run = {"training.rounds": rounds, "study.seed": seed}
+    attacked: Study = defended(changed(made, run), defence, clip_norm=typical_norm(made))
     return attacked
 
 

@@ -92,6 +92,34 @@ def test_sites_without_a_policy_check_give_the_victim_away_and_the_truth_is_not_
     assert {name: one.tobytes() for name, one in guess.items()} == {name: one.tobytes() for name, one in again.items()}
 
 
+def test_a_long_stay_is_decoded_to_its_last_state(tiny: Tiny) -> None:
+    public = public_of(_study(tiny))
+    people = public.people(public.first_policy, 400, 1)
+    longest = np.argsort(np.where(people.terminated, people.lengths, 0))[-4:]
+    scores = StateScores(public, public.first_policy)
+    rows = public.messages(public.first_policy, people.select(longest))
+    rounded = np.rint(rows * public.scale) / public.scale
+
+    found = [scores.scores(row, 1)[SPARSE] for row in rounded]
+
+    met = [States(public).met(people, person) for person in longest]
+    assert people.lengths[longest].min() > 30
+    assert [found_share(*pair, np.random.default_rng(0)) for pair in zip(found, met, strict=True)] == [1.0] * 4
+
+
+def test_others_who_sent_nothing_are_not_taken_out_of_a_short_stay_s_sum(tiny: Tiny) -> None:
+    public = public_of(_study(tiny))
+    adversary = ModelInconsistency()
+    adversary.prepare(public, np.random.default_rng(0))
+    people = public.people(public.first_policy, 60, 1)
+    shortest = people.select(np.flatnonzero(people.terminated & (people.lengths <= 2))[:10])
+    messages = public.messages(public.first_policy, shortest)
+
+    for own in messages:  # of three others one was cut at his last step
+        alone = adversary._alone(np.rint((own + 2 * adversary._silent) * public.scale) / public.scale, 4)
+        assert np.abs(alone - own).max() <= 1 / public.scale
+
+
 def test_honest_sites_refuse_a_planted_policy_under_its_own_tag(tiny: Tiny) -> None:
     study = _study(tiny)
     planted = silent_policy(public_of(study))
