@@ -123,6 +123,11 @@ def sum_for(mean: Vector, sites: int, rule: OptimiserRule, constants: SumConstan
 
 def longest_step(rule_step: float, constants: SumConstants) -> float:
     """Return how far one stated sum moves a parameter at most. rule_step: the optimiser's step size."""
-    block = constants.blocks[0]
     limit = constants.sites * constants.bound + constants.noise_bound
-    return rule_step * limit * block.clip_norm / math.sqrt(block.noise_share) / constants.scale / constants.sites
+    return limit * finest_step(rule_step, constants)
+
+
+def finest_step(rule_step: float, constants: SumConstants) -> float:
+    """Return how far one unit of a stated sum moves a parameter; see `longest_step`."""
+    block = constants.blocks[0]
+    return rule_step * block.clip_norm / math.sqrt(block.noise_share) / constants.scale / constants.sites

@@ -121,7 +121,7 @@ def _trusting(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     is_single = defence in (PLAIN, LOCAL_8)  # each site's upload is a trial
     rounds = effort.trials(20 if defence == MASKING else 5, 1)
     seed = effort.study_seed(THREAT.name, defence.name)
-    keys = {"training.rounds": rounds, "study.seed": seed, "policy.hidden": [_units(effort, defence)]}
+    keys = {"training.rounds": rounds, "study.seed": seed, "policy.hidden": [units(effort, defence)]}
     behind = attacked(study, defence, keys)
     adversary = Imprint(SPREAD)
     public = public_of(behind)
@@ -144,7 +144,7 @@ def _trusting(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
 def _checking(study: Study, effort: Effort) -> Iterator[Cell]:
     """Plant a policy as the next step's in rounds 1 and 2; in round 3 say that sites missed the steps of both."""
     seed = effort.study_seed(THREAT.name, "checking")
-    keys = {"training.rounds": 3, "study.seed": seed, "policy.hidden": [_units(effort, MASKING_8)]}
+    keys = {"training.rounds": 3, "study.seed": seed, "policy.hidden": [units(effort, MASKING_8)]}
     behind = attacked(study, MASKING, keys)
     adversary = Imprint(SPREAD)
     public = public_of(behind)
@@ -175,7 +175,7 @@ def _checking(study: Study, effort: Effort) -> Iterator[Cell]:
         yield replace(cell, sentence=sentence, figures={**cell.figures, "refusals": float(refusals)})
 
 
-def _units(effort: Effort, defence: Defence) -> int:
+def units(effort: Effort, defence: Defence) -> int:
     """Return how many bins a layer has; fewer where none is read, for each is then a larger part of a message."""
     return WIDEST if defence.name in CONTROLS else effort.trials(WIDEST, 64)
 

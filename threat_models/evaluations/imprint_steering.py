@@ -16,6 +16,7 @@ from threat_models.defences import MASKING, MASKING_8, Defence
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.imprint import (
     CHECKING,
+    CONTROLS,
     MOST_UNDER_NOISE,
     SPREAD,
     OwnFeatures,
@@ -23,17 +24,18 @@ from threat_models.evaluations.imprint import (
     cell_of,
     score,
     swapped,
+    units,
     why_no_features,
 )
 from threat_models.keepers import keeper
 from threat_models.laboratory import Recording, rehearse, view_of
-from threat_models.malicious_coordinator import SteeringKeeper, longest_step
+from threat_models.malicious_coordinator import SteeringKeeper, finest_step, longest_step
 from threat_models.public import Public, public_of
 from threat_models.results import Bar, Cell, Kind
-from threat_models.threat import Summed, Vector, View
+from threat_models.threat import Summed, View
 
-# One stated sum moves a parameter by up to 20 here: step size times clip. The shipped study of a table has 2,000.
-STEP_SIZE = 5.0
+# One stated sum moves a parameter by up to 80 here: step size times clip. The shipped study of a table has 2,000.
+STEP_SIZE = 20.0
 OTHER_STEPS = (0.05, 0.5, 5.0, 50.0)  # whose rounds are counted beside it
 WHY_OPEN = (
     "Open: sites check that the policy follows from the stated sum, and nobody but the coordinator knows the real one. "
@@ -51,20 +53,23 @@ class ImprintSteeringEvaluation:
         return why_no_features(study)
 
     def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
-        """Return one task without noise and one with it."""
+        """Return one task without noise, where the reading must succeed, and one with it."""
         return tuple(
-            Task(THREAT.name, (one.name,), f"imprint_steering, {one.name}", 8.0, partial(_measure, one))
+            Task(
+                THREAT.name,
+                (one.name,),
+                f"imprint_steering, {one.name}",
+                8.0,
+                partial(_measure, one),
+                is_control=one == MASKING,
+            )
             for one in (MASKING, MASKING_8)
         )
 
 
 def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     seed = effort.study_seed(THREAT.name, defence.name)
-    keys = {
-        "policy.hidden": [effort.trials(128, 64)],
-        "study.seed": seed,
-        "training.global.step_size": STEP_SIZE,
-    }
+    keys = {"policy.hidden": [units(effort, defence)], "study.seed": seed, "training.global.step_size": STEP_SIZE}
     public = public_of(attacked(study, defence, {**keys, "training.rounds": 1}))
     adversary = SteeredImprint(SPREAD)
     adversary.prepare(public, effort.rng(THREAT.name, defence.name))
@@ -94,10 +99,12 @@ def _cell(
     effort: Effort,
 ) -> Cell:
     """Return what the real sums show from the first round on whose people met the imprint."""
-    is_noisy = defence == MASKING_8
-    kind = Kind.DEFENDED if is_noisy else Kind.REPORT
-    bars = (Bar("low" if effort.quick else "value", at_most=MOST_UNDER_NOISE),) if is_noisy else ()
-    there = [number for number, met in sorted(recording.memory.policies.items()) if _is_there(met, adversary.policy)]
+    kind, bars = Kind.CONTROL, (Bar("high" if effort.quick else "value", at_least=CONTROLS[MASKING.name]),)
+    if defence == MASKING_8:
+        kind, bars = Kind.DEFENDED, (Bar("low" if effort.quick else "value", at_most=MOST_UNDER_NOISE),)
+    near = finest_step(STEP_SIZE, public.constants)  # a sum is of whole numbers: nobody comes nearer than half of that
+    met_by = sorted(recording.memory.policies.items())
+    there = [number for number, met in met_by if np.abs(met - adversary.policy).max() < near]
     if not there or not knows:  # nobody met the imprint, so that nothing was read says nothing about noise
         raise UnexpectedState(
             f"expected {recording.rounds} rounds to steer to the imprint, they did not. Steer longer."
@@ -117,7 +124,3 @@ def _cell(
         "rounds_by_step_size": [float(_rounds(way, one, public)) for one in OTHER_STEPS],
     }
     return replace(cell, figures=figures, curves=curves, sentence=WHY_OPEN)
-
-
-def _is_there(met: Vector, target: Vector) -> bool:
-    return bool(np.abs(met - target).max() < 1e-2)

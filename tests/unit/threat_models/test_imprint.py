@@ -15,6 +15,8 @@ from threat_models import malicious_coordinator
 from threat_models.adversaries.imprint import Imprint
 from threat_models.adversaries.imprint_steering import SteeredImprint
 from threat_models.defences import MASKING, MASKING_8, PLAIN, Defence
+from threat_models.evaluation import Effort
+from threat_models.evaluations import imprint_steering
 from threat_models.evaluations.imprint import SPREAD, OwnFeatures, attacked, recovered, score, swapped
 from threat_models.keepers import keeper
 from threat_models.laboratory import Recording, rehearse, view_of
@@ -27,6 +29,7 @@ from threat_models.malicious_coordinator import (
     longest_step,
 )
 from threat_models.public import public_of
+from threat_models.results import Verdict, judge
 from threat_models.threat import Guess, Summed, View
 from threat_models.truth import Truth
 
@@ -143,6 +146,17 @@ def test_stated_sums_that_sites_accept_steer_to_the_imprint_in_as_many_rounds_as
     read = _guess(recording, adversary, sums=knows)
     first, last = (_share({name: read[name]}, recording) for name in ("sum/1", "sum/5"))
     assert first < 0.2 < last  # 10 steps under the first policy, 40 in 2 x 32 bins
+
+
+def test_what_a_steered_policy_reads_without_noise_is_the_control_of_its_row(tiny: Tiny) -> None:
+    effort = Effort(quick=True)
+    control, noised = imprint_steering.ImprintSteeringEvaluation().tasks(tiny(), effort)
+
+    cells = [*control.measure(tiny(), effort), *noised.measure(tiny(), effort)]
+
+    assert (control.is_control, noised.is_control) == (True, False)
+    assert judge(cells) == [Verdict.WINS, Verdict.HOLDS]
+    assert judge([replace(cells[0], high=0.55), cells[1]]) == [Verdict.INVALID] * 2
 
 
 def test_sites_refuse_a_stated_sum_beyond_what_they_could_have_sent(
