@@ -159,7 +159,7 @@ def public_of(study: Study) -> Public:
 
 def typical_norm(study: Study, people: int = 200) -> float:
     """Return the median length of a simulated person's gradient at the first policy: a clip that cuts half of them."""
-    wide = changed(study, {"privacy.noise": "unsafe-none", "privacy.clip_norm": WIDE, "training.rounds": 1})
+    wide = changed(study, {"privacy.noise": "unsafe-none", "privacy.clip_norm": WIDE})
     return _median_norm(json.dumps(wide.plain(), sort_keys=True), people)
 
 
