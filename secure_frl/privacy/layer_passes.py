@@ -73,7 +73,8 @@ class LayerPasses:
         """Return for each layer what entered it and what came back to its output, pass by pass, and clear them.
 
         rows: trajectories of the passes, the first dimension of every tensor.
-        Raises UnexpectedState without a backward pass, InvalidParameter for one of another number of rows.
+        Raises UnexpectedState without a backward pass, InvalidParameter for one of another number of rows, or whose
+        inputs were changed in place after it.
         """
         returned, self._returned = self._returned, []
         if not returned:
@@ -81,6 +82,8 @@ class LayerPasses:
         found: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {part: [] for part in self._parts}
         for one, back in returned:
             found[one.part].append((one.entered, back))
+        if any(one.entered._version != one.versions[0] for one, _ in returned):
+            raise InvalidParameter("expected layers' inputs unchanged, got changes in place. Copy instead.")
         if any(entered.shape[0] != rows for pairs in found.values() for entered, _ in pairs):
             raise InvalidParameter(
                 f"expected gradients of {rows} trajectories, got "

@@ -40,3 +40,13 @@ def test_passes_of_another_number_of_rows_are_refused() -> None:
 
     with pytest.raises(InvalidParameter, match=r"4 trajectories, got \[2, 4\]"):
         passes.take(4)
+
+
+def test_inputs_changed_in_place_after_the_backward_pass_are_refused() -> None:
+    layer, entered = nn.Linear(3, 2), torch.ones(4, 3)
+    passes = LayerPasses([layer])
+    passes.backward(layer(entered).sum())
+    entered.mul_(2)
+
+    with pytest.raises(InvalidParameter, match="in place"):
+        passes.take(4)
