@@ -79,6 +79,8 @@ def solve(study: Study, unknown: str, *, sigma: float | None = None, largest_noi
         return _patients(study, sigma, largest_noise)
     if unknown == "rounds" and study.sums_values:
         found = _with(study, "training", rounds=BEST_ROUNDS)  # any number costs the same, and one backup is best
+        if sigma is not None and _spent(found, sigma) > study.privacy.target_epsilon:
+            raise _beyond(found, sigma, "a value start with one backup")
         return Solution(unknown, BEST_ROUNDS, found, make_plan(found, sigma))
     if sigma is None:
         raise InvalidParameter(

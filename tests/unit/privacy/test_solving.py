@@ -140,3 +140,10 @@ def test_rounds_of_values_share_one_budget_so_the_best_number_is_given_at_the_ta
     assert "one backup" in found.sentence()
     assert any("rounds = 5" in warning for warning in make_plan(values).warnings)
     assert not any("rounds =" in warning for warning in found.plan.warnings)
+
+
+def test_rounds_of_values_under_too_little_noise_for_the_target_are_refused() -> None:
+    with pytest.raises(CharterRefused, match="one backup spends"):
+        solve(load_study(BELLMAN), "rounds", sigma=0.2)
+
+    assert solve(load_study(BELLMAN), "rounds", sigma=20.0).plan.epsilon < 0.3
