@@ -12,6 +12,7 @@ import pytest
 from secure_frl.learning.environments.icu_sepsis import LIVE_STATES, STATES
 from secure_frl.learning.environments.site_shift import SiteDynamics
 from secure_frl.learning.evaluation import exact_values
+from secure_frl.privacy.ceilings import auc_ceiling
 from secure_frl.study import Study
 from threat_models.adversaries.dynamics_inference import DIRECTION, GREEDY, DynamicsInference
 from threat_models.adversaries.property_inference import PropertyInference
@@ -21,6 +22,7 @@ from threat_models.evaluations import dynamics_inference as dynamics
 from threat_models.evaluations import property_inference as mix
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.public import public_of
+from threat_models.results import Bar, Kind
 from threat_models.statistics import auc
 from threat_models.threat import CapturedView, Guess, View
 from threat_models.truth import Truth
@@ -72,6 +74,19 @@ def test_a_sum_tells_the_case_mix_of_all(tiny: Tiny) -> None:
 
 def test_noise_of_a_person_hides_the_case_mix_of_few(tiny: Tiny) -> None:
     assert _area(*_mixed(tiny(), LOCAL_8)) < SEEN
+
+
+def test_a_whole_sites_noise_is_held_to_a_ceiling_that_the_attack_passes_without_it(tiny: Tiny) -> None:
+    mu = mix.mu_of_sites(tiny())
+    ceiling = auc_ceiling(mu)
+    tasks = {task.defences[0]: task.is_control for task in mix.PropertyInferenceEvaluation().tasks(tiny(), EFFORT)}
+
+    assert 0.55 < ceiling < 0.7  # fifty trials at an area of .85 have a lower limit of about .65
+    assert mix._asked(mix.OF_SITES, ceiling, EFFORT)["bars"] == (Bar("lowest", at_most=ceiling),)
+    without = mix._asked(mix.CLIPPED_SITES, ceiling, EFFORT)
+    assert (without["kind"], without["bars"]) == (Kind.CONTROL, (Bar("lowest", at_least=ceiling),))
+    assert tasks[mix.CLIPPED_SITES.name]
+    assert not tasks[mix.OF_SITES.name]
 
 
 def _trained_in(study: Study, world: SiteDynamics) -> Recording:
