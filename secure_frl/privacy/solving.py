@@ -43,7 +43,7 @@ class Solution:
     def sentence(self) -> str:
         """Return what was found, in words."""
         if self.unknown == "rounds" and self.study.sums_values:
-            return f"solved: the best number of rounds, training.rounds = {self.value:g}: a value start and one backup"
+            return f"solved: the recommended rounds, training.rounds = {self.value:g}: a value start and one backup"
         return f"solved: {_WORDS[self.unknown]} = {self.value:g}"
 
 
