@@ -6,7 +6,6 @@ again; and the two with a check taken out, in which the same false frames are ac
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -44,6 +43,7 @@ from threat_models.adversaries.wire import (
 )
 from threat_models.defences import MASKING, NOTHING, changed
 from threat_models.evaluation import Effort, Task
+from threat_models.laboratory import scratch_folder
 from threat_models.lies import Lies
 from threat_models.results import Bar, Cell, Kind
 from threat_models.statistics import proportion
@@ -94,7 +94,7 @@ class WireEvaluation:
 def measure(study: Study, effort: Effort) -> Iterator[Cell]:
     """Return what came of false frames, by family, and of the first session's frames said again."""
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="secure-frl-attack-") as folder:
+    with scratch_folder() as folder:
         rounds = effort.trials(ROUNDS, QUICK_ROUNDS)
         run_tampered(_small(study, effort, rounds), Path(folder), effort, tally, TamperedSum, overflow_in=rounds)
         replay_session(Path(folder), StudySite, tally, SESSION)
@@ -109,7 +109,7 @@ def measure(study: Study, effort: Effort) -> Iterator[Cell]:
 def measure_untagged(study: Study, effort: Effort) -> Iterator[Cell]:
     """Return what comes of flipped vectors where no tag is looked at."""
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="secure-frl-attack-") as folder:
+    with scratch_folder() as folder:
         run_tampered(_small(study, effort, 1), Path(folder), effort, tally, UntaggedSum)
     yield _control(UNTAGGED, f"{FLIPPED_VECTOR}: accepted", tally, FLIPPED_VECTOR, effort)
 
