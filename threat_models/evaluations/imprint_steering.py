@@ -37,6 +37,7 @@ from threat_models.threat import Summed, View
 # One stated sum moves a parameter by up to 80 here: step size times clip. The shipped study of a table has 2,000.
 STEP_SIZE = 20.0
 OTHER_STEPS = (0.05, 0.5, 5.0, 50.0)  # whose rounds are counted beside it
+OPEN = "open, nothing of the study is off here"
 WHY_OPEN = (
     "Open: sites check that the policy follows from the stated sum, and nobody but the coordinator knows the real one. "
     "The range of a sum bounds how far a round steers, the step size how many rounds it takes; only noise stops it."
@@ -123,4 +124,5 @@ def _cell(
         "step_size": list(OTHER_STEPS),
         "rounds_by_step_size": [float(_rounds(way, one, public)) for one in OTHER_STEPS],
     }
-    return replace(cell, figures=figures, curves=curves, sentence=WHY_OPEN)
+    remark = OPEN if kind is Kind.CONTROL else ""
+    return replace(cell, figures=figures, curves=curves, sentence=WHY_OPEN, remark=remark)
