@@ -123,7 +123,12 @@ def _cell_text(row: Row) -> str:
         return str(row["verdict"])
     chance = _chance(row, "swapped", "prior", "chance")
     beside = "" if chance is None else f"\nchance {chance:.2f}"
-    return f"{row['value']:.3f} [{row['low']:.2f}, {row['high']:.2f}]{beside}\n{row['verdict']}"
+    ends = ", ".join(_short(row[end], 2) for end in ("low", "high"))
+    return f"{_short(row['value'], 3)} [{ends}]{beside}\n{row['verdict']}"
+
+
+def _short(number: float, digits: int) -> str:
+    return f"{number:.{digits}f}" if abs(number) < 1000 else f"{number:.0e}"
 
 
 def _roc(rows: Sequence[Row]) -> Figure | None:
