@@ -51,7 +51,7 @@ TAKEN_OUT: dict[str, Removal] = {
         "consortium/charter.py",
         '                check_signature(key, signature, "charter", self.charter.data)\n',
         "                pass\n",
-        (f"{UNIT}/consortium/test_roster_and_charter.py::test_a_missing_signature_is_named",),
+        (f"{UNIT}/consortium/test_charter.py::test_a_missing_signature_is_named",),
     ),
     "float noise": Removal(
         "float noise",
