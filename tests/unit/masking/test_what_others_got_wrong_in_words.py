@@ -1,7 +1,7 @@
 """What others got wrong in words and bytes: ring widths, masks of the wrong kind, rounds that wear out, pickle.
 
-The second half of test_what_others_got_wrong.py, whose table names these tests. A control runs the same attack against
-a copy with the mistake in it.
+The table of test_what_others_got_wrong.py names these tests. A control runs the same attack against a copy with the
+mistake in it.
 """
 
 from __future__ import annotations
