@@ -39,7 +39,7 @@ REMOVALS = (
         "masking/site_epoch.py",
         "if body.first_round <= last_closed_round(party):",
         "if False:",
-        (f"{MASKING}/test_protocol_attacks.py::test_a_site_that_restarts_cannot_answer_for_another_set[after R4]",),
+        (f"{MASKING}/test_survivor_attacks.py::test_a_site_that_restarts_cannot_answer_for_another_set[after R4]",),
     ),
     Removal(
         "t from the announcement: constants of the coordinator taken",
@@ -53,7 +53,7 @@ REMOVALS = (
         "masking/site_attempt.py",
         "if len(confirmed) < threshold:",
         "if len(confirmed) < min(threshold, len(body.items) // 72):",
-        (f"{MASKING}/test_protocol_attacks.py::test_two_halves_with_different_sets_get_no_shares",),
+        (f"{MASKING}/test_survivor_attacks.py::test_two_halves_with_different_sets_get_no_shares",),
     ),
     Removal(
         "own-s share given: asked over a set without the site itself",
@@ -93,7 +93,7 @@ REMOVALS = (
         "masking/contexts.py",
         'labelled_hash("U3", ctx2, encode_integers(survivors))',
         'labelled_hash("U3", ctx2)',
-        (f"{MASKING}/test_protocol_attacks.py::test_several_survivor_sets_open_nothing_and_are_named",),
+        (f"{MASKING}/test_survivor_attacks.py::test_several_survivor_sets_open_nothing_and_are_named",),
     ),
     Removal(
         "AEAD key reused: the stage left out of the link key",
@@ -132,7 +132,7 @@ REMOVALS = (
         "lp_of_ids(low, high) + lp(survivors_digest)",
         "lp_of_ids(low, high)",
         (
-            f"{MASKING}/test_protocol_attacks.py::test_confirmations_of_another_set_that_the_coordinator_rewrites_count_for_nothing",
+            f"{MASKING}/test_survivor_attacks.py::test_confirmations_of_another_set_that_the_coordinator_rewrites_count_for_nothing",
             f"{MASKING}/test_keys.py::test_a_confirmation_binds_set_context_sender_receiver_and_channel",
         ),
     ),

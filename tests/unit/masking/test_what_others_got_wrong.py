@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ATTACKS, STATES = "test_protocol_attacks.py", "test_site_states.py"
+ATTACKS, SURVIVORS = "test_protocol_attacks.py", "test_survivor_attacks.py"
+STATES = "test_site_states.py"
 SECRETS, TRUST = "test_what_others_got_wrong_in_secrets.py", "test_what_others_got_wrong_in_trust.py"
 WORDS = "test_what_others_got_wrong_in_words.py"
 ENTRIES: dict[str, list[tuple[str, str]]] = {  # entry -> (file beside this one, test)
     "one victim in both lists": [
-        (ATTACKS, "test_a_site_is_never_both_survivor_and_lost"),
-        (ATTACKS, "test_control_sites_that_confirm_twice_give_a_victim_away"),
+        (SURVIVORS, "test_a_site_is_never_both_survivor_and_lost"),
+        (SURVIVORS, "test_control_sites_that_confirm_twice_give_a_victim_away"),
     ],
     "protocol parameters taken from the server": [
         (ATTACKS, "test_constants_that_the_sites_have_not_signed_are_refused"),
@@ -38,8 +39,8 @@ ENTRIES: dict[str, list[tuple[str, str]]] = {  # entry -> (file beside this one,
         (TRUST, "test_control_without_signatures_the_coordinator_plays_all_other_sites"),
     ],
     "no agreement on survivors": [
-        (ATTACKS, "test_several_survivor_sets_open_nothing_and_are_named"),
-        (ATTACKS, "test_control_without_the_confirmation_check_a_sum_of_too_few_opens"),
+        (SURVIVORS, "test_several_survivor_sets_open_nothing_and_are_named"),
+        (SURVIVORS, "test_control_without_the_confirmation_check_a_sum_of_too_few_opens"),
     ],
     "secrets kept after the round": [
         (STATES, "test_secrets_are_gone_when_their_life_is_over"),
