@@ -2,7 +2,7 @@
 
 A world is cheap: keys and an opened first epoch are made once for each set of constants and shared by all its worlds.
 The random bytes of a world come from its seed, so a schedule is repeated by its seed alone. Nothing here injects
-faults; fault_runner.py does.
+faults; fault_deliveries.py does.
 """
 
 from __future__ import annotations
