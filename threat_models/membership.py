@@ -99,8 +99,9 @@ def _at_rate(point: OperatingPoint, mu: float | None, level: float) -> dict[str,
         "tpr_high": high,
         "false_positive_rate": point.false_positive_rate,
     }
+    wrong = max(point.false_positive_rate, RATE)  # none of few non-members is not none of all
     for prior in PRIORS:
-        value = predictive_value(point.true_positive_rate, point.false_positive_rate, prior)
+        value = predictive_value(point.true_positive_rate, wrong, prior)
         found[f"ppv_at_prior_{prior:g}"] = value
     if mu is not None:
         allowed = tpr_ceiling(mu, point.false_interval(level)[1])  # two-sided: half of the error on each of the rates

@@ -57,11 +57,17 @@ def score(trials: Sequence[Trial], rng: np.random.Generator) -> Reconstructed:
     found = np.array([found_share(one.scores, one.visited, rng) for one in kept])
     swapped = np.array([found_share(one.scores, one.swapped, rng) for one in kept])
     return Reconstructed(
-        found=mean_interval(found),
-        area=mean_interval([auc(one.scores, one.visited) for one in kept]),
+        found=_share(mean_interval(found)),
+        area=_share(mean_interval([auc(one.scores, one.visited) for one in kept])),
         excess=mean_interval(found - swapped),
         uniform=float(np.mean([one.visited.mean() for one in kept])),
         prior=float(np.mean([found_share(one.prior, one.visited, rng) for one in kept])),
         swapped=float(swapped.mean()),
         trials=len(kept),
     )
+
+
+def _share(interval: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Return an interval of shares inside 0 and 1, where few trials reach beyond."""
+    value, low, high = interval
+    return value, max(low, 0.0), min(high, 1.0)

@@ -7,11 +7,14 @@ INVALID: the suite then says nothing about that attack, and never that the study
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from secure_frl.errors import InvalidParameter
@@ -24,6 +27,7 @@ from threat_models.results import Cell, Kind, Verdict, broke_off, judge, not_tes
 from threat_models.threat import Threat
 
 FORMAT = "secure_frl/threat_report/v1"
+_PACKAGES = ("secure-frl", "numpy", "scipy", "torch", "opacus", "tenseal", "cryptography", "gymnasium")
 HOLDS, FAILS, CONTROL_FAILED = 0, 1, 5  # exit codes; both kinds of failure: the last one
 
 Progress = Callable[[str, float, int, int], None]  # (title of what ended, its processor seconds, ended, of)
@@ -66,8 +70,10 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON values."""
+        ids = {one.name: one.id for one in self.threats}
         rows = [
-            {**cell.plain(), "verdict": str(verdict)} for cell, verdict in zip(self.cells, self.verdicts, strict=True)
+            {"id": ids.get(cell.attack, ""), **cell.plain(), "verdict": str(verdict)}
+            for cell, verdict in zip(self.cells, self.verdicts, strict=True)
         ]
         threats = [
             {
@@ -78,6 +84,7 @@ class Report:
         ]
         return {
             "format": FORMAT,
+            "versions": _versions(),
             "study": self.study.plain(),
             "quick": self.effort.quick,
             "seed": self.effort.seed,
@@ -87,6 +94,15 @@ class Report:
             "failures": self.failures,
             "exit_code": self.exit_code,
         }
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what measured: another one may draw, round or mask otherwise."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def attack(

@@ -71,7 +71,7 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     adversary.prepare(public, effort.rng(THREAT.name))
     guess = adversary.run(view_of(recording, View.COORDINATOR))
     states = public.codebook().astype(np.float64)
-    hits, swapped, errors = np.zeros(0, np.bool_), np.zeros(0, np.bool_), np.zeros(0)
+    hits, swapped, prior, errors = np.zeros(0, np.bool_), np.zeros(0, np.bool_), np.zeros(0, np.bool_), np.zeros(0)
     for number, (name, fitted) in enumerate(sorted(guess.items())):
         _, round_number, *site = name.split("/")
         sites = tuple(map(int, site)) or recording.memory.sums[int(round_number)].contributors
@@ -79,8 +79,12 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         others = public.people(public.first_policy, len(sites), 1_000_000 + number)
         found, error = identified(fitted, true, states)
         hits, errors = np.r_[hits, found], np.r_[errors, error]
-        swapped = np.r_[swapped, identified(fitted, others.observations[others.steps].astype(np.float64), states)[0]]
-    yield _cell(defence, messages, hits, swapped, errors, len(states), effort)
+        theirs = others.observations[others.steps].astype(np.float64)
+        swapped = np.r_[swapped, identified(fitted, theirs, states)[0]]
+        drawn = theirs[np.random.default_rng(number).integers(len(theirs), size=len(fitted))]
+        prior = np.r_[prior, identified(drawn, true, states)[0]]
+    chance = {"uniform": 1 / len(states), "prior": float(prior.mean()), "swapped": float(swapped.mean())}
+    yield _cell(defence, messages, hits, chance, errors, effort)
 
 
 def identified(fitted: Features, true: Features, states: Features) -> tuple[NDArray[np.bool_], Features]:
@@ -103,9 +107,8 @@ def _cell(
     defence: Defence,
     messages: int,
     hits: NDArray[np.bool_],
-    swapped: NDArray[np.bool_],
+    chance: dict[str, float],
     errors: Features,
-    states: int,
     effort: Effort,
 ) -> Cell:
     low, high = proportion(int(hits.sum()), hits.size)
@@ -120,8 +123,8 @@ def _cell(
         high=high,
         n=hits.size,
         view=str(View.COORDINATOR),
-        bars=(Bar("low", at_least=TIMES_CHANCE / states),) if is_control else (),
-        nulls={"swapped": float(swapped.mean()), "uniform": 1 / states},
+        bars=(Bar("low", at_least=TIMES_CHANCE * chance["uniform"]),) if is_control else (),
+        nulls=chance,
         figures={
             "messages": float(messages),
             "median_error": float(np.median(errors)),  # 1: as far as the mean of all states

@@ -134,7 +134,7 @@ def _trusting(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     )
     guess = adversary.run(view_of(recording, View.COORDINATOR))
     found = score(guess, recording, is_single)
-    chance = swapped(guess, recording, public, adversary.policy, is_single)
+    chance = nulls(guess, recording, public, adversary.policy, is_single)
     kind, bars = Kind.DEFENDED, (Bar("low" if effort.quick else "value", at_most=MOST_UNDER_NOISE),)
     if defence.name in CONTROLS:
         kind, bars = Kind.CONTROL, (Bar("high" if effort.quick else "value", at_least=CONTROLS[defence.name]),)
@@ -167,7 +167,7 @@ def _checking(study: Study, effort: Effort) -> Iterator[Cell]:
         kept = {name: steps for name, steps in guess.items() if name in [f"sum/{number}" for number in numbers]}
         if kept:
             found = score(kept, recording, is_single=False)
-            chance = swapped(kept, recording, public, adversary.policy, is_single=False)
+            chance = nulls(kept, recording, public, adversary.policy, is_single=False)
             cell = cell_of(threat, MASKING, kind, found, chance, CHECKING, bars, effort)
         else:
             name = next(iter(recording.refusals), "")
@@ -198,17 +198,27 @@ def score(guess: Guess, recording: Recording, is_single: bool) -> tuple[int, int
     return found, total, guesses
 
 
-def swapped(guess: Guess, recording: Recording, public: Public, policy: Vector, is_single: bool) -> float:
-    """Return what share of the steps of as many others the same guesses are near to."""
-    found = total = 0
+def nulls(guess: Guess, recording: Recording, public: Public, policy: Vector, is_single: bool) -> dict[str, float]:
+    """Return what share of steps is found by chance.
+
+    swapped: the same guesses, held against the steps of as many others. prior, uniform: as many steps of other people,
+    and as many states drawn evenly, held against the steps that were there.
+    """
+    found, total, states = {"uniform": 0, "prior": 0, "swapped": 0}, {"there": 0, "others": 0}, public.codebook()
     for number, (name, steps) in enumerate(sorted(guess.items())):
         who = _contributors(name, recording, is_single)
         if who is None:
             continue
-        others = own_features(public.people(policy, len(who[1]), 1_000_000 + number), np.random.default_rng(number))
-        true = others.observations[others.steps].astype(np.float64)
-        found, total = found + recovered(steps, true), total + len(true)
-    return found / total if total else 0.0
+        rng = np.random.default_rng(number)
+        others = own_features(public.people(policy, len(who[1]), 1_000_000 + number), rng)
+        theirs = others.observations[others.steps].astype(np.float64)
+        true = recording.truth.steps_of(*who).astype(np.float64)
+        found["swapped"] += recovered(steps, theirs)
+        found["prior"] += recovered(theirs[rng.integers(len(theirs), size=len(steps))], true)
+        found["uniform"] += recovered(states[rng.integers(len(states), size=len(steps))].astype(np.float64), true)
+        total["there"], total["others"] = total["there"] + len(true), total["others"] + len(theirs)
+    of = {name: total["others" if name == "swapped" else "there"] for name in found}
+    return {name: found[name] / of[name] if of[name] else 0.0 for name in found}
 
 
 def _contributors(name: str, recording: Recording, is_single: bool) -> tuple[int, tuple[int, ...]] | None:
@@ -232,7 +242,7 @@ def cell_of(
     defence: Defence,
     kind: Kind,
     found: tuple[int, int, int],
-    chance: float,
+    chance: dict[str, float],
     view: str,
     bars: tuple[Bar, ...],
     effort: Effort,
@@ -251,7 +261,7 @@ def cell_of(
         n=total,
         view=view,
         bars=bars,
-        nulls={"swapped": chance},
+        nulls=chance,
         figures={"guesses": float(guesses)},
         seeds=(effort.seed,),
     )

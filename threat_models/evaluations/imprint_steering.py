@@ -22,8 +22,8 @@ from threat_models.evaluations.imprint import (
     OwnFeatures,
     attacked,
     cell_of,
+    nulls,
     score,
-    swapped,
     units,
     why_no_features,
 )
@@ -114,7 +114,7 @@ def _cell(
     sums = {number: {f"sum/{number}": guess[f"sum/{number}"]} for number in sorted(knows)}
     met_it = {name: steps for number in there for name, steps in sums[number].items()}
     found = score(met_it, recording, is_single=False)
-    chance = swapped(met_it, recording, public, adversary.policy, is_single=False)
+    chance = nulls(met_it, recording, public, adversary.policy, is_single=False)
     cell = cell_of(THREAT, defence, kind, found, chance, CHECKING, bars, effort)
     shares = [hits / total for hits, total, _ in (score(one, recording, is_single=False) for one in sums.values())]
     figures = {**cell.figures, "rounds_needed": float(there[0] - 1), "way": way, "step_size": STEP_SIZE}

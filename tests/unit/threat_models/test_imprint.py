@@ -17,7 +17,7 @@ from threat_models.adversaries.imprint_steering import SteeredImprint
 from threat_models.defences import MASKING, MASKING_8, PLAIN, Defence
 from threat_models.evaluation import Effort
 from threat_models.evaluations import imprint_steering
-from threat_models.evaluations.imprint import SPREAD, OwnFeatures, attacked, recovered, score, swapped
+from threat_models.evaluations.imprint import SPREAD, OwnFeatures, attacked, nulls, recovered, score
 from threat_models.keepers import keeper
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.malicious_coordinator import (
@@ -93,7 +93,8 @@ def test_a_planted_policy_reads_most_steps_off_a_masked_sum_and_nothing_of_other
 
     assert set(guess) >= {"sum/1", "sum/2"}
     assert _share(guess, recording) > 0.6  # 30 steps fall into 2 x 64 bins
-    assert swapped(guess, recording, public_of(recording.study), adversary.policy, is_single=False) == 0
+    by_chance = nulls(guess, recording, public_of(recording.study), adversary.policy, is_single=False)
+    assert by_chance == {"uniform": 0.0, "prior": 0.0, "swapped": 0.0}
 
 
 def test_uploads_show_it_under_no_protection_and_nothing_under_masks(

@@ -97,6 +97,17 @@ def test_an_attack_at_its_ceiling_is_none_and_one_above_it_refutes_the_claim() -
     assert _verdict(1.4, 1.0) is Verdict.FAILS
 
 
+def test_no_false_positive_of_few_is_not_certainty_about_anybody() -> None:
+    members = np.arange(1200) < 600
+    one = Decisions(np.where(members, 10.0, 0.0), members, np.arange(1200) % 40)
+
+    found = scored({"only": one}, 0.1, np.random.default_rng(0))["figures"]
+
+    assert found["tpr_at_1_percent"] > 0.99
+    assert found["false_positive_rate"] == 0
+    assert 0.08 < found["ppv_at_prior_0.001"] < 0.1  # 1 in a thousand against 1 in a hundred, not 1
+
+
 def test_the_better_way_counts_and_its_figures_are_of_the_known_game() -> None:
     fields = scored({"alone": _game(1.0, 0), "together": _game(0.1, 1)}, 1.0, np.random.default_rng(0))
 

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from secure_frl.errors import InvalidParameter, UnexpectedState
 from secure_frl.federation.site import StudySite
 from secure_frl.secure_sum import RingVector, RoundContext
 from secure_frl.study import Study
+from secure_frl.study_file import load_study
 from threat_models.adversaries.column_support import ColumnSupport
 from threat_models.defences import MASKING, changed, defended
 from threat_models.evaluation import Effort, Task
@@ -148,6 +150,21 @@ def test_an_attack_that_does_not_apply_is_not_tested(tiny: Tiny) -> None:
     report = attack(tiny({"sites.count": 4}), evaluations=(_Two(),), jobs=1)
 
     assert [cell.reason for cell in report.cells] == ["three sites only"]
+
+
+def test_a_study_of_values_over_a_gymnasium_environment_is_attacked_where_an_attack_applies() -> None:
+    study = load_study(Path(__file__).parents[3] / "examples/cartpole/dqn.toml")
+
+    report = attack(study, effort=Effort(quick=True), attacks=("canary_search", "dynamics_inference"), jobs=1)
+
+    said = {(cell.attack, cell.defence): verdict for cell, verdict in zip(report.cells, report.verdicts, strict=True)}
+    assert said["canary_search", "unsafe-plain"] is Verdict.WINS
+    assert said["canary_search", "masking"] is Verdict.HOLDS
+    assert said["dynamics_inference", ""] is Verdict.NOT_TESTED
+    assert report.exit_code == 0
+    rows = report.plain()
+    assert {row["id"] for row in rows["results"]} == {"SFRL-D4", "SFRL-B4"}
+    assert "torch" in rows["versions"]
 
 
 def test_attacks_that_are_named_and_not_tested_are_no_result(tiny: Tiny) -> None:
