@@ -59,7 +59,7 @@ def read_key(path: Path, *, allow_simulated: bool, passphrase: bytes | None = No
     if plain["form"] == "simulated":
         if not allow_simulated:
             raise PolicyForbids(
-                f"expected a hardened key, {path.name} is marked simulated. Make one with `secure-frl keys new`."
+                f"expected a hardened key, {path.name} is marked simulated. Write one with `write_hardened_key`."
             )
         identity = Identity(_hex(path, plain.get("secret"), 32))
     else:

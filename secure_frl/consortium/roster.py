@@ -20,6 +20,7 @@ from secure_frl.wire.hashing import labelled_hash, lp
 from secure_frl.wire.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, check_signature
 
 FORMAT = 1
+FILE = "roster.toml"
 MAX_SITES = 65_535  # ids are 16 bits in the protocol
 MAX_FILE_BYTES = 32 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -37,12 +38,13 @@ class RosterEntry:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
             raise InvalidParameter(
-                f"expected a name of lower-case letters, digits and hyphens, got {self.name[:70]!r}. Choose another."
+                f"expected a name of lower-case letters, digits and hyphens, none of {', '.join(_RESERVED)}, got "
+                f"{self.name[:70]!r}. Choose another."
             )
         if len(self.public_key) != PUBLIC_KEY_BYTES or type(self.expires) is not date:
             raise InvalidParameter(
                 f"expected a public key of {PUBLIC_KEY_BYTES} bytes and a date of expiry for {self.name}, got others. "
-                "Ask the site for `secure-frl keys show`."
+                "Ask the site for the public key in its key file."
             )
 
 
@@ -94,7 +96,7 @@ class Roster:
         check_signature(self.consortium_public_key, self.signature, "roster", self.canonical())
 
     def encode(self) -> bytes:
-        """Return the bytes of `roster.toml`."""
+        """Return the bytes of the file."""
         head = [
             f"format = {FORMAT}",
             f'consortium_public_key = "{self.consortium_public_key.hex()}"',
@@ -115,17 +117,17 @@ def sign_roster(consortium: Identity, entries: Sequence[RosterEntry]) -> Roster:
     return Roster(kept, consortium.public_key, consortium.sign("roster", _canonical(kept, consortium.public_key)))
 
 
-def decode_roster(data: bytes, *, where: str = "roster.toml") -> Roster:
+def decode_roster(data: bytes) -> Roster:
     """Read a roster strictly and verify its signature. Raises ConfigError, BadSignature."""
     if len(data) > MAX_FILE_BYTES:
-        raise _refused(where)
+        raise _refused()
     try:
         plain = tomllib.loads(data.decode("ascii"))
     except (ValueError, RecursionError):
-        raise _refused(where) from None
+        raise _refused() from None
     version = plain.get("format")
     if type(version) is int and version > FORMAT:
-        raise ConfigError(f"{where} has format {version}, this version reads up to {FORMAT}. Use a newer secure_frl.")
+        raise ConfigError(f"{FILE} has format {version}, this version reads up to {FORMAT}. Use a newer secure_frl.")
     try:
         entries = tuple(_entry(site) for site in plain["site"])
         roster = Roster(entries, _key(plain["consortium_public_key"]), bytes.fromhex(plain["signature"]))
@@ -134,7 +136,7 @@ def decode_roster(data: bytes, *, where: str = "roster.toml") -> Roster:
     except (KeyError, TypeError, ValueError, AttributeError):
         same = False
     if not same:
-        raise _refused(where)
+        raise _refused()
     roster.check()
     return roster
 
@@ -167,8 +169,8 @@ def _key(value: object) -> bytes:
     return bytes.fromhex(value)
 
 
-def _refused(where: str) -> ConfigError:
+def _refused() -> ConfigError:
     return ConfigError(
-        f"expected {where} exactly as `secure-frl roster sign` wrote it, got other content. "
+        f"expected {FILE} exactly as the consortium signed it, got other content. "
         "Take the signed file again from the consortium; it can't be edited by hand."
     )
