@@ -1,4 +1,4 @@
-"""A whole study in one process: ten hospitals with their own folders, keys, ledgers and generators, one coordinator.
+"""A whole study in one process: hospitals with their own folders, keys, ledgers and generators, one coordinator.
 
 `run` begins a folder and carries the study to its end; `resume` goes on with one that was interrupted at any moment.
 Both walk the same path: nothing here knows which of the two it serves.

@@ -1,4 +1,4 @@
-"""What every party derives from a signed charter: layout, optimiser rule, budgets. No torch, no data."""
+"""What every party derives from a signed charter: the optimiser rule, the version in books. No torch, no data."""
 
 from __future__ import annotations
 

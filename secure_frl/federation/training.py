@@ -1,4 +1,4 @@
-"""One window at a site: trajectories in, private update out. The only file of federation that needs torch.
+"""One window at a site: trajectories in, private update out. Beside it only `site_move` calls torch here.
 
 A window is made of one noised sum, or of several with the policy moved in between (`local_steps`); each draws its own
 sample of the units from the site's generator.

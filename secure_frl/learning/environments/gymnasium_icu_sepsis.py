@@ -11,7 +11,7 @@ Observation: the number of a state, Discrete(716). Action: Discrete(25). Reward:
 after 48 steps unless `max_episode_steps` says otherwise. `info["allowed_actions"]` is the public mask of admissible
 actions, bool [25] or, of many copies, [copies, 25].
 
-Nothing else in the package imports Gymnasium or this module.
+Nothing else in the package imports this module.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def test_gymnasium_finds_nothing_to_complain_of() -> None:
     check_env(gymnasium.make(ID).unwrapped)
 
 
-def test_the_id_that_names_its_module_needs_no_import_and_nothing_else_imports_gymnasium() -> None:
+def test_the_id_that_names_its_module_needs_no_import_and_our_own_form_no_gymnasium() -> None:
     """In a process of its own: here the id is registered already."""
     program = f"""
 import sys
