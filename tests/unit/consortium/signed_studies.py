@@ -5,32 +5,23 @@ from __future__ import annotations
 import datetime
 from dataclasses import replace
 
+from sum_events import sum_constants
+
 from secure_frl.consortium.charter import Charter, SignedCharter, make_charter, sign_charter
 from secure_frl.consortium.identity import Identity
 from secure_frl.consortium.roster import Roster, RosterEntry, sign_roster
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.secure_sum import Block
 
 DAY = datetime.date(2030, 1, 31)
 CONSORTIUM, COORDINATOR = Identity(bytes([200]) * 32), Identity(bytes([201]) * 32)
 SITES = tuple(Identity(bytes([number + 1]) * 32) for number in range(10))
-TEN = SumConstants(  # the ten-site study of secure_aggregation.md, section 2
-    sites=10,
-    threshold=6,
-    max_colluders=1,
-    min_survivors=8,
-    honest_shares=7,
-    profile="cross_silo",
-    neighbours=9,
-    protection="masking",
-    length=5,
-    modulus_bits=32,
+TEN = sum_constants(  # the ten-site study of secure_aggregation.md, section 2
+    5,
     scale=2500.0,
     bound=1_000_000,
     noise_bound=30_000,
     blocks=(Block("policy", 0, 3, 0.4, 0.85), Block("critic", 3, 5, 1.0, 0.15)),
-    noise="distributed",
     noise_multiplier=1.1,
-    integer_noise_scale=1024,
 )
 STUDY = {
     "sites": {"count": 10, "min_survivors": 8, "max_colluders": 1},

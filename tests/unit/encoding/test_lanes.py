@@ -6,28 +6,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sum_events import sum_constants
 
 from secure_frl.encoding import lanes
 from secure_frl.errors import InvalidParameter, LaneMismatch, SumOutOfRange
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.secure_sum import SumConstants
 
-CONSTANTS = SumConstants(
+CONSTANTS = sum_constants(
+    3,
     sites=5,
     threshold=4,
-    max_colluders=1,
     min_survivors=4,
     honest_shares=3,
-    profile="cross_silo",
     neighbours=4,
-    protection="masking",
-    length=3,
     modulus_bits=12,
     scale=2.0,
     bound=300,
     noise_bound=100,
-    blocks=(Block("policy", 0, 3, 1.0, 1.0),),
-    noise="distributed",
-    noise_multiplier=1.0,
     integer_noise_scale=64,
 )
 

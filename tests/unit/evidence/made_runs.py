@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
+from sum_events import sum_constants
 
 from secure_frl.ckks.policies import keyed_tag
 from secure_frl.consortium.charter import Charter, SignedCharter, make_charter, sign_charter
@@ -27,7 +28,7 @@ from secure_frl.privacy.events import GaussianSumEvent, sum_event
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
 from secure_frl.records.ledger_state import Budget
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.secure_sum import Block
 from secure_frl.wire.canonical import canonical_json
 from secure_frl.wire.hashing import labelled_hash
 
@@ -35,24 +36,18 @@ SIGMA, DELTA, BATCH = 2.0, 1e-5, 100
 CONSORTIUM, COORDINATOR = Identity(bytes([200]) * 32), Identity(bytes([201]) * 32)
 SITES = {f"site-{number}": Identity(bytes([number + 1]) * 32) for number in range(3)}
 NAMES = tuple(SITES)
-CONSTANTS = SumConstants(
+CONSTANTS = sum_constants(
+    5,
     sites=3,
     threshold=3,
-    max_colluders=1,
     min_survivors=3,
     honest_shares=2,
-    profile="cross_silo",
     neighbours=2,
-    protection="masking",
-    length=5,
-    modulus_bits=32,
     scale=1024 * math.sqrt(2) / SIGMA,
     bound=80_000,
     noise_bound=30_000,
     blocks=(Block("policy", 0, 3, 0.4, 0.85), Block("critic", 3, 5, 1.0, 0.15)),
-    noise="distributed",
     noise_multiplier=SIGMA,
-    integer_noise_scale=1024,
 )
 STUDY: dict[str, Any] = {
     "study": {"schema": 1, "name": "made-up"},
