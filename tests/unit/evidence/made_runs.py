@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
-from sum_events import sum_constants
+from sum_events import release_of, sum_constants
 
 from secure_frl.ckks.policies import keyed_tag
 from secure_frl.consortium.charter import Charter, SignedCharter, make_charter, sign_charter
@@ -24,7 +24,7 @@ from secure_frl.evidence.findings import Verification
 from secure_frl.evidence.manifest import write_manifest
 from secure_frl.masking.contexts import ENCRYPTED
 from secure_frl.privacy import accountant
-from secure_frl.privacy.events import GaussianSumEvent, sum_event
+from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
 from secure_frl.records.ledger_state import Budget
@@ -74,20 +74,14 @@ PARCEL = b"a sealed policy"
 
 
 def event_of(charter: Charter, number: int) -> GaussianSumEvent:
-    return sum_event(
+    return release_of(
         charter.constants,
         charter_hash=charter.session.hex(),
         dataset_id="simulated",
         round_number=number,
-        attempt=0,
         window=f"{number}/0",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
         declared_batch=BATCH,
         delta=DELTA,
-        random_source="production",
-        code_version="0.1.0",
     )
 
 

@@ -41,6 +41,28 @@ def sum_constants(length: int = 100, **changes: Any) -> SumConstants:
     return SumConstants(**fields | changes)
 
 
+def release_of(constants: SumConstants, **changes: Any) -> GaussianSumEvent:
+    """The first release of a study under these constants, each person once and at one site.
+
+    changes: arguments of `sum_event` by name.
+    """
+    arguments: dict[str, Any] = {
+        "charter_hash": "aa",
+        "dataset_id": "ward",
+        "round_number": 1,
+        "attempt": 0,
+        "window": "1",
+        "unit": "patient",
+        "max_rounds_per_person": 1,
+        "max_sites_per_person": 1,
+        "declared_batch": 100,
+        "delta": 1e-5,
+        "random_source": "production",
+        "code_version": "0",
+    }
+    return sum_event(constants, **arguments | changes)
+
+
 def event(
     sigma: float = 1.081,
     *,
@@ -62,22 +84,7 @@ def event(
         figures = {"scale": scale, "noise_multiplier": sigma, "integer_noise_scale": deviation}
     cohort = {"sites": honest + 3, "neighbours": honest + 2, "min_survivors": honest + 1, "honest_shares": honest}
     constants = sum_constants(length, noise=noise, **cohort, **figures)
-    made = sum_event(
-        constants,
-        charter_hash="aa",
-        dataset_id="ward",
-        round_number=1,
-        attempt=0,
-        window="1",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=100,
-        delta=delta,
-        random_source="production",
-        code_version="0",
-    )
-    return dataclasses.replace(made, **changes)
+    return dataclasses.replace(release_of(constants, delta=delta), **changes)
 
 
 def gaussian_epsilon(sigma: float, delta: float) -> float:

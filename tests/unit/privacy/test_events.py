@@ -6,10 +6,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sum_events import sum_constants
+from sum_events import release_of, sum_constants
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt
-from secure_frl.privacy.events import GaussianSumEvent, decode_event, purpose_of, sum_event
+from secure_frl.privacy.events import GaussianSumEvent, decode_event, purpose_of
 from secure_frl.secure_sum import Block
 
 CONSTANTS = sum_constants(
@@ -20,23 +20,8 @@ CONSTANTS = sum_constants(
 
 
 def event() -> GaussianSumEvent:
-    return sum_event(
-        CONSTANTS,
-        charter_hash="ab" * 32,
-        dataset_id="ward-7",
-        round_number=3,
-        attempt=0,
-        window="round 3 attempt 0",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=1334,
-        delta=1e-6,
-        random_source="production",
-        code_version="0.1.0",
-        register_root_before="00ff",
-        register_root_after="01ff",
-    )
+    roots = {"register_root_before": "00ff", "register_root_after": "01ff"}
+    return release_of(CONSTANTS, round_number=3, window="round 3 attempt 0", delta=1e-6, **roots)
 
 
 def test_an_event_returns_from_its_bytes() -> None:
@@ -62,24 +47,8 @@ def test_no_epsilon_is_in_an_event() -> None:
 
 def test_whole_numbers_in_the_place_of_floats_still_return() -> None:
     whole = dataclasses.replace(CONSTANTS, blocks=(Block("policy", 0, 100, 1, 1),))  # ints, as a TOML file may hold
-    kept = dataclasses.replace(event(), blocks=CONSTANTS.blocks)
-    made = sum_event(
-        whole,
-        **{  # type: ignore[arg-type]  # the same arguments under their names in the event
-            "charter_hash": kept.charter_hash,
-            "dataset_id": kept.dataset_id,
-            "round_number": 1,
-            "attempt": 0,
-            "window": "w",
-            "unit": "patient",
-            "max_rounds_per_person": 1,
-            "max_sites_per_person": 1,
-            "declared_batch": 1,
-            "delta": 1e-6,
-            "random_source": "production",
-            "code_version": "0",
-        },
-    )
+
+    made = release_of(whole)
 
     assert decode_event(made.canonical()) == made
 

@@ -6,12 +6,12 @@ import dataclasses
 import math
 
 import pytest
-from sum_events import sum_constants
+from sum_events import release_of, sum_constants
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning import layout
 from secure_frl.privacy import accountant, round_shares
-from secure_frl.privacy.events import GaussianSumEvent, decode_event, event_in_round, sum_event
+from secure_frl.privacy.events import GaussianSumEvent, decode_event, event_in_round
 from secure_frl.privacy.round_shares import blocks_in_round, is_partial, share_of
 from secure_frl.secure_sum import Block
 
@@ -26,21 +26,8 @@ WHOLE = (Block("policy", 0, 80, 0.4, 0.85), Block("critic", 80, 100, 1.0, 0.15))
 
 def release(blocks: tuple[Block, ...], round_number: int = 1) -> GaussianSumEvent:
     constants = sum_constants(scale=1024 * 7**0.5 / SIGMA, blocks=blocks, noise_multiplier=SIGMA)
-    return sum_event(
-        constants,
-        charter_hash="ab" * 32,
-        dataset_id="ward-7",
-        composition_group="ward-7",
-        round_number=round_number,
-        attempt=0,
-        window=f"round {round_number}",
-        unit="patient",
-        max_rounds_per_person=1,
-        max_sites_per_person=1,
-        declared_batch=100,
-        delta=DELTA,
-        random_source="production",
-        code_version="0.1.0",
+    return release_of(
+        constants, composition_group="ward", round_number=round_number, window=f"round {round_number}", delta=DELTA
     )
 
 
