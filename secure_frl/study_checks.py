@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from secure_frl.study import Study
 from secure_frl.study_rules import method_mistakes, sum_mistakes, unit_mistakes, value_sums_mistakes
-
-
-def _survivors_fit(study: Study) -> Iterator[str]:
-    yield from sum_mistakes(study)
 
 
 def _delta_fits(study: Study) -> Iterator[str]:
     units = max(1, study.declared_units)  # 0 is a mistake of its own
     if study.privacy.delta >= 1 / units:
         yield f"below 1 / {units} declared units = {1 / units:.3g}; found {study.privacy.delta:g}"
-
-
-def _units_fit(study: Study) -> Iterator[str]:
-    yield from unit_mistakes(study)
-
-
-def _method_fits(study: Study) -> Iterator[str]:
-    yield from method_mistakes(study)
 
 
 def _drops_fit(study: Study) -> Iterator[str]:
@@ -63,10 +51,6 @@ def _objective_fits(study: Study) -> Iterator[str]:
         yield (
             f"policy.critic = 'none' with {objective!r}, which uses no value of a state; found {study.policy.critic!r}"
         )
-
-
-def _value_sums_fit(study: Study) -> Iterator[str]:
-    yield from value_sums_mistakes(study)
 
 
 def _local_steps_fit(study: Study) -> Iterator[str]:
@@ -225,7 +209,7 @@ def _shares_fit(study: Study) -> Iterator[str]:
         yield f"noise shares below 1 in all, for the policy has the rest; found {sum(shares):g}"
 
 
-CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]], str], ...] = (
+CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterable[str]], str], ...] = (
     (
         "sites.min_survivors",
         (
@@ -238,7 +222,7 @@ CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]]
             "protection.dropout_fraction",
             "protection.privacy_exponent",
         ),
-        _survivors_fit,
+        sum_mistakes,
         "leave protection.threshold at 0, then raise min_survivors or lower max_colluders",
     ),
     (
@@ -250,13 +234,13 @@ CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]]
     (
         "privacy.unit",
         ("privacy", "data.source", "training.objective", "training.gae_lambda", "policy.critic"),
-        _units_fit,
+        unit_mistakes,
         "change the key that is named",
     ),
     (
         "protection.method",
         ("protection.method", "protection.profile"),
-        _method_fits,
+        method_mistakes,
         "set protection.method to masking, or use cross_silo with up to 100 sites",
     ),
     ("sites.simulate_drop", ("sites.simulate_drop", "sites.count"), _drops_fit, "lose fewer sites"),
@@ -318,7 +302,7 @@ CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterator[str]]
     (
         "training.bellman",
         ("training", "data", "policy.kind", "privacy", "output"),
-        _value_sums_fit,
+        value_sums_mistakes,
         "change the key that is named",
     ),
     (

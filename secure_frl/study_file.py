@@ -23,7 +23,7 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     """Read and check a study file.
 
     overrides: dotted key to value, for instance {"privacy.target_epsilon": 1.0}; they replace what the file says.
-    Raises StudyRefused with every mistake at once.
+    Raises StudyRefused with every mistake at once, InvalidParameter for an override whose key is none.
     """
     try:
         if path.stat().st_size > MAX_STUDY_BYTES:
@@ -37,7 +37,7 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
 
 
 def parse_study(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "study") -> Study:
-    """Check a study that has been read. Raises StudyRefused with every mistake at once."""
+    """Check a study that has been read. Raises as `load_study`."""
     table = json.loads(json.dumps(raw, default=str))
     for dotted, value in (overrides or {}).items():
         _set(table, dotted, value)
