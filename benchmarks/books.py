@@ -31,8 +31,8 @@ from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.records.chain import Receipt
 from secure_frl.records.group_commit import GroupCommit
 from secure_frl.records.ledger import Guard, Ledger
-from secure_frl.records.ledger_state import Budget
 from secure_frl.records.register import Register
+from secure_frl.secure_sum import Budget
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
 

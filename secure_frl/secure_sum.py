@@ -1,7 +1,8 @@
 """Interfaces between the rooms: types only, numpy only.
 
-Stage types are made by validating constructors in their own rooms; here stand the types of the secure sum and the
-protocols through which rooms that may not import each other meet. No input or output, no torch.
+Stage types are made by validating constructors in their own rooms; here stand the types of the secure sum, the budget
+that books and accountant share, and the protocols through which rooms that may not import each other meet. No input or
+output, no torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from secure_frl.errors import InvalidParameter
 
 SiteId = NewType("SiteId", int)  # position 0..N-1 in the charter's roster
 COORDINATOR_ID = 2**64 - 1
@@ -98,6 +101,24 @@ class RoundContext:
     attempt: int  # from 0
     policy_tag: bytes  # computed by each site itself
     cohort: tuple[SiteId, ...]  # ascending
+
+
+# --- what may be spent -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent on people: of a data set ever, or in one study. epsilon = infinity: reference runs."""
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (self.epsilon > 0 and 0 < self.delta < 1):
+            raise InvalidParameter(
+                f"expected epsilon > 0 and delta in (0, 1), got epsilon={self.epsilon}, delta={self.delta}. "
+                "Set privacy.target_epsilon and privacy.delta; a data set's budget for life before its first study."
+            )
 
 
 # --- what flows ------------------------------------------------------------------------------------------------------

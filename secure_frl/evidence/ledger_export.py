@@ -12,7 +12,8 @@ from secure_frl.errors import BudgetExhausted, ConfigError
 from secure_frl.files import write_durably
 from secure_frl.records.chain import encode_export, receipt_of, sign_head
 from secure_frl.records.ledger import Ledger, has_ledger, read_ledger, read_rows
-from secure_frl.records.ledger_state import Budget, replay
+from secure_frl.records.ledger_state import replay
+from secure_frl.secure_sum import Budget
 
 
 @dataclass(frozen=True, slots=True)

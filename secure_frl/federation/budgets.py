@@ -14,8 +14,7 @@ from secure_frl.privacy.events import FRESH, UNSAFE_NONE, GaussianSumEvent, deco
 from secure_frl.privacy.planning import message_blocks
 from secure_frl.privacy.round_shares import has_value_start
 from secure_frl.records.ledger import Guard
-from secure_frl.records.ledger_state import Budget
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import Block, Budget
 from secure_frl.study import Study
 
 
@@ -104,7 +103,7 @@ def _check_next(budget: Budget, before: tuple[_Shared, ...], following: _Shared)
     after = (*before, following)
     if not _spent(after, budget.delta) <= budget.epsilon:  # not a number where no epsilon covers all of them
         *recorded, candidate = (one.event.canonical() for one in after)
-        accountant.guard(accountant.Budget(budget.epsilon, budget.delta), recorded, candidate)
+        accountant.guard(budget, recorded, candidate)
 
 
 # --- the same events again and again ---------------------------------------------------------------------------------

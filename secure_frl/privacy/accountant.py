@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter
@@ -25,25 +25,10 @@ from secure_frl.privacy.charging import AS_BOOKED, Release, WhatIf, charge, domi
 from secure_frl.privacy.events import DISTRIBUTED, FRESH, LOCAL, UNSAFE_NONE, GaussianSumEvent, decode_event
 from secure_frl.privacy.noise import DRAW_TOTAL_VARIATION
 from secure_frl.privacy.pld import pld_epsilon
-from secure_frl.secure_sum import SumConstants
+from secure_frl.secure_sum import Budget, SumConstants
 
 ACCOUNTANT = "PLD"  # its name in every statement
 _LARGEST_EPSILON = 100.0  # above it e^eps draws' errors use up any delta: no epsilon is stated
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What a holder allows: epsilon at delta. epsilon = infinity allows reference runs without noise."""
-
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        if not (self.epsilon > 0 and 0 < self.delta < 1):
-            raise InvalidParameter(
-                f"expected epsilon > 0 and 0 < delta < 1, got epsilon={self.epsilon}, delta={self.delta}. "
-                "Set privacy.target_epsilon and privacy.delta."
-            )
 
 
 Schedule = tuple[tuple[GaussianSumEvent, int], ...]  # releases of one charter: like this event, and how many of them

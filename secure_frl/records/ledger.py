@@ -32,12 +32,12 @@ from secure_frl.records.group_commit import GroupCommit, shared_file
 from secure_frl.records.ledger_state import (
     FORMAT,
     OUTCOMES,
-    Budget,
     LedgerState,
     Reservation,
     event_charter,
     replay,
 )
+from secure_frl.secure_sum import Budget
 from secure_frl.wire.canonical import canonical_json
 from secure_frl.wire.signatures import Signer
 

@@ -20,6 +20,7 @@ import msgspec
 
 from secure_frl.errors import InvalidParameter, LedgerCorrupt, NewerFormat
 from secure_frl.records.chain import Receipt, Row
+from secure_frl.secure_sum import Budget
 
 FORMAT = 2  # of the rows that are written; 1 is read, a greater one is refused whole
 OUTCOMES = ("summed", "aborted", "unknown")
@@ -42,21 +43,6 @@ _KEYS: dict[int, dict[str, frozenset[str]]] = {  # format -> kind -> keys of the
         "clock": frozenset({"time"}),
     },
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What may be spent on the people of a data set, ever. epsilon = infinity: reference runs without noise."""
-
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        if not (self.epsilon > 0 and 0 < self.delta < 1):
-            raise InvalidParameter(
-                f"expected epsilon > 0 and delta in (0, 1), got epsilon={self.epsilon}, delta={self.delta}. "
-                "Choose the lifetime budget of the data set before its first study."
-            )
 
 
 @dataclass(frozen=True, slots=True)

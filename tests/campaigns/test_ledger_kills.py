@@ -30,8 +30,7 @@ from secure_frl.federation.enrolment import Enrolled, enrol, open_site
 from secure_frl.federation.run_folder import RunFolder, RunOptions
 from secure_frl.records.group_commit import FILE, GroupCommit
 from secure_frl.records.ledger import Ledger, read_ledger
-from secure_frl.records.ledger_state import Budget
-from secure_frl.secure_sum import SiteId
+from secure_frl.secure_sum import Budget, SiteId
 from secure_frl.study import Study
 from secure_frl.wire.envelope import read_header
 from secure_frl.wire.messages import MessageType

@@ -21,7 +21,7 @@ from secure_frl.federation.results import RoundReport
 from secure_frl.federation.run_folder import RunOptions
 from secure_frl.records.journal import read_journal
 from secure_frl.records.ledger import Ledger, read_ledger
-from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Budget
 from secure_frl.study import Study
 
 TINY = Path(__file__).parents[2] / "studies" / "tiny.toml"

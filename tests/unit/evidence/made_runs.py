@@ -27,8 +27,7 @@ from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.records.journal import Journal
 from secure_frl.records.ledger import Ledger
-from secure_frl.records.ledger_state import Budget
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import Block, Budget
 from secure_frl.wire.canonical import canonical_json
 from secure_frl.wire.hashing import labelled_hash
 

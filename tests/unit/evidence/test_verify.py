@@ -17,7 +17,7 @@ from made_runs import CONSORTIUM, COORDINATOR, DELTA, NAMES, SIGMA, STUDY, build
 from secure_frl.evidence.verify import verify
 from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.records import chain
-from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Budget
 from secure_frl.wire.canonical import canonical_json
 
 # Analytic Gaussian, sigma = 2, delta = 1e-5 (Balle and Wang 2018, theorem 8): 1.9931. The accountant is pessimistic and

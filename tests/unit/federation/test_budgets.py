@@ -18,8 +18,7 @@ from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.privacy.events import decode_event
 from secure_frl.privacy.planning import make_plan, planned_event
 from secure_frl.records.ledger import read_ledger
-from secure_frl.records.ledger_state import Budget
-from secure_frl.secure_sum import Addressed
+from secure_frl.secure_sum import Addressed, Budget
 from secure_frl.study import Study
 from secure_frl.wire.envelope import read_header
 from secure_frl.wire.messages import MessageType

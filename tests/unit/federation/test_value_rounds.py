@@ -37,7 +37,7 @@ from secure_frl.privacy.planning import constants_at, make_plan, planned_schedul
 from secure_frl.privacy.round_shares import share_of
 from secure_frl.randomness import rehearsal_source
 from secure_frl.records.ledger import read_ledger
-from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Budget
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
 

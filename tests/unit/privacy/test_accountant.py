@@ -8,10 +8,10 @@ from sum_events import event, gaussian_epsilon
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter, LedgerCorrupt
 from secure_frl.privacy import accountant
-from secure_frl.privacy.accountant import Budget, epsilon, guard
+from secure_frl.privacy.accountant import epsilon, guard
 from secure_frl.privacy.charging import WhatIf
 from secure_frl.privacy.events import GaussianSumEvent
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import Block, Budget
 
 
 def windows(count: int, **changes: object) -> list[GaussianSumEvent]:

@@ -13,9 +13,10 @@ from sum_events import gaussian_epsilon
 import secure_frl
 from secure_frl.errors import BudgetExhausted, InvalidParameter
 from secure_frl.privacy import accountant
-from secure_frl.privacy.accountant import Budget, epsilon, guard
+from secure_frl.privacy.accountant import epsilon, guard
 from secure_frl.privacy.charging import WhatIf
 from secure_frl.privacy.events import GaussianSumEvent
+from secure_frl.secure_sum import Budget
 
 DELTA = 1e-5
 event = partial(sum_events.event, honest=99)  # so many shares of the finest grid are nearly the ideal Gaussian

@@ -10,8 +10,9 @@ from sum_events import gaussian_epsilon
 
 from secure_frl.encoding import slots
 from secure_frl.errors import BitBudget, CharterRefused
-from secure_frl.privacy.accountant import Budget, guard
+from secure_frl.privacy.accountant import guard
 from secure_frl.privacy.planning import constants_at, make_plan, planned_event, sum_constants
+from secure_frl.secure_sum import Budget
 from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 

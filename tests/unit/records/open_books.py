@@ -10,7 +10,7 @@ from typing import Any
 from secure_frl.consortium.identity import Identity
 from secure_frl.errors import BudgetExhausted
 from secure_frl.records.ledger import Guard, Ledger
-from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Budget
 
 CHARTER, OTHER = bytes(32), bytes([7]) * 32
 

@@ -14,7 +14,8 @@ from open_books import CHARTER, OTHER, at_most, event, open_ledger
 from secure_frl.errors import BudgetExhausted, InvalidParameter, UnexpectedState, WrongLedger
 from secure_frl.records import chain
 from secure_frl.records.ledger import read_ledger
-from secure_frl.records.ledger_state import Budget, replay
+from secure_frl.records.ledger_state import replay
+from secure_frl.secure_sum import Budget
 
 
 def test_events_count_as_spent_from_reservation_on_and_stay_spent(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ from pathlib import Path
 from secure_frl.consortium.identity import Identity
 from secure_frl.errors import BudgetExhausted
 from secure_frl.records.ledger import Ledger
-from secure_frl.records.ledger_state import Budget
+from secure_frl.secure_sum import Budget
 
 def guard(budget, recorded, candidate):
     if len(recorded) >= int(sys.argv[2]):

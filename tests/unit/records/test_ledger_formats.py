@@ -18,7 +18,8 @@ from secure_frl.errors import LedgerCorrupt, NewerFormat
 from secure_frl.privacy.events import decode_event
 from secure_frl.records import chain
 from secure_frl.records.ledger import Ledger, read_ledger, read_rows
-from secure_frl.records.ledger_state import Budget, replay
+from secure_frl.records.ledger_state import replay
+from secure_frl.secure_sum import Budget
 
 FORMATS = Path(__file__).parent / "formats"
 
