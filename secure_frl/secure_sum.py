@@ -21,6 +21,14 @@ COORDINATOR_ID = 2**64 - 1
 Words = NDArray[np.uint32 | np.uint64]  # of one type in a sum: uint32 up to 32 bits, uint64 up to 64
 Addressed = tuple[SiteId, bytes]
 
+# Blocks of a message that books and training know by their names.
+CLIP_QUANTILE = "clip_quantile"  # figures of one number a unit that travel in blocks of their own, behind gradients
+MEAN_RETURN = "mean_return"
+AUXILIARY_BLOCKS = (CLIP_QUANTILE, MEAN_RETURN)  # in the order of the message
+PAIR_COUNTS = "pair_counts"  # of fitted value iteration: only the value start fills them
+RETURNS = "returns"
+VALUE_START_BLOCKS = (PAIR_COUNTS, RETURNS)
+
 
 class RandomSource(Protocol):
     """Where secrets, masks, dither and privacy noise come from: the operating system, or a rehearsal's seed."""

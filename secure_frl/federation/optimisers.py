@@ -18,8 +18,8 @@ from secure_frl.errors import InvalidParameter
 from secure_frl.federation.server_adam import AdamRule, adam_moments
 from secure_frl.federation.training_state import FIRST_PREDECESSOR, TrainingState
 from secure_frl.federation.value_step import ValueRule, value_step
-from secure_frl.learning.layout import CLIP_QUANTILE, MEAN_RETURN, RESIDUAL, VISIT_WEIGHT, VISITS, Layout
-from secure_frl.secure_sum import Block, Sum
+from secure_frl.learning.layout import RESIDUAL, VISIT_WEIGHT, VISITS, Layout
+from secure_frl.secure_sum import CLIP_QUANTILE, MEAN_RETURN, Block, Sum
 
 # Tuned on ICU-Sepsis, training seeds 10 to 12, never on patients; each is worth at most a few hundredths of the gap.
 CRITIC_MEMORY = 0.7  # share of the visit counts that a round keeps: the policy under them moves on

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.federation.training_state import TrainingState
-from secure_frl.privacy.round_shares import PAIR_COUNTS, RETURNS, blocks_in_round
-from secure_frl.secure_sum import Block, Sum
+from secure_frl.privacy.round_shares import blocks_in_round
+from secure_frl.secure_sum import PAIR_COUNTS, RETURNS, Block, Sum
 
 # Tuned on ICU-Sepsis, seeds 10 to 12, never on patients.
 OUTCOME_VARIANCE = 0.17  # of a return in [0, 1] that is 1 or 0 with the odds of survival

@@ -16,7 +16,7 @@ from secure_frl.errors import CharterViolation
 from secure_frl.federation.optimisers import critic_values
 from secure_frl.federation.training_state import TrainingState
 from secure_frl.learning.forms import PolicyForm
-from secure_frl.learning.layout import PAIR_COUNTS, POLICY_BLOCK, RETURNS
+from secure_frl.learning.layout import POLICY_BLOCK
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.learning.value_sums import Entries, PairTable, error_sums, pair_counts, return_sums, unit_norms
 from secure_frl.privacy.optimizer import noised_integers
@@ -24,7 +24,7 @@ from secure_frl.privacy.round_shares import blocks_in_round
 from secure_frl.privacy.sparse_units import clip_entries
 from secure_frl.privacy.unit import units_of
 from secure_frl.privacy.update import PrivateUpdate
-from secure_frl.secure_sum import RandomSource, SumConstants
+from secure_frl.secure_sum import PAIR_COUNTS, RETURNS, RandomSource, SumConstants
 from secure_frl.study import Study
 
 

@@ -15,15 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import AUXILIARY_BLOCKS, PAIR_COUNTS, RETURNS, Block
 
 POLICY_BLOCK = "policy"
 CRITIC_BLOCK = "critic"
-CLIP_QUANTILE = "clip_quantile"  # figures of one number a unit that travel in blocks of their own, behind gradients
-MEAN_RETURN = "mean_return"
-AUXILIARY = (CLIP_QUANTILE, MEAN_RETURN)  # in the order of the message
-PAIR_COUNTS = "pair_counts"  # blocks of fitted value iteration beside the policy's, and their one parameter each
-RETURNS = "returns"
 LOGITS = "logits.weight"  # names of the parameters of policies.TablePolicy
 RESIDUAL = "residual.weight"
 VISITS = "visits.weight"
@@ -59,8 +54,10 @@ class Layout:
         names = [name for name, _ in groupby(segment.block for segment in self.segments)]
         if len(set(names)) != len(names):
             raise InvalidParameter(f"a block must be consecutive, but the order is {names}. Reorder the segments.")
-        if self.auxiliary != tuple(name for name in AUXILIARY if name in self.auxiliary):
-            raise InvalidParameter(f"auxiliary figures are {AUXILIARY} in this order, not {self.auxiliary}. Sort them.")
+        if self.auxiliary != tuple(name for name in AUXILIARY_BLOCKS if name in self.auxiliary):
+            raise InvalidParameter(
+                f"auxiliary figures are {AUXILIARY_BLOCKS} in this order, not {self.auxiliary}. Sort them."
+            )
 
     @property
     def length(self) -> int:
@@ -127,7 +124,7 @@ def value_layout(admissible: NDArray[np.bool_]) -> Layout:
     return Layout(
         (
             Segment(POLICY_BLOCK, LOGITS, pairs),
-            Segment(PAIR_COUNTS, PAIR_COUNTS, pairs),
+            Segment(PAIR_COUNTS, PAIR_COUNTS, pairs),  # a block and its one parameter of the same name
             Segment(RETURNS, RETURNS, states),
         )
     )

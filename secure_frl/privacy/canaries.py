@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secure_frl.learning.layout import AUXILIARY, Segment
+from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.round_shares import share_of
 from secure_frl.privacy.update import Losses
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import AUXILIARY_BLOCKS, Block
 
 LENGTH_IN_CLIPS = 3.0  # before clipping, so that a clip that is left out shows
 _SHORTEST_BLOCK = 128  # values; a shorter block would need as many more sums
@@ -40,7 +40,7 @@ class Canaries:
     def __init__(self, blocks: Sequence[Block]) -> None:
         """blocks: of the charter's constants, covering [0, P)."""
         self._all = tuple(blocks)
-        self._blocks = tuple(block for block in blocks if block.name not in AUXILIARY)
+        self._blocks = tuple(block for block in blocks if block.name not in AUXILIARY_BLOCKS)
         filled = [block for block in self._blocks if block.noise_share > 0]
         longest = max(block.stop - block.start for block in filled)
         self._carrying = tuple(b for b in filled if b.stop - b.start >= min(_SHORTEST_BLOCK, longest))

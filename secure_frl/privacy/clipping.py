@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.learning.layout import AUXILIARY, CLIP_QUANTILE, MEAN_RETURN, Segment
+from secure_frl.learning.layout import Segment
 from secure_frl.privacy.round_shares import SHARES_TOLERANCE, share_of
 from secure_frl.privacy.sensitivity import SENSITIVITY_MARGIN
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import AUXILIARY_BLOCKS, CLIP_QUANTILE, MEAN_RETURN, Block
 
 SMALLEST_CLIP = 1e-100  # squares of values far below it are 0: a gradient longer than its clip would have no norm
 
@@ -64,7 +64,7 @@ def clip_units(
     vector = np.zeros(blocks[-1].stop, dtype=np.float64)
     is_whole = fine
     for number, block in enumerate(blocks):
-        if block.name in AUXILIARY:
+        if block.name in AUXILIARY_BLOCKS:
             continue
         part = gradients[:, block.start : block.stop]
         norms = np.sqrt(np.einsum("ij,ij->i", part, part))
@@ -113,7 +113,7 @@ def check_blocks(blocks: Sequence[Block], segments: Sequence[Segment]) -> int:
         else:
             stretches.append((segment.block, start, stop))
         start = stop
-    for name in (block.name for block in blocks if block.name in AUXILIARY):
+    for name in (block.name for block in blocks if block.name in AUXILIARY_BLOCKS):
         stretches.append((name, start, start + 1))
         start += 1
     named = [(block.name, block.start, block.stop) for block in blocks]

@@ -21,7 +21,7 @@ from secure_frl.privacy.noise import LARGEST_DEVIATION
 from secure_frl.privacy.round_shares import blocks_in_round, is_partial, root_share, share_of
 from secure_frl.privacy.sensitivity import ROUNDING_BETA, rounded_shift
 from secure_frl.privacy.unit import ADD_OR_REMOVE_ONE, PATIENT, TRAJECTORY, check_unit
-from secure_frl.secure_sum import Block, SumConstants
+from secure_frl.secure_sum import AUXILIARY_BLOCKS, Block, SumConstants
 
 _FORMAT = "secure_frl/gaussian_sum_event/v"
 EVENT_VERSION = 2  # of a release that has every block of the message
@@ -35,9 +35,6 @@ NOISES = (DISTRIBUTED, LOCAL, UNSAFE_NONE)
 PRODUCTION = "production"
 REHEARSAL = "rehearsal"
 POLICY_UPDATE = "policy_update"
-CLIP_QUANTILE = "clip_quantile"  # blocks of the same noised vector, beside policy and critic
-MEAN_RETURN = "mean_return"
-AUXILIARY_BLOCKS = (CLIP_QUANTILE, MEAN_RETURN)
 VALUE_START = "value_start"  # purpose of the release before the first backup of values
 LARGEST_NOISED_SUMS = 100_000
 MAX_EVENT_BYTES = 1 << 16

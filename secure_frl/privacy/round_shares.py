@@ -12,11 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import VALUE_START_BLOCKS, Block
 
-PAIR_COUNTS = "pair_counts"  # blocks of fitted value iteration that only the value start fills
-RETURNS = "returns"
-VALUE_START_BLOCKS = (PAIR_COUNTS, RETURNS)
 BEST_ROUNDS = 2  # value start and one backup: best, or as good, at epsilon 1 to 8 (ablations in docs/learning.md)
 SHARES_TOLERANCE = 1e-9  # of a sum of shares
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_frl.learning.layout import AUXILIARY
 from secure_frl.privacy.clipping import add_figures_
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import AUXILIARY_BLOCKS, Block
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -120,7 +119,7 @@ class TableSum:
         rows = self._added_up() if any(self._rows) else []
         self._clear()
         units, is_broken = returns.size, ~np.isfinite(returns)
-        squares = {block.name: np.zeros(units) for block in self._blocks if block.name not in AUXILIARY}
+        squares = {block.name: np.zeros(units) for block in self._blocks if block.name not in AUXILIARY_BLOCKS}
         entries = []
         for table, block, found in zip(self._tables, self._block_of, rows, strict=False):
             of, inside = _spread(table.count[found.state])

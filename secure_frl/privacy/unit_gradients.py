@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from secure_frl.learning.layout import AUXILIARY, Segment
+from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut, with_rows
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.update import Losses
-from secure_frl.secure_sum import Block
+from secure_frl.secure_sum import AUXILIARY_BLOCKS, Block
 
 
 def units_cut(
@@ -33,7 +33,9 @@ def units_cut(
     policy, losses, segments, blocks: as for `private_update`; the policy is left as it was.
     """
     found = {
-        block.name: np.zeros(trajectories.count, dtype=np.bool_) for block in blocks if block.name not in AUXILIARY
+        block.name: np.zeros(trajectories.count, dtype=np.bool_)
+        for block in blocks
+        if block.name not in AUXILIARY_BLOCKS
     }
     for rows, gradients in _gradients(policy, losses, trajectories, segments):
         for block in blocks:
@@ -58,7 +60,7 @@ def unit_messages(
     messages = np.zeros((trajectories.count, blocks[-1].stop))
     for rows, gradients in _gradients(policy, losses, trajectories, segments):
         for block in blocks:
-            if block.name not in AUXILIARY:
+            if block.name not in AUXILIARY_BLOCKS:
                 weights = np.sqrt(block.noise_share) / np.maximum(_norms(gradients, block), block.clip_norm)
                 messages[rows, block.start : block.stop] = weights[:, None] * gradients[:, block.start : block.stop]
     return messages

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.learning.layout import AUXILIARY, Segment
+from secure_frl.learning.layout import Segment
 from secure_frl.privacy.clipping import add_to_units_, as_clipped_sum, check_blocks, clip_units
-from secure_frl.privacy.events import AUXILIARY_BLOCKS
 from secure_frl.secure_sum import Block
 
 BLOCKS = (Block("policy", 0, 2, 0.4, 0.85), Block("critic", 2, 4, 1.0, 0.15))
@@ -67,11 +66,6 @@ FOUR = (
     Block("clip_quantile", 4, 5, 0.5, 0.04),
     Block("mean_return", 5, 6, 0.5, 0.06),
 )
-
-
-def test_events_name_the_figures_as_layouts_do() -> None:
-    """Two lists, since verification reads events and may not reach the room of layouts."""
-    assert AUXILIARY_BLOCKS == AUXILIARY
 
 
 def test_figures_of_a_unit_stand_behind_its_gradients() -> None:

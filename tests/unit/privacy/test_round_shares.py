@@ -9,8 +9,7 @@ import pytest
 from sum_events import release_of, sum_constants
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.learning import layout
-from secure_frl.privacy import accountant, round_shares
+from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent, decode_event, event_in_round
 from secure_frl.privacy.round_shares import blocks_in_round, is_partial, share_of
 from secure_frl.secure_sum import Block
@@ -120,7 +119,3 @@ def test_what_is_announced_is_what_is_booked() -> None:
     ]
     schedule = ((first, 1), (others[0], 2))
     assert accountant.epsilon_of_schedule(schedule) == accountant.epsilon([first, *others], DELTA)
-
-
-def test_the_names_are_those_of_the_layout() -> None:
-    assert (round_shares.PAIR_COUNTS, round_shares.RETURNS) == (layout.PAIR_COUNTS, layout.RETURNS)
