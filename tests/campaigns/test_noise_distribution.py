@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from exact_noise import exact_discrete_gaussian
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from secure_frl.privacy.exact_noise import exact_discrete_gaussian
 from secure_frl.privacy.noise import discrete_gaussian
 from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import RandomSource

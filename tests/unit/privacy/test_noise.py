@@ -5,13 +5,13 @@ import itertools
 
 import numpy as np
 import pytest
+from exact_noise import exact_discrete_gaussian
 from mpmath import mp, mpf
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.privacy import noise
-from secure_frl.privacy.exact_noise import exact_discrete_gaussian
 from secure_frl.randomness import rehearsal_source
 
 DRAWS = 1_000_000

@@ -222,7 +222,7 @@ def test_limbs_whose_sum_is_not_exact_are_refused_with_the_study(monkeypatch: py
 @pytest.mark.slow
 def test_planning_and_accounting_need_no_torch() -> None:
     code = (
-        "import sys; import secure_frl.privacy.planning, secure_frl.privacy.noise, secure_frl.privacy.exact_noise; "
+        "import sys; import secure_frl.privacy.planning, secure_frl.privacy.noise; "
         "import dp_accounting, dp_accounting.pld; "
         "heavy = {'torch', 'opacus'} & set(sys.modules); assert not heavy, heavy"
     )
