@@ -37,8 +37,8 @@ Schedule = tuple[tuple[GaussianSumEvent, int], ...]  # releases of one charter: 
 def epsilon(events: Sequence[GaussianSumEvent], delta: float, what_if: WhatIf = AS_BOOKED) -> float:
     """Return epsilon at `delta` for one unit, under the events' own relation, of everything in `events`.
 
-    events: of one data set and holder, in any order; attempts that died after release included. what_if: as in
-    `epsilon_of_rounds`.
+    events: of one data set and holder, in any order; attempts that died after release included. what_if: fewer honest
+    shares, a person at more sites, or several people instead of one.
     0 for no event; infinity when one of them carries no noise, or when delta does not cover the sampler's and
     the rounding bound's own failures: then no epsilon may be stated.
     Raises InvalidParameter for events of two data sets, units or relations.
@@ -53,7 +53,7 @@ def epsilon(events: Sequence[GaussianSumEvent], delta: float, what_if: WhatIf = 
 
 
 def epsilon_of_schedule(schedule: Schedule, what_if: WhatIf = AS_BOOKED) -> float:
-    """Return epsilon of a charter's announced releases, at their delta; see `epsilon_of_rounds`."""
+    """Return epsilon of a charter's announced releases, at their delta; what_if: as in `epsilon`."""
     if any(event.mechanism == UNSAFE_NONE for event, _ in schedule):
         return math.inf
     releases = releases_of(schedule, what_if)
@@ -61,49 +61,20 @@ def epsilon_of_schedule(schedule: Schedule, what_if: WhatIf = AS_BOOKED) -> floa
 
 
 def releases_of(schedule: Schedule, what_if: WhatIf = AS_BOOKED) -> tuple[Release, ...]:
-    """Return the continuous Gaussians that one unit is charged for; see `charging.dominating`."""
-    met = ((event, _met(event, count)) for event, count in schedule)
+    """Return the continuous Gaussians that one unit is charged for: of fresh windows no more than R of them count."""
+    met = ((event, min(count, event.max_rounds_per_person) if _is_fresh(event) else count) for event, count in schedule)
     return tuple(dominating(event, what_if).times(count) for event, count in met if count)
 
 
-def epsilon_of_rounds(event: GaussianSumEvent, rounds: int | None = None, what_if: WhatIf = AS_BOOKED) -> float:
-    """Return epsilon of `rounds` releases like `event` on one data set, at its delta.
-
-    rounds: None = as many as may meet one unit, R of them when they are fresh, one on logged data; of fresh ones no
-    more than R count. what_if: fewer honest shares, a person at more sites, or several people instead of one.
-    """
-    if event.mechanism == UNSAFE_NONE:
-        return math.inf
-    met = _met(event, rounds)
-    return _stated_epsilon((dominating(event, what_if).times(met),), event.delta) if met else 0.0
-
-
-def epsilon_if_fewer_shares(event: GaussianSumEvent, shares: int, rounds: int | None = None) -> float:
-    """Return `epsilon_of_rounds` when only `shares` honest noise shares protect; no difference under local noise."""
-    return epsilon_of_rounds(event, rounds, WhatIf(shares=shares))
-
-
-def epsilon_if_updates_are_read(event: GaussianSumEvent, rounds: int | None = None) -> float:
-    """Return `epsilon_of_rounds` against whoever reads single updates: each hides behind its own site's noise only.
+def as_read_one_by_one(event: GaussianSumEvent) -> GaussianSumEvent:
+    """Return the event as whoever reads single updates sees it: each hides behind its own site's noise only.
 
     Distributed noise then is one share, sigma / sqrt(h), and a person at M sites is read M times: local noise of this
     size. Under local noise itself there is no difference.
     """
     if event.mechanism != DISTRIBUTED:
-        return epsilon_of_rounds(event, rounds)
-    return epsilon_of_rounds(as_read_one_by_one(event), rounds)
-
-
-def as_read_one_by_one(event: GaussianSumEvent) -> GaussianSumEvent:
-    """Return the event as whoever reads single updates sees it; see `epsilon_if_updates_are_read`."""
-    if event.mechanism != DISTRIBUTED:
         return event
     return replace(event, mechanism=LOCAL, noise_multiplier=event.integer_noise_scale / event.scale)
-
-
-def epsilon_if_more_sites(event: GaussianSumEvent, sites: int, rounds: int | None = None) -> float:
-    """Return `epsilon_of_rounds` for a person at `sites` sites of one round."""
-    return epsilon_of_rounds(event, rounds, WhatIf(sites=sites))
 
 
 def covers_every_reader(constants: SumConstants) -> bool:
@@ -111,22 +82,22 @@ def covers_every_reader(constants: SumConstants) -> bool:
 
     Not without noise, and not when single noise shares reach the coordinator without masks. Under `ckks` it
     holds of the coordinator, which has no key, and of sites, which are sent sums, as long as none helps the other: the
-    statement says so, and `epsilon_if_updates_are_read` what is left if one does.
+    statement says so, and `as_read_one_by_one` what is left if one does.
     """
     return constants.noise == LOCAL or (
         constants.noise == DISTRIBUTED and not constants.protection.startswith("unsafe")
     )
 
 
-def effective_sigma(event: GaussianSumEvent, rounds: int | None = None) -> float:
-    """Return the multiplier of the one continuous Gaussian that dominates `rounds` releases, M sites included.
+def effective_sigma(event: GaussianSumEvent) -> float:
+    """Return the multiplier of the one continuous Gaussian that dominates R fresh releases like this, M sites included.
 
-    rounds: as in `epsilon_of_rounds`. For full batches only. Raises InvalidParameter below q = 1, and for an event
-    without noise.
+    On logged data, of one release. For full batches only. Raises InvalidParameter below q = 1, and for an event without
+    noise.
     """
     if event.sampling_rate < 1:
         raise InvalidParameter(f"expected sampling_rate=1, got {event.sampling_rate}. Ask for its epsilon instead.")
-    return merge((dominating(event).times(_met(event, rounds)),))[0][0]
+    return merge((dominating(event).times(event.max_rounds_per_person if _is_fresh(event) else 1),))[0][0]
 
 
 def smallest_gaussian_sigma(target_epsilon: float, delta: float) -> float:
@@ -195,11 +166,8 @@ def _kind(event: GaussianSumEvent) -> tuple[str, str]:
     return event.unit, event.relation
 
 
-def _met(event: GaussianSumEvent, rounds: int | None) -> int:
-    """Return how many of so many rounds like this one meet the same unit."""
-    if event.composition_group != FRESH:
-        return 1 if rounds is None else rounds
-    return event.max_rounds_per_person if rounds is None else min(rounds, event.max_rounds_per_person)
+def _is_fresh(event: GaussianSumEvent) -> bool:
+    return event.composition_group == FRESH
 
 
 def _check_together(events: Sequence[GaussianSumEvent], delta: float) -> None:

@@ -94,6 +94,7 @@ def test_the_privacy_pages_numbers_follow_from_the_plan() -> None:
     from scipy.stats import norm
 
     from secure_frl.privacy import accountant
+    from secure_frl.privacy.charging import WhatIf
     from secure_frl.privacy.planning import make_plan, planned_event
     from secure_frl.study_file import load_study
 
@@ -109,7 +110,7 @@ def test_the_privacy_pages_numbers_follow_from_the_plan() -> None:
     assert f"| {norm.cdf(mu / 2**0.5):.3f} |".replace("0.", ".") in text
     swap = f"at most {norm.cdf(2 * mu / 2**0.5):.3f}, and {norm.cdf(norm.ppf(0.01) + 2 * mu):.1%} at 1 in 100"
     assert swap.replace("0.", ".").replace("%", " %") in text
-    fewer = [accountant.epsilon_if_fewer_shares(event, shares) for shares in (6, 5, 4, 3, 2, 1)]
+    fewer = [accountant.epsilon([event], event.delta, WhatIf(shares=shares)) for shares in (6, 5, 4, 3, 2, 1)]
     assert "with 6: {:.2f}; 5: {:.2f}; 4: {:.2f}; 3: {:.2f}; 2: {:.2f}; 1: {:.1f}".format(*fewer) in text
     assert f"together have {plan.epsilon_household_of_2:.2f}, four have {plan.epsilon_household_of_4:.1f}" in text
     assert f"at two hospitals: {plan.epsilon_if_one_more_site:.2f}" in text
@@ -121,4 +122,5 @@ def test_the_privacy_pages_numbers_follow_from_the_plan() -> None:
     assert f"P = {plan.constants.length:,} " in text
     others = [accountant.epsilon([event], delta) for delta in (1e-5, 1e-8, 2.5e-11)]
     assert "ε = {:.2f} (1e-5), {:.2f} (1e-8), {:.2f} (2.5e-11".format(*others) in text
-    assert f"ε is {accountant.epsilon_if_fewer_shares(event, 9):.2f}; that is not claimed" in text
+    all_honest = accountant.epsilon([event], event.delta, WhatIf(shares=9))
+    assert f"ε is {all_honest:.2f}; that is not claimed" in text

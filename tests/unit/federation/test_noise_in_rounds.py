@@ -25,6 +25,7 @@ from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.federation.site import StudySite
 from secure_frl.masking.coordinator_states import MaskedSum
 from secure_frl.privacy import accountant, optimizer
+from secure_frl.privacy.charging import WhatIf
 from secure_frl.privacy.planning import make_plan, planned_event
 from secure_frl.study import Study
 from secure_frl.wire.capture import read_capture
@@ -157,9 +158,9 @@ def test_losses_and_colluders_up_to_the_charters_numbers_leave_the_claimed_noise
     for colluders in range(3):
         honest = len(contributors) - colluders
         assert _p_value(noise.unknown_to(colluders), SHARE * np.sqrt(honest)) > FALSE_ALARM
-        assert accountant.epsilon_if_fewer_shares(event, honest) <= claim
+        assert accountant.epsilon([event], event.delta, WhatIf(shares=honest)) <= claim
     # The control: a third colluder, or a third loss that was allowed, would break the claim.
-    assert accountant.epsilon_if_fewer_shares(event, 2) > claim
+    assert accountant.epsilon([event], event.delta, WhatIf(shares=2)) > claim
 
 
 @pytest.mark.parametrize(("before_masked", "after_masked"), [(3, 0), (0, 3)])

@@ -8,7 +8,7 @@ from sum_events import event, gaussian_epsilon
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter, LedgerCorrupt
 from secure_frl.privacy import accountant
-from secure_frl.privacy.accountant import epsilon, guard
+from secure_frl.privacy.accountant import as_read_one_by_one, epsilon, guard
 from secure_frl.privacy.charging import WhatIf
 from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.secure_sum import Block, Budget
@@ -102,34 +102,34 @@ def test_the_integer_mechanism_costs_at_most_three_thousandths_more(noise: str, 
 
 def test_fewer_shares_cost_what_the_table_says() -> None:
     # privacy.md, section 4, sized for 7 shares, delta 1e-5.
-    assert accountant.epsilon_if_fewer_shares(event(), 6) == pytest.approx(4.37, abs=0.01)
-    assert accountant.epsilon_if_fewer_shares(event(), 3) == pytest.approx(6.57, abs=0.01)
-    assert accountant.epsilon_if_fewer_shares(event(), 10) == pytest.approx(3.26, abs=0.01)
+    assert epsilon([event()], 1e-5, WhatIf(shares=6)) == pytest.approx(4.37, abs=0.01)
+    assert epsilon([event()], 1e-5, WhatIf(shares=3)) == pytest.approx(6.57, abs=0.01)
+    assert epsilon([event()], 1e-5, WhatIf(shares=10)) == pytest.approx(3.26, abs=0.01)
 
 
 def test_under_local_noise_the_number_of_shares_does_not_matter() -> None:
     local = event(noise="local")
 
-    assert accountant.epsilon_if_fewer_shares(local, 1) == epsilon([local], 1e-5)
+    assert epsilon([local], 1e-5, WhatIf(shares=1)) == epsilon([local], 1e-5)
 
 
 def test_a_reader_of_single_updates_meets_one_share_of_noise_at_each_site_of_a_person() -> None:
     # One share has sigma / sqrt(7); two updates of one person, each read by itself, compose: another sqrt(2).
-    once = accountant.epsilon_if_updates_are_read(event(4.0))
-    at_two_sites = accountant.epsilon_if_updates_are_read(event(4.0, max_sites_per_person=2))
+    once = epsilon([as_read_one_by_one(event(4.0))], 1e-5)
+    at_two_sites = epsilon([as_read_one_by_one(event(4.0, max_sites_per_person=2))], 1e-5)
 
     assert once == pytest.approx(gaussian_epsilon(4 / 7**0.5, 1e-5), rel=2e-3)
     assert at_two_sites == pytest.approx(gaussian_epsilon(4 / 14**0.5, 1e-5), rel=2e-3)
-    assert accountant.epsilon_if_updates_are_read(event(noise="local")) == epsilon([event(noise="local")], 1e-5)
-    assert accountant.epsilon_if_updates_are_read(event(noise="unsafe-none")) == math.inf
+    for noise in ("local", "unsafe-none"):
+        assert as_read_one_by_one(event(noise=noise)) == event(noise=noise)
 
 
 def test_a_household_moves_the_sum_as_often_as_it_has_members() -> None:
     two = WhatIf(people=2)
 
-    assert accountant.epsilon_of_rounds(event(), what_if=two) == pytest.approx(9.086, abs=0.01)
-    assert accountant.epsilon_of_rounds(event(noise="local"), what_if=two) == pytest.approx(9.086, abs=0.01)
-    assert accountant.epsilon_if_more_sites(event(), 2) == pytest.approx(9.086, abs=0.01)
+    assert epsilon([event()], 1e-5, two) == pytest.approx(9.086, abs=0.01)
+    assert epsilon([event(noise="local")], 1e-5, two) == pytest.approx(9.086, abs=0.01)
+    assert epsilon([event()], 1e-5, WhatIf(sites=2)) == pytest.approx(9.086, abs=0.01)
 
 
 def test_with_sampling_a_person_at_two_sites_is_taken_as_wholly_there_or_not() -> None:

@@ -53,14 +53,14 @@ def test_a_replaced_unit_moves_the_sum_twice(noise: str) -> None:
     replaced = event(2.5, noise=noise, relation="replace_one")
 
     assert epsilon([replaced], DELTA) == pytest.approx(gaussian_epsilon(1.25, DELTA), rel=2e-3)
-    household = accountant.epsilon_of_rounds(replaced, what_if=WhatIf(people=2))
+    household = epsilon([replaced], DELTA, WhatIf(people=2))
     assert household == pytest.approx(gaussian_epsilon(0.625, DELTA), rel=2e-3)
 
 
 def test_a_household_of_sampled_people_comes_with_the_rate_of_any_of_them() -> None:
     made = logged(4.0, 0.1)
 
-    found = accountant.epsilon_of_rounds(made, what_if=WhatIf(people=4))
+    found = epsilon([made], DELTA, WhatIf(people=4))
 
     assert found == pytest.approx(epsilon([logged(1.0, 1 - 0.9**4)], DELTA), rel=1e-3)
     assert found > epsilon([logged(1.0, 0.1)], DELTA)  # at the rate of one of them it would be stated too low

@@ -36,7 +36,7 @@ def fresh(**overrides: object) -> Study:
 
 def spent(study: Study, sigma: float) -> float:
     event = planned_event(study, constants_at(study, sigma))
-    return accountant.epsilon_of_rounds(event, study.training.rounds)
+    return accountant.epsilon_of_schedule(((event, study.training.rounds),))
 
 
 def test_sigma_under_sampling_is_the_designs_and_the_integers_cost_little() -> None:
