@@ -73,9 +73,7 @@ def look_ahead(seen: Trajectories, discount: float, ahead: int) -> Trajectories:
         there = (times + step < lengths[episodes]) & seen.steps[episodes, at]
         rewards += np.where(there, discount**step * seen.rewards[episodes, at], 0.0)
     is_final = behind >= lengths[episodes]
-    at = np.minimum(behind, seen.steps.shape[1] - 1)
-    final = seen.final_observations[episodes]
-    wide = is_final.reshape((-1,) + (1,) * (final.ndim - 1))
+    final, final_allowed = seen.seen_at(episodes, np.minimum(behind, seen.steps.shape[1] - 1), is_final)
     return Trajectories(
         observations=seen.observations[episodes, times][:, None],
         actions=seen.actions[episodes, times][:, None],
@@ -84,18 +82,10 @@ def look_ahead(seen: Trajectories, discount: float, ahead: int) -> Trajectories:
         log_behaviour=None if seen.log_behaviour is None else seen.log_behaviour[episodes, times][:, None],
         steps=np.ones((episodes.size, 1), dtype=np.bool_),
         terminated=terminated,
-        final_observations=np.where(wide, final, seen.observations[episodes, at]),
+        final_observations=final,
         persons=seen.persons[episodes],
-        final_allowed=_allowed_at(seen, episodes, at, is_final),
+        final_allowed=final_allowed,
     )
-
-
-def _allowed_at(
-    seen: Trajectories, episodes: NDArray[np.int64], at: NDArray[np.int64], is_final: NDArray[np.bool_]
-) -> NDArray[np.bool_] | None:
-    if seen.allowed is None or seen.final_allowed is None:
-        return None
-    return np.where(is_final[:, None], seen.final_allowed[episodes], seen.allowed[episodes, at])
 
 
 def joined(first: Trajectories, second: Trajectories) -> Trajectories:

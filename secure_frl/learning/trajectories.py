@@ -7,6 +7,7 @@ then decide whether a site answers: such a trajectory is marked, and contributes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import DataRefused, InvalidParameter
+
+Change = Callable[[NDArray[Any]], NDArray[Any]]  # Any: the dtype of each field stays what it was
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -76,18 +79,39 @@ class Trajectories:
         steps = self.steps[episodes]
         used = np.flatnonzero(steps.any(axis=0))
         length = int(used[-1]) + 1 if used.size else min(1, steps.shape[1])
+        return self.changed(lambda values: values[episodes, :length], lambda values: values[episodes])
+
+    def changed(self, of_steps: Change, of_episodes: Change) -> Trajectories:
+        """Return what two functions make of the arrays: of those a step, [B,T,...], and of those an episode, [B,...].
+
+        What is None stays None.
+        """
         return Trajectories(
-            observations=self.observations[episodes, :length],
-            actions=self.actions[episodes, :length],
-            allowed=None if self.allowed is None else self.allowed[episodes, :length],
-            rewards=self.rewards[episodes, :length],
-            log_behaviour=None if self.log_behaviour is None else self.log_behaviour[episodes, :length],
-            steps=steps[:, :length],
-            terminated=self.terminated[episodes],
-            final_observations=self.final_observations[episodes],
-            persons=self.persons[episodes],
-            final_allowed=None if self.final_allowed is None else self.final_allowed[episodes],
+            observations=of_steps(self.observations),
+            actions=of_steps(self.actions),
+            allowed=None if self.allowed is None else of_steps(self.allowed),
+            rewards=of_steps(self.rewards),
+            log_behaviour=None if self.log_behaviour is None else of_steps(self.log_behaviour),
+            steps=of_steps(self.steps),
+            terminated=of_episodes(self.terminated),
+            final_observations=of_episodes(self.final_observations),
+            persons=of_episodes(self.persons),
+            final_allowed=None if self.final_allowed is None else of_episodes(self.final_allowed),
         )
+
+    def seen_at(
+        self, episodes: NDArray[np.int64], times: NDArray[np.int64], is_final: NDArray[np.bool_]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return observations [n] or [n,D] and what they allow, bool [n,A], at steps, or behind the last one: is_final.
+
+        episodes, times: int64 [n]; times of what is final may be any. None: not known of the final ones, or as
+        `allowed` says.
+        """
+        wide = is_final.reshape((-1,) + (1,) * (self.final_observations.ndim - 1))
+        seen = np.where(wide, self.final_observations[episodes], self.observations[episodes, times])
+        if self.allowed is None or self.final_allowed is None:
+            return seen, None
+        return seen, np.where(is_final[:, None], self.final_allowed[episodes], self.allowed[episodes, times])
 
 
 def _shape(value: Any) -> tuple[int, ...]:

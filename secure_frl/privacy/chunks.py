@@ -76,18 +76,7 @@ def with_rows(trajectories: Trajectories, rows: int) -> Trajectories:
     def fill(values: NDArray[Any]) -> NDArray[Any]:  # Any: the dtype of each field stays what it was
         return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
 
-    return Trajectories(
-        observations=fill(trajectories.observations),
-        actions=fill(trajectories.actions),
-        allowed=None if trajectories.allowed is None else fill(trajectories.allowed),
-        rewards=fill(trajectories.rewards),
-        log_behaviour=None if trajectories.log_behaviour is None else fill(trajectories.log_behaviour),
-        steps=fill(trajectories.steps),
-        terminated=fill(trajectories.terminated),
-        final_observations=fill(trajectories.final_observations),
-        persons=fill(trajectories.persons),
-        final_allowed=None if trajectories.final_allowed is None else fill(trajectories.final_allowed),
-    )
+    return trajectories.changed(fill, fill)
 
 
 def cut(trajectories: Trajectories, rows: NDArray[np.int64], length: int) -> Trajectories:
@@ -98,15 +87,4 @@ def cut(trajectories: Trajectories, rows: NDArray[np.int64], length: int) -> Tra
         short = length - taken.shape[1]
         return np.pad(taken, [(0, 0), (0, short)] + [(0, 0)] * (taken.ndim - 2)) if short > 0 else taken
 
-    return Trajectories(
-        observations=fit(trajectories.observations),
-        actions=fit(trajectories.actions),
-        allowed=None if trajectories.allowed is None else fit(trajectories.allowed),
-        rewards=fit(trajectories.rewards),
-        log_behaviour=None if trajectories.log_behaviour is None else fit(trajectories.log_behaviour),
-        steps=fit(trajectories.steps),
-        terminated=trajectories.terminated[rows],
-        final_observations=trajectories.final_observations[rows],
-        persons=trajectories.persons[rows],
-        final_allowed=None if trajectories.final_allowed is None else trajectories.final_allowed[rows],
-    )
+    return trajectories.changed(fit, lambda values: values[rows])

@@ -39,8 +39,7 @@ def single_steps(trajectories: Trajectories) -> Trajectories:
     episodes, times = np.nonzero(trajectories.steps)
     is_last = np.r_[episodes[1:] != episodes[:-1], True][: episodes.size]
     following = np.minimum(times + 1, trajectories.steps.shape[1] - 1)
-    final, seen = trajectories.final_observations[episodes], trajectories.observations[episodes, following]
-    last = is_last.reshape((-1,) + (1,) * (final.ndim - 1))
+    final, final_allowed = trajectories.seen_at(episodes, following, is_last)
     allowed, logged = trajectories.allowed, trajectories.log_behaviour
     return Trajectories(
         observations=trajectories.observations[episodes, times][:, None],
@@ -50,16 +49,7 @@ def single_steps(trajectories: Trajectories) -> Trajectories:
         log_behaviour=None if logged is None else logged[episodes, times][:, None],
         steps=np.ones((episodes.size, 1), dtype=np.bool_),
         terminated=trajectories.terminated[episodes] & is_last,
-        final_observations=np.where(last, final, seen),
+        final_observations=final,
         persons=trajectories.persons[episodes],
-        final_allowed=_allowed_after(trajectories, episodes, following, is_last[:, None]),
+        final_allowed=final_allowed,
     )
-
-
-def _allowed_after(
-    trajectories: Trajectories, episodes: NDArray[np.int64], following: NDArray[np.int64], is_last: NDArray[np.bool_]
-) -> NDArray[np.bool_] | None:
-    """Return bool [steps, A], what is allowed after each step; None where it is not known of the last ones."""
-    if trajectories.allowed is None or trajectories.final_allowed is None:
-        return None
-    return np.where(is_last, trajectories.final_allowed[episodes], trajectories.allowed[episodes, following])
