@@ -14,8 +14,7 @@ from typing import Any
 from fault_insider import Opened, altered_bytes, apart, together
 from fault_world import FIRST_MODEL, Charter, World, charter_of
 
-from secure_frl.wire.envelope import HEADER_BYTES, read_header
-from secure_frl.wire.messages import MessageType
+from secure_frl.wire.envelope import HEADER_BYTES
 from secure_frl.wire.registry import REGISTRY
 
 KINDS = ("drop", "delay", "duplicate", "reorder", "reflect", "replay", "flip", "truncate", "splice")
@@ -213,7 +212,3 @@ def next_tag(machine: Any, model: bytes = FIRST_MODEL) -> bytes:
     from secure_frl.masking.contexts import model_tag
 
     return model_tag(next_model(model, machine.outcome()))
-
-
-def kind_of(frame: bytes) -> MessageType:
-    return MessageType(read_header(frame).type)

@@ -26,7 +26,6 @@ from secure_frl.federation.policy_files import load_policy
 from secure_frl.federation.results import RoundReport, RunResult
 from secure_frl.federation.run_folder import RunOptions
 from secure_frl.federation.study_parts import optimiser_rule
-from secure_frl.federation.training_state import TrainingState
 from secure_frl.learning.acting import UniformActing
 from secure_frl.learning.environments.icu_sepsis import admissible_actions
 from secure_frl.learning.environments.icu_sepsis_features import IcuSepsisFeatures, state_features
@@ -65,11 +64,6 @@ chosen, log_probabilities = acting.act(np.arange(2), np.zeros((2, 4), np.float32
 assert chosen.shape == log_probabilities.shape == (2,)
 assert 'gymnasium' not in sys.modules and 'torch' not in sys.modules
 """
-
-
-def _last_state(folder: Path) -> TrainingState:
-    (model,) = (folder / "policies").glob("*.model")
-    return TrainingState.from_bytes(model.read_bytes())
 
 
 class Keeper:
