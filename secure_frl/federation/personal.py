@@ -80,8 +80,9 @@ class OwnWindows:
         return _padded(found) if found else None
 
     def forget(self) -> None:
-        """Remove every window."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove every window. Raises OSError when one cannot be removed: nobody is told that it is gone."""
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
 
 
 def _padded(windows: Sequence[dict[str, NDArray[Any]]]) -> Trajectories:

@@ -111,6 +111,15 @@ def test_own_windows_come_back_as_they_were_kept_and_are_private(tiny: Tiny, tmp
     assert windows.all() is None
 
 
+def test_windows_that_cannot_be_removed_are_not_taken_for_gone(tmp_path: Path) -> None:
+    windows = OwnWindows(tmp_path, SESSION)
+    windows.forget()  # there are none yet
+    (tmp_path / f"own-{SESSION.hex()[:16]}").write_text("no folder")
+
+    with pytest.raises(OSError, match="own-"):
+        windows.forget()
+
+
 def test_a_damaged_window_is_named_and_not_read(tiny: Tiny, tmp_path: Path) -> None:
     windows = OwnWindows(tmp_path, SESSION)
     windows.keep(made_up(tiny(), 5), "round-1-attempt-0")
