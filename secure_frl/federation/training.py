@@ -37,12 +37,13 @@ from secure_frl.learning.objectives.reinforce import CRITIC, Reinforce
 from secure_frl.learning.personalisation import own_values
 from secure_frl.learning.policies import build_policy
 from secure_frl.learning.trajectories import Trajectories, check_before_joining, check_records, usable_units
+from secure_frl.privacy.hooks import Losses
 from secure_frl.privacy.module_check import check_losses
 from secure_frl.privacy.rows import single_steps
 from secure_frl.privacy.sampling import poisson_sample
 from secure_frl.privacy.unit import UNSAFE_TRANSITION, units_of
 from secure_frl.privacy.unit_gradients import unit_messages, units_cut
-from secure_frl.privacy.update import Losses, PrivateUpdate, private_update
+from secure_frl.privacy.update import PrivateUpdate, private_update
 from secure_frl.secure_sum import RandomSource, SiteId, SumConstants
 from secure_frl.study import Study
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
+from secure_frl.privacy.hooks import Losses
 from secure_frl.privacy.round_shares import share_of
-from secure_frl.privacy.update import Losses
 from secure_frl.secure_sum import AUXILIARY_BLOCKS, Block
 
 LENGTH_IN_CLIPS = 3.0  # before clipping, so that a clip that is left out shows

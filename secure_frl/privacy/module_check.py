@@ -5,18 +5,18 @@ Everything refused here depends on code, never on data, and each message names t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.chunks import CHUNK_UNITS, cut, with_rows
+from secure_frl.privacy.hooks import Losses, hooked, total_loss
 from secure_frl.privacy.message_gradients import MessageGradients
 
 _REPLACEMENTS: tuple[tuple[type[nn.Module], str], ...] = (
@@ -57,7 +57,7 @@ def check_module(module: nn.Module) -> None:
 
 def check_losses(
     policy: nn.Module,
-    losses: Callable[[nn.Module, Trajectories], Tensor],
+    losses: Losses,
     probe: Trajectories,
     segments: Sequence[Segment],
 ) -> None:
@@ -88,28 +88,15 @@ def check_losses(
 
 def _first_gradient(
     policy: nn.Module,
-    losses: Callable[[nn.Module, Trajectories], Tensor],
+    losses: Losses,
     probe: Trajectories,
     rows: NDArray[np.int64],
     segments: Sequence[Segment],
 ) -> NDArray[np.float64]:
     batch = cut(probe, rows, probe.steps.shape[1])  # one padded length, so that only the company changes
-    was_training = policy.training
-    policy.train()
-    wrapped = MessageGradients(policy, segments)
-    try:
+    with hooked(policy, segments, MessageGradients) as wrapped:
         if wrapped.needs_fixed_rows:
             batch = with_rows(batch, CHUNK_UNITS)
-        found = losses(policy, batch)
-        if found.shape != (batch.count,):
-            raise InvalidParameter(
-                f"expected one loss a trajectory, shape ({batch.count},), got {tuple(found.shape)}. "
-                "Sum over steps and divide by a charter constant."
-            )
-        torch.autograd.backward(found.sum())
+        wrapped.backward(total_loss(losses, policy, batch))
         first: NDArray[np.float64] = wrapped.take(batch.count)[0].copy()
         return first
-    finally:
-        wrapped.to_standard_module()
-        policy.zero_grad(set_to_none=True)
-        policy.train(was_training)

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut, with_rows
+from secure_frl.privacy.hooks import Losses, hooked, total_loss
 from secure_frl.privacy.message_gradients import MessageGradients
-from secure_frl.privacy.update import Losses
 from secure_frl.secure_sum import AUXILIARY_BLOCKS, Block
 
 
@@ -75,19 +74,12 @@ def _gradients(
     policy: nn.Module, losses: Losses, trajectories: Trajectories, segments: Sequence[Segment]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Yield rows with their gradients, float64 [rows, P], a chunk at a time."""
-    was_training = policy.training
-    policy.train()
-    wrapped = MessageGradients(policy, segments)
     lengths = np.maximum(trajectories.lengths, 1)
-    try:
-        everybody = np.arange(trajectories.count, dtype=np.int64)
+    everybody = np.arange(trajectories.count, dtype=np.int64)
+    with hooked(policy, segments, MessageGradients) as wrapped:
         for chunk in chunks_of(lengths, everybody, trajectories.lengths > 0):
             batch = cut(trajectories, chunk.rows, chunk.padded_length)
             if wrapped.needs_fixed_rows:
                 batch = with_rows(batch, CHUNK_UNITS)
-            torch.autograd.backward(losses(policy, batch).sum())
+            wrapped.backward(total_loss(losses, policy, batch))
             yield chunk.rows, wrapped.take(batch.count)[: chunk.rows.size]
-    finally:
-        wrapped.to_standard_module()
-        policy.zero_grad(set_to_none=True)
-        policy.train(was_training)

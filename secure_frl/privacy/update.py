@@ -7,12 +7,12 @@ There is no float vector with noise, and no way from a later form to an earlier 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
@@ -21,6 +21,7 @@ from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut, with_rows
 from secure_frl.privacy.clipping import ClippedSum, clip_units
 from secure_frl.privacy.events import NOISES
 from secure_frl.privacy.gram_gradients import GramGradients, is_offered
+from secure_frl.privacy.hooks import Losses, hooked, total_loss
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.module_check import check_module
 from secure_frl.privacy.optimizer import IntegerNoiseOptimizer, noised_integers
@@ -30,7 +31,6 @@ from secure_frl.privacy.unit import SITE
 from secure_frl.secure_sum import RandomSource, SumConstants
 
 Engine = MessageGradients | GramGradients | TableGradients
-Losses = Callable[[nn.Module, Trajectories], Tensor]  # one loss a trajectory, [B]; coupled by nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,17 +122,10 @@ def _accumulate(
             "Mark every trajectory of the window."
         )
     check_module(policy)
-    was_training = policy.training
-    policy.train()  # Opacus' hooks record nothing in evaluation mode
-    wrapped = _engine(policy, segments)
-    try:
+    with hooked(policy, segments, _engine) as wrapped:
         optimizer = IntegerNoiseOptimizer(wrapped, segments, constants, unit=unit, random=random)
         rows, fine, units = as_units(trajectories, usable, unit)
         _walk(policy, losses, rows, units, fine, optimizer, wrapped, return_middle)
-    finally:
-        wrapped.to_standard_module()
-        policy.zero_grad(set_to_none=True)
-        policy.train(was_training)
     return optimizer
 
 
@@ -165,13 +158,7 @@ def _walk(
             batch = cut(trajectories, chunk.rows[rows], chunk.padded_length)
             if wrapped.needs_fixed_rows:
                 batch = with_rows(batch, CHUNK_UNITS)
-            found = losses(policy, batch)
-            if found.shape != (batch.count,):
-                raise InvalidParameter(
-                    f"expected one loss a trajectory, shape ({batch.count},), got {tuple(found.shape)}. "
-                    "Sum over steps and divide by a charter constant, never by the number of people or steps."
-                )
-            wrapped.backward(found.sum())
+            wrapped.backward(total_loss(losses, policy, batch))
             optimizer.collect(
                 chunk.unit_of_row[rows],
                 rows=batch.count,
