@@ -75,19 +75,19 @@ def _local_steps_fit(study: Study) -> Iterator[str]:
 
 def _aggregation_fits(study: Study) -> Iterator[str]:
     training = study.training
-    local, server = training.local, training.global_
+    local, step = training.local, training.global_
     if (local.proximal > 0) != (training.aggregation == "fedprox"):
         yield f"local.proximal above 0 with 'fedprox', and 0 otherwise; found {local.proximal:g}"
     if training.aggregation == "fedprox" and local.step_size * local.proximal >= 1:
         yield f"local.step_size x proximal below 1, or steps overshoot; found {local.step_size * local.proximal:g}"
-    if training.aggregation == "fedavgm" and server.momentum == 0:
+    if training.aggregation == "fedavgm" and step.momentum == 0:
         yield "global.momentum above 0 with 'fedavgm'; found 0, which is 'fedavg'"
-    yield from _server_adam_fits(study)
+    yield from _global_adam_fits(study)
     if study.trains_locally:
-        if server.schedule != "constant" or server.step_size > _GREATEST_SERVER_STEP:
+        if step.schedule != "constant" or step.step_size > _GREATEST_GLOBAL_STEP:
             yield (
-                f"global.schedule = 'constant' and step_size up to {_GREATEST_SERVER_STEP:g} where the moves of sites "
-                f"are averaged, 1 for their mean; found {server.schedule!r} and {server.step_size:g}"
+                f"global.schedule = 'constant' and step_size up to {_GREATEST_GLOBAL_STEP:g} where the moves of sites "
+                f"are averaged, 1 for their mean; found {step.schedule!r} and {step.step_size:g}"
             )
         if study.policy.critic == "private":
             yield "policy.critic = 'network' or 'none' where sites train by themselves; found 'private'"
@@ -100,22 +100,22 @@ def _aggregation_fits(study: Study) -> Iterator[str]:
         )
 
 
-def _server_adam_fits(study: Study) -> Iterator[str]:
-    training, server = study.training, study.training.global_
-    is_adam = server.optimiser == "adam"
+def _global_adam_fits(study: Study) -> Iterator[str]:
+    training, step = study.training, study.training.global_
+    is_adam = step.optimiser == "adam"
     if training.aggregation != "fedsgd" and is_adam != (training.aggregation == "fedadam"):
         yield (
             "global.optimiser = 'adam' with 'fedadam', and 'sgd' with 'fedavg', 'fedprox' and 'fedavgm'; found "
-            f"{server.optimiser!r} with {training.aggregation!r}"
+            f"{step.optimiser!r} with {training.aggregation!r}"
         )
     if is_adam and study.sums_values:
         yield "global.optimiser = 'sgd' with bellman_sums, whose step is its own; found 'adam'"
-    if is_adam and server.step_size > _GREATEST_SERVER_STEP:
+    if is_adam and step.step_size > _GREATEST_GLOBAL_STEP:
         yield (
-            f"global.step_size up to {_GREATEST_SERVER_STEP:g} with 'adam', which moves every parameter by about that; "
-            f"found {server.step_size:g}"
+            f"global.step_size up to {_GREATEST_GLOBAL_STEP:g} with 'adam', which moves every parameter by about that; "
+            f"found {step.step_size:g}"
         )
-    if server.noise_corrected and not is_adam:
+    if step.noise_corrected and not is_adam:
         yield "global.noise_corrected = false with 'sgd', which has no second moment; found true"
 
 
@@ -192,7 +192,7 @@ def _tail_fits(study: Study) -> Iterator[str]:
         yield f"at most training.rounds = {rounds}, which leave so many policies; found {tail}"
 
 
-_GREATEST_SERVER_STEP = 10.0  # of a mean of moves; a step for gradients would throw the policy far away
+_GREATEST_GLOBAL_STEP = 10.0  # of a mean of moves; a step for gradients would throw the policy far away
 _LEAST_RETURN_RANGE = 2e-9  # half of it is a clip; squares of much smaller ones vanish
 
 

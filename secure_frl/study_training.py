@@ -1,4 +1,4 @@
-"""The training section of a study: objective, aggregation, and the steps of server and sites."""
+"""The training section of a study: objective, aggregation, and the steps of everybody and of sites."""
 
 from __future__ import annotations
 

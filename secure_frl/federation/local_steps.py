@@ -8,7 +8,7 @@
 Each theta after the first, and the message, are functions of the broadcast policy and of n_1 .. n_K alone: they
 post-process K Gaussian releases, and the event of the round says `noised_sums` = K. A step is plain SGD, so a site's
 move theta_K+1 - theta_1 is eta times mean(message): the mean of the moves over the sites follows from the one secure
-sum of integers, and the server's step is `global.step_size` times that mean (1 with no momentum: parameters are
+sum of integers, and the global step is `global.step_size` times that mean (1 with no momentum: parameters are
 averaged). Each n_k lies in [-B, B] before its noise, so the message in [-K B, K B], which is the bound of the charter.
 
 FedProx adds to each step a pull of -eta mu (theta_k - theta_1), which post-processes noised sums too. Then the move is

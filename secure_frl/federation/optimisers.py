@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.federation.server_adam import AdamRule, adam_moments
+from secure_frl.federation.global_adam import AdamRule, adam_moments
 from secure_frl.federation.training_state import FIRST_PREDECESSOR, TrainingState
 from secure_frl.federation.value_step import ValueRule, value_step
 from secure_frl.learning.layout import RESIDUAL, VISIT_WEIGHT, VISITS, Layout

@@ -6,8 +6,8 @@ import math
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from secure_frl.federation.global_adam import AdamRule
 from secure_frl.federation.optimisers import OptimiserRule
-from secure_frl.federation.server_adam import AdamRule
 from secure_frl.federation.value_step import ValueRule
 from secure_frl.learning.forms import PolicyForm, policy_form
 from secure_frl.learning.layout import POLICY_BLOCK
@@ -68,13 +68,13 @@ def _move_factor(study: Study) -> float:
 
 
 def _adam_rule(study: Study) -> AdamRule | None:
-    server = study.training.global_
-    if server.optimiser != "adam":
+    step = study.training.global_
+    if step.optimiser != "adam":
         return None
     return AdamRule(
-        second_momentum=server.second_momentum,
-        root_floor=server.root_floor,
-        is_noise_corrected=server.noise_corrected,
+        second_momentum=step.second_momentum,
+        root_floor=step.root_floor,
+        is_noise_corrected=step.noise_corrected,
         move_factor=_move_factor(study),
     )
 

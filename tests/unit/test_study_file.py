@@ -187,7 +187,7 @@ MOVES = {"training.epochs": 2, "training.objective": "ppo", "privacy.noise": "lo
         ),
     ],
 )
-def test_server_steps_and_means_of_policies_that_do_not_fit_are_refused(
+def test_global_steps_and_means_of_policies_that_do_not_fit_are_refused(
     overrides: dict[str, object], word: str
 ) -> None:
     with pytest.raises(StudyRefused, match=word):

@@ -132,7 +132,7 @@ def test_inside_a_site_the_policy_moves_by_noised_integers_only(tiny: Tiny, monk
         assert 0.9 < noised[rule.layout.slice_of("visits.weight")].std() / 4096 < 1.1
 
 
-def test_with_a_server_step_of_1_the_site_s_own_move_is_what_everybody_applies(
+def test_with_a_global_step_of_1_the_site_s_own_move_is_what_everybody_applies(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = tiny(PPO)

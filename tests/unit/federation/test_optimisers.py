@@ -282,7 +282,7 @@ import hashlib, sys
 from dataclasses import replace
 import numpy as np
 from secure_frl.federation.optimisers import OptimiserRule, initial_state, step
-from secure_frl.federation.server_adam import AdamRule
+from secure_frl.federation.global_adam import AdamRule
 from secure_frl.learning.environments.icu_sepsis import admissible_actions
 from secure_frl.learning.layout import table_layout
 from secure_frl.secure_sum import Sum

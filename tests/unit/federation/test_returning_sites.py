@@ -1,4 +1,4 @@
-"""A site that missed rounds comes back to the whole state of the server, moments too, and goes on as everybody does."""
+"""A site that missed rounds comes back to the whole state of training, moments too, and goes on as everybody does."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ EPOCHS = {
     "training.local": {"step_size": 40.0},
     "privacy.noise": "local",
 }
-SERVERS: dict[str, dict[str, Any]] = {
+GLOBAL_STEPS: dict[str, dict[str, Any]] = {
     "fedavgm": {"momentum": 0.9, "step_size": 1.0},
     "fedadam": {"optimiser": "adam", "momentum": 0.5, "step_size": 0.1, "noise_corrected": True},
 }
 
 
-@pytest.mark.parametrize("aggregation", SERVERS)
+@pytest.mark.parametrize("aggregation", GLOBAL_STEPS)
 def test_a_site_that_missed_two_rounds_computes_the_next_state_as_everybody_does(
     aggregation: str, tiny: Callable[..., Study], tmp_path: Path
 ) -> None:
@@ -39,7 +39,7 @@ def test_a_site_that_missed_two_rounds_computes_the_next_state_as_everybody_does
             "sites": {"count": 4, "min_survivors": 3, "max_colluders": 1},
             "training.rounds": 4,
             "training.aggregation": aggregation,
-            "training.global": {**SERVERS[aggregation], "schedule": "constant"},
+            "training.global": {**GLOBAL_STEPS[aggregation], "schedule": "constant"},
             "output.keep_policies": "all",
         }
     )
