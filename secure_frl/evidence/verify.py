@@ -274,7 +274,7 @@ def _verify_unfinished(
         except (SecureFrlError, OSError) as error:
             notes.find_error(file, error)
     notes.not_proved.append("any result: the run is unfinished, and an unfinished run claims none")
-    return _conclude(notes, allow_rehearsal, unfinished=True, completed=completed)
+    return _conclude(notes, allow_rehearsal, marked_in="run.json", unfinished=True, completed=completed)
 
 
 # --- one ledger ------------------------------------------------------------------------------------------------------
@@ -307,13 +307,16 @@ def _verify_ledger(path: Path, notes: Notes, allow_rehearsal: bool) -> Verificat
                 )
     except (SecureFrlError, OSError) as error:
         notes.find_error(file, error)
-    return _conclude(notes, allow_rehearsal, recomputed=recomputed, completed=completed, delta=delta)
+    return _conclude(
+        notes, allow_rehearsal, marked_in=path.name, recomputed=recomputed, completed=completed, delta=delta
+    )
 
 
 def _conclude(
     notes: Notes,
     allow_rehearsal: bool,
     *,
+    marked_in: str = NAME,
     unfinished: bool = False,
     recomputed: float | None = None,
     result: rounds.Result | None = None,
@@ -324,7 +327,9 @@ def _conclude(
     if notes.is_rehearsal:
         notes.not_proved.append("any privacy: this is a rehearsal, its noise and keys follow from a seed")
         if not allow_rehearsal:
-            notes.find(NAME, "marks a rehearsal, which protects nobody. Pass --allow-rehearsal to check its books.")
+            notes.find(
+                marked_in, "marks a rehearsal, which protects nobody. Pass --allow-rehearsal to check its books."
+            )
     summed = sum(line.outcome == "summed" for line in lines)
     return Verification(
         holds=not notes.findings,

@@ -286,6 +286,8 @@ def test_a_rehearsal_holds_only_for_who_asks_for_one(tmp_path: Path) -> None:
     allowed = verify(run, allow_rehearsal=True)
     assert (allowed.holds, allowed.is_rehearsal) == (True, True)
     assert any("rehearsal" in one for one in allowed.not_proved)
+    alone = verify(run / "ledgers" / f"{NAMES[0]}.jsonl")
+    assert named(alone) == {f"{NAMES[0]}.jsonl"}
 
 
 # --- unfinished runs, single ledgers ---------------------------------------------------------------------------------
