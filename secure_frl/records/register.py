@@ -133,7 +133,7 @@ class Register:
         return hmac.digest(self._root_key, b"persons", "sha256")
 
     def participation_root(self) -> bytes:
-        """Return the root over all windows so far, 32 bytes; what an event carries before and after."""
+        """Return the root over all windows so far, 32 bytes: an event has it before its window, a release after."""
         return self._last_window()[1]
 
     def check_holds(self, roots: Set[bytes]) -> None:
