@@ -1,7 +1,8 @@
-"""What a site does with the epoch's key, and how often it was led to decrypt what was no sum.
+"""What a site does with the epoch's key, and how often it was led to decrypt what it could not follow.
 
 A coordinator that chooses ciphertexts learns one bit from each: whether it decrypted to a sum, lanes and range
-included. So a key that was asked to open three things which are none is not used again; the next epoch brings another.
+included, that the site could follow. So a key that was asked to open three things of which this is not true is not used
+again; the next epoch brings another.
 Source: docs/protocol.md, section 18.
 """
 
@@ -68,8 +69,8 @@ class EpochCipher:
         """Raise KeySuspect when this key was asked to open too much that was no sum."""
         if self.failures >= MOST_FAILURES:
             raise KeySuspect(
-                f"expected sums to decrypt, {self.failures} of this epoch's did not. Open a new epoch, with a new key; "
-                "nothing more is encrypted under this one."
+                f"expected sums that can be opened and followed, {self.failures} of this epoch's could not. Open a new "
+                "epoch, with a new key; nothing more is encrypted under this one. This site's log has the reasons."
             )
 
     def encrypt(self, words: Words) -> bytes:
@@ -81,9 +82,10 @@ class EpochCipher:
         return open_sum(body, self.plan, contributors, self.worker)
 
     def note_failure(self) -> None:
-        """Count what was no sum: it did not decrypt, or not to what so many sites can add up to.
+        """Count a sum that was not followed: it did not decrypt, or not to what so many sites can add up to, or worse.
 
-        Whether lanes and range hold is as good an answer as whether a ciphertext decrypts: uncounted, they would let a
-        coordinator compare one site's values with numbers of its choice, round after round.
+        Whether lanes and range hold is as good an answer as whether a ciphertext decrypts, and so is whether what comes
+        after them fails: uncounted, they would let a coordinator compare one site's values with numbers of its choice,
+        round after round.
         """
         self.failures += 1

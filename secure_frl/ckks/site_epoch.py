@@ -15,6 +15,7 @@ from secure_frl.ckks.requests import Op
 from secure_frl.encoding.slots import ChunkPlan
 from secure_frl.errors import AlreadyAnswered, EpochRefused, KeyRefused, WorkerDied
 from secure_frl.masking.site_memory import Answer, EpochOpen, EpochView, SiteParty
+from secure_frl.masking.site_states import Log
 from secure_frl.secure_sum import COORDINATOR_ID, BlindHost, SiteId
 from secure_frl.wire.envelope import EMPTY_32, Address, Header, sign_frame
 from secure_frl.wire.messages import (
@@ -37,6 +38,7 @@ class BlindParty(SiteParty):
     host: BlindHost = field(repr=False)
     plan: ChunkPlan
     workers: SiteWorkers = field(repr=False)
+    log: Log = field(repr=False)
 
 
 def make_packages(party: BlindParty, state: EpochOpen, header: Header, body: PackageRequest) -> Answer:

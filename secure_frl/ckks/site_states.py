@@ -3,14 +3,17 @@
 What stays: epochs, contexts, keys, shares, confirmations, durable rows, refusals. What differs: the steward's key
 before the first round; R2C in place of R2, under plain ckks already as the answer to R0; R5C, which a site decrypts;
 R6. Speaks as a site.
-A site that cannot open a sum answers as one that could: with 32 bytes, random ones.
+A site that cannot open a sum, or cannot follow it for whatever reason, answers as one that could: with 32 bytes,
+random ones. Why stays in its own log.
 Source: docs/protocol.md, section 18.
 """
 
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -21,14 +24,7 @@ from secure_frl.ckks.epoch_cipher import EpochCipher, SiteWorkers
 from secure_frl.ckks.site_epoch import BlindParty, hand_over_policy, make_packages, take_package
 from secure_frl.encoding.lanes import from_ring_sum
 from secure_frl.encoding.ring import reduce_, word_type
-from secure_frl.errors import (
-    DecryptionFailed,
-    KeyRefused,
-    LaneMismatch,
-    MalformedMessage,
-    RoundRefused,
-    SumOutOfRange,
-)
+from secure_frl.errors import KeyRefused, MalformedMessage, RoundRefused, SecureFrlError
 from secure_frl.masking import contexts, site_states
 from secure_frl.masking.site_attempt import (
     checked_vector,
@@ -49,7 +45,7 @@ from secure_frl.masking.site_memory import (
 )
 from secure_frl.masking.site_states import ATTEMPTS, SiteProtocol
 from secure_frl.masking.site_sum import check_survivors
-from secure_frl.secure_sum import Sum, Words
+from secure_frl.secure_sum import SiteId, Sum, Words
 from secure_frl.wire.envelope import Header, mac_digest, seal_frame
 from secure_frl.wire.messages import Announcement, EncryptedTotal, FollowingTag, MessageType, encode_body
 
@@ -106,7 +102,8 @@ def take_encrypted_sum(
     """Answer R5C with the tag of the policy that follows; the round is closed here, whether the sum opens or not.
 
     digest: SHA-256 of the ciphertexts, which the frame's tag covers.
-    Raises KeyRefused, BadSignature, SurvivorsRefused or MalformedMessage for what can be said without decrypting.
+    Raises KeyRefused, BadSignature, SurvivorsRefused or MalformedMessage for what can be said without decrypting; from
+    there on nothing. A full disk is answered like a chosen ciphertext: told apart, the one would hide the other.
     """
     attempt = state.attempt
     context, view = attempt.context, attempt.view
@@ -118,20 +115,54 @@ def take_encrypted_sum(
     survivors = check_survivors(party, state, body, published, b"")
     correction = read_correction(party, body.correction)
     try:
-        words = cipher.open_sum(ciphertexts, len(survivors))
-        if correction is not None:
-            np.subtract(words, correction, out=words)
-            reduce_(words, party.terms.constants.modulus_bits)
-        total = Sum(from_ring_sum(words, party.terms.constants, len(survivors)), party.terms.constants.scale, survivors)
-        following, outcome = party.host.next_tag(total), "summed"
-    except (DecryptionFailed, LaneMismatch, SumOutOfRange):
+        following = party.host.next_tag(_open_total(party, cipher, ciphertexts, correction, survivors))
+        party.host.close("summed")
+    except Exception as error:  # whatever failed, its name or a reply of another size would tell of what was decrypted
         cipher.note_failure()
-        following, outcome = party.random.take(len(digest)), "unknown"
-    party.host.close(outcome)
+        following = party.random.take(len(digest))
+        _keep_policy(party, context.round, error)
     link = attempt.link(T.R5C_REPLY, attempt.ctx1)
     reply = seal_frame(attempt.address(party.me), T.R5C_REPLY, encode_body(FollowingTag(following)), link)
     view.channels.advance_to(context.round + 1)  # nothing of a closed round is opened again
     return EpochOpen(view), reply
+
+
+def _open_total(
+    party: BlindParty,
+    cipher: EpochCipher,
+    ciphertexts: bytes,
+    correction: Words | None,
+    survivors: tuple[SiteId, ...],
+) -> Sum:
+    """Decrypt a sum and check its lanes and range. Raises DecryptionFailed, LaneMismatch, SumOutOfRange."""
+    constants = party.terms.constants
+    words = cipher.open_sum(ciphertexts, len(survivors))
+    if correction is not None:
+        np.subtract(words, correction, out=words)
+        reduce_(words, constants.modulus_bits)
+    return Sum(from_ring_sum(words, constants, len(survivors)), constants.scale, survivors)
+
+
+def _keep_policy(party: BlindParty, number: int, error: Exception) -> None:
+    """End a round whose sum was not followed; why, only this site's log says. Raises nothing."""
+    reasons = [(type(error).__name__, _reason(error))]
+    try:
+        party.host.close("unknown")
+    except Exception as second:  # as above: not even a disk that fails twice may speak
+        reasons.append((type(second).__name__, _reason(second)))
+    for name, reason in reasons:
+        with suppress(Exception):  # a log on the same full disk
+            party.log(name, f"round {number}: kept the policy and answered with 32 random bytes: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """Return what the operator needs: our own text, the system's, else only where; another's text may quote a sum."""
+    if isinstance(error, SecureFrlError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}. Mend it, then the next round is followed again."
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"failed in {place.name}, line {place.lineno} of {place.filename}. Report this."
 
 
 def published_digest(correction: bytes, ciphertexts_digest: bytes) -> bytes:
@@ -191,7 +222,8 @@ class CkksSite(SiteProtocol):
         super().__init__(**rest)
         party = self._party
         given = {one.name: getattr(party, one.name) for one in fields(party)}
-        self._party = BlindParty(**given, plan=contexts.chunk_plan(party.terms.constants), workers=workers)
+        plan = contexts.chunk_plan(party.terms.constants)
+        self._party = BlindParty(**given, plan=plan, workers=workers, log=self._log)
 
 
 class CkksMaskingSite(CkksSite):

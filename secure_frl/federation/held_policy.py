@@ -203,10 +203,15 @@ class SealedPolicy(HeldPolicy):
         return super().follow(following, figures)
 
     def concluded(self, outcome: str) -> None:
-        """Hold what follows, provisionally."""
+        """Hold what follows, provisionally. If it cannot be written, nothing has changed."""
+        before = (self.state, self._previous, self._figures)
         if outcome == "summed" and self._next is not None:
             self._previous, self._figures = self.state, self._next_figures
-        super().concluded(outcome)
+        try:
+            super().concluded(outcome)
+        except Exception:  # raised again
+            self.state, self._previous, self._figures = before
+            raise
 
     def _check_follows(self, offered: TrainingState) -> None:
         """As in memory; what follows from the step before is as good while the newer one is provisional."""

@@ -188,9 +188,13 @@ class StudySite:
     def close(self, outcome: str) -> None:
         """End the round: a released window is committed, an unreleased one is given back, nothing else changes."""
         window, self._window = self._window, None
-        self._held.concluded(outcome)
-        if window is None:
-            return
+        try:
+            self._held.concluded(outcome)
+        finally:  # a policy that cannot be written leaves no window open in the ledger
+            if window is not None:
+                self._conclude_window(window, outcome)
+
+    def _conclude_window(self, window: _Window, outcome: str) -> None:
         if window.is_released:
             self._parts.ledger.commit(window.receipt, outcome, window.survivors if outcome == "summed" else None)
         else:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from blind_federation import BlindFederation, combined
+from blind_federation import BlindFederation, cipher_at, combined
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secure_frl.ckks.coordinator_states import CkksSum, encrypted_of
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Worker
 from secure_frl.encoding.slots import SLOTS
+from secure_frl.errors import LedgerCorrupt
 from secure_frl.wire.envelope import read_header
 
 BOTH = ("ckks", "ckks+masking")
@@ -181,6 +183,75 @@ def test_a_site_that_fails_and_one_that_does_not_answer_alike(federations, prote
     assert (good.type, good.body_bytes, good.key_id) == (bad.type, bad.body_bytes, bad.key_id)
     assert parties.sites[1].state_name == parties.sites[2].state_name == "EpochOpen"
     assert parties.registers[1].rows[-1] == parties.registers[2].rows[-1]
-    assert [len(parties.logs[site]) for site in (1, 2)] == [before[1], before[2]]  # neither says why, not even at home
+    assert parties.logs[1][before[1] :] == []
+    assert [name for name, _ in parties.logs[2][before[2] :]] == ["DecryptionFailed"]  # at home only
     assert parties.hosts[1].total is not None
     assert parties.hosts[2].total is None
+
+
+# --- what fails after a sum is open ----------------------------------------------------------------------------------
+
+FULL = OSError(28, "No space left on device", "policy.held")
+FAULTS: dict[str, tuple[dict[str, Exception], list[tuple[str, str]]]] = {  # what raises -> the site's log
+    "a program": ({"next_tag": RuntimeError("the sum is 4711")}, [("RuntimeError", "failed in failing")]),
+    "a disk, in the step": ({"next_tag": FULL}, [("OSError", "No space left on device: policy.held")]),
+    "books": ({"next_tag": LedgerCorrupt("expected rows, got none.")}, [("LedgerCorrupt", "expected rows, got none.")]),
+    "a disk, at the end": ({"summed": FULL}, [("OSError", "policy.held")]),
+    "a disk, twice": ({"next_tag": FULL, "unknown": FULL}, [("OSError", "policy.held"), ("OSError", "policy.held")]),
+    "a disk, and the log on it": ({"next_tag": FULL, "log": FULL}, []),
+}
+
+
+def break_(parties: BlindFederation, site: int, faults: dict[str, Exception], patch: pytest.MonkeyPatch) -> None:
+    host, machine = parties.hosts[site], parties.sites[site]
+    close = host.close
+
+    def failing(*given: Any) -> Any:
+        raise faults["next_tag"]
+
+    def closing(outcome: str) -> None:
+        close(outcome)
+        if outcome in faults:
+            raise faults[outcome]
+
+    def logging(name: str, text: str) -> None:
+        raise faults["log"]
+
+    patch.setattr(host, "close", closing)
+    if "next_tag" in faults:
+        patch.setattr(host, "next_tag", failing)
+    if "log" in faults:
+        patch.setattr(machine, "_party", replace(machine._party, log=logging))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("protection", BOTH)
+def test_whatever_fails_after_the_sum_is_open_answers_like_a_site_that_followed(
+    federations, protection, name, monkeypatch
+):
+    parties = federations(5, protection)
+    faults, said = FAULTS[name]
+    machine = parties.next_round()
+    before = len(parties.logs[2])
+    requests = {site: parties.total_of(machine, site) for site in (1, 2)}
+    break_(parties, 2, faults, monkeypatch)
+
+    frames = {site: parties.sites[site].handle(request) for site, request in requests.items()}
+    answer = parties.answer(machine, 2, requests[2])  # the same bytes, the same answer
+
+    good, bad = (read_header(frames[site]) for site in (1, 2))
+    assert len(frames[1]) == len(frames[2])
+    assert (good.type, good.body_bytes, good.key_id) == (bad.type, bad.body_bytes, bad.key_id)
+    assert len(answer) == 32
+    assert answer not in {parties.hosts[1].held_tag(), parties.hosts[2].held_tag(), bytes(32)}
+    assert parties.sites[2].state_name == "EpochOpen"
+    assert parties.registers[2].rows[-1][2] == "closed"
+    assert parties.hosts[2].closed[-1] == "unknown"
+    assert cipher_at(parties.sites[2]).failures == 1
+    log = parties.logs[2][before:]
+    assert [name for name, _ in log] == [name for name, _ in said]
+    assert all(text in line for (_, line), (_, text) in zip(log, said, strict=True))
+    assert "4711" not in str(log)  # what the program's error quotes
+
+    monkeypatch.undo()
+    assert parties.next_round().outcome().contributors == (0, 1, 2, 3, 4)  # nothing of it stays in the way

@@ -84,6 +84,24 @@ def test_a_step_is_there_after_a_restart_and_a_round_without_a_sum_leaves_none(o
     assert held.tag() == opened().tag() == tag_of(one)
 
 
+def test_a_step_that_cannot_be_written_is_not_taken_and_leaves_the_one_before(opened: Opened, tmp_path: Path) -> None:
+    held = opened()
+    zero, one = held.state, after(held.state)
+    make(held, one)
+    path = policy_path(tmp_path, SESSION)
+    path.rename(tmp_path / "aside")
+    path.mkdir()  # takes no file
+
+    with pytest.raises(IsADirectoryError):
+        make(held, after(one))
+
+    path.rmdir()
+    (tmp_path / "aside").rename(path)
+    assert held.tag() == opened().tag() == tag_of(one)
+    for policy in (opened(), held):  # still provisional, as it was
+        assert policy.announced(tag_of(zero), None) == tag_of(zero)
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_provisional_step_is_given_up_for_the_one_before_and_for_no_other(restarts: bool, opened: Opened) -> None:
     held = opened()

@@ -16,8 +16,10 @@ from secure_frl.errors import ModelMissing, StudyStopped, SumOutOfRange
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.federation.blind_site import BlindStudySite
+from secure_frl.federation.held_policy import policy_path
 from secure_frl.federation.policy_keepers import BlindKeeper
 from secure_frl.records.journal import read_journal
+from secure_frl.records.ledger import read_ledger
 from secure_frl.study import Study
 from secure_frl.wire.messages import MessageType
 
@@ -72,6 +74,41 @@ def test_a_site_that_answers_another_tag_is_named_and_stays_in(
     assert survivors(tmp_path / "run") == ["1234"] * 4
     assert log_of(tmp_path / "run").count("site-02 follows to another policy") == 1
     assert_one_policy(tmp_path / "run", (1, 2, 3, 4))
+
+
+def test_a_site_whose_disk_fails_as_it_steps_loses_nothing_and_follows_again(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[Path] = []
+    real = BlindStudySite.next_tag
+
+    def stepping(self: BlindStudySite, total: Any) -> bytes:
+        tag = real(self, total)
+        if self._parts.me == 1:
+            steps.append(policy_path(self._parts.home, self._parts.terms.session))
+            if len(steps) == 2:  # what stands in the file's place takes no file
+                steps[-1].rename(tmp_path / "aside")
+                steps[-1].mkdir()
+        return tag
+
+    def mended(me: int, honest: Callable[[], bytes], *announced: Any) -> bytes:
+        if me == 1 and steps and steps[-1].is_dir():
+            steps[-1].rmdir()
+            (tmp_path / "aside").rename(steps[-1])
+        return honest()
+
+    monkeypatch.setattr(BlindStudySite, "next_tag", stepping)
+    spoil(monkeypatch, "policy_tag", mended)
+
+    simulation.run(tiny(FOUR), tmp_path / "run")
+
+    run = tmp_path / "run"
+    assert survivors(run) == ["1234"] * 4
+    assert log_of(run).count("site-02 follows to another policy") == 1
+    assert "".join(path.read_text() for path in steps[0].parent.rglob("*.log")).count("round 2: kept the policy") == 1
+    spent = read_ledger(run / "ledgers/site-02.jsonl").reservations.values()
+    assert [one.status for one in spent] == ["summed"] * 4  # and not what is left of a round that nobody ended
+    assert_one_policy(run, (1, 2, 3, 4))
 
 
 def test_sites_that_hand_over_nothing_are_passed_over(
