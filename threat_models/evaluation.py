@@ -49,6 +49,12 @@ class Task:
     seconds: float  # a rough cost on one core, so that long ones start first
     measure: Callable[[Study, Effort], Iterable[Cell]]  # a function of a module or a partial of one: processes run it
     is_control: bool = False  # run whatever columns are asked for: without it the others mean nothing
+    also: tuple[str, ...] = ()  # other attacks that its run gives cells of
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Return the names of all attacks that it gives cells of."""
+        return self.attack, *self.also
 
 
 class Evaluation(Protocol):

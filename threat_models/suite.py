@@ -135,13 +135,13 @@ def attack(
         if reason := one.why_not(study):
             cells += [not_tested(threat.name, reason) for threat in one.threats]
         else:
-            tasks += one.tasks(study, effort)
+            tasks += [task for task in one.tasks(study, effort) if not attacks or set(task.attacks) & set(attacks)]
     columns = tuple(dict.fromkeys(name for task in tasks for name in task.defences))
     _check_names("defence", defences, set(columns))
     wanted = [task for task in tasks if _is_wanted(task, defences)]
     for found in _measured(study, effort, wanted, jobs or os.cpu_count() or 1, progress):
-        cells += found
-    threats = tuple(threat for one in chosen for threat in one.threats)
+        cells += [cell for cell in found if not attacks or cell.attack in attacks]
+    threats = tuple(threat for one in chosen for threat in one.threats if not attacks or threat.name in attacks)
     cells += _left_out(threats, cells, effort)
     _check_tested(attacks, cells)
     rank = {threat.name: number for number, threat in enumerate(threats)}
@@ -216,7 +216,7 @@ def _run(task: Task, plain: dict[str, Any], effort: Effort) -> tuple[list[Cell],
 
 
 def _broken_off(task: Task, error: Exception) -> list[Cell]:
-    """Return a failed cell for each column of a task that did not end."""
+    """Return a failed cell for each attack and column of a task that did not end."""
     kind = Kind.CONTROL if task.is_control else Kind.DEFENDED
     text = f"{type(error).__name__}: {error} (in {task.title})"
-    return [broke_off(task.attack, defence, kind, text) for defence in task.defences or ("",)]
+    return [broke_off(attack, defence, kind, text) for attack in task.attacks for defence in task.defences or ("",)]

@@ -75,7 +75,8 @@ class ImprintEvaluation:
             Task(THREAT.name, (one.name,), f"imprint, {one.name}", 8.0, partial(_trusting, one), one.name in CONTROLS)
             for one in (PLAIN, MASKING, LOCAL_8, MASKING_8)
         ]
-        found.append(Task(THREAT.name, (MASKING.name,), "imprint, sites that check", 4.0, _checking))
+        also = (MISSED_THREAT.name,)
+        found.append(Task(THREAT.name, (MASKING.name,), "imprint, sites that check", 4.0, _checking, also=also))
         return tuple(found)
 
 

@@ -210,6 +210,56 @@ def test_a_task_says_the_same_in_another_process(tiny: Tiny) -> None:
     assert judge(there) == [Verdict.WINS, Verdict.HOLDS]
 
 
+class _Family:
+    """Two attacks: one with a task of its own, and a task that gives cells of both."""
+
+    threats = (THREAT, replace(THREAT, name="stare"))
+
+    def __init__(self, shared: Callable[[], None] = lambda: None) -> None:
+        self._shared = shared
+
+    def why_not(self, study: Study) -> str:
+        return ""
+
+    def tasks(self, study: Study, effort: Effort) -> tuple[Task, ...]:
+        both = partial(_both, self._shared)
+        return (
+            Task("look", ("noise",), "look", 1.0, partial(_measured, "noise")),
+            Task("look", ("walls",), "both", 1.0, both, also=("stare",)),
+        )
+
+
+def _both(first: Callable[[], None], study: Study, effort: Effort) -> Iterator[Cell]:
+    first()
+    (cell,) = _measured("walls", study, effort)
+    yield from (cell, replace(cell, attack="stare"))
+
+
+def test_an_attack_asked_for_by_name_runs_its_own_cells_and_no_other_s_of_its_family(tiny: Tiny) -> None:
+    ran: list[str] = []
+
+    def asked(*attacks: str) -> list[tuple[str, str]]:
+        def ended(title: str, seconds: float, number: int, of: int) -> None:
+            ran.append(title)
+
+        report = attack(tiny(), evaluations=(_Family(),), attacks=attacks, jobs=1, progress=ended)
+        assert [row["name"] for row in report.plain()["threats"]] == sorted(attacks or ("look", "stare"))
+        return [(cell.attack, cell.defence) for cell in report.cells]
+
+    assert asked("stare") == [("stare", "walls")]
+    assert ran == ["both"]
+    assert asked("look") == [("look", "noise"), ("look", "walls")]
+    assert len(asked()) == len(asked("look", "stare")) == 3
+
+
+def test_a_task_that_raises_fails_for_each_attack_that_it_would_have_given_cells_of(tiny: Tiny) -> None:
+    report = attack(tiny(), evaluations=(_Family(_raise),), jobs=1)
+
+    assert [line.split(":")[0] for line in report.failures] == ["look against walls", "stare against walls"]
+    with pytest.raises(InvalidParameter, match="got 'noise'"):
+        attack(tiny(), evaluations=(_Family(),), attacks=("stare",), defences=("noise",), jobs=1)
+
+
 class _Ends(_Two):
     """The same, but what it measures ends early."""
 
