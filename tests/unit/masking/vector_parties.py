@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from small_federation import Register
 
 from secure_frl.encoding.lanes import to_ring_vector
-from secure_frl.errors import AlreadyAnswered, ModelMissing
+from secure_frl.errors import ModelMissing
 from secure_frl.masking import contexts
 from secure_frl.masking.coordinator_states import EpochOpening, MaskedSum
 from secure_frl.masking.site_states import SiteProtocol
@@ -65,28 +66,6 @@ class Drawn:
 
     def words(self, count: int) -> np.ndarray:
         raise NotImplementedError
-
-
-@dataclass
-class Register:
-    """Durable memory; survives a restart."""
-
-    epoch: int = 0
-    row: tuple[int, int, str] | None = None
-
-    def last_epoch(self) -> int:
-        return self.epoch
-
-    def note_epoch(self, epoch: int) -> None:
-        if epoch <= self.epoch:
-            raise AlreadyAnswered("expected a newer epoch, got an older one. Open another.")
-        self.epoch = epoch
-
-    def last_stage(self) -> tuple[int, int, str] | None:
-        return self.row
-
-    def record(self, round_number: int, attempt: int, stage: str, digest: bytes) -> None:
-        self.row = (round_number, attempt, stage)
 
 
 @dataclass
