@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
 
 import pytest
+from campaign_seeds import seed_of_a_campaign, seed_of_the_default_suite
 from fault_mutations import Score, run_campaign, run_mutations
 
 from secure_frl.masking import coordinator_stages
@@ -15,17 +15,6 @@ DEFAULT_MESSAGES = 4_000
 CAMPAIGN_MESSAGES = int(os.environ.get("MESSAGES", "1000000"))
 JOBS = int(os.environ.get("JOBS", str(os.cpu_count() or 1)))
 GREATEST_PEAK_BYTES = 200_000  # of one message; the greatest that these charters allow has some 70,000 (a sealed model)
-
-
-DEFAULT_SEED = 20261125  # of the default suite: whether a submission passes must not be a draw
-
-
-def seed_of_the_default_suite() -> int:
-    return int(os.environ.get("SEED", str(DEFAULT_SEED)))
-
-
-def seed_of_a_campaign() -> int:
-    return int(os.environ.get("SEED", str(secrets.randbelow(2**40))))
 
 
 def check(score: Score) -> None:

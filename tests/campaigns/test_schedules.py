@@ -7,9 +7,9 @@ names its seed: `python -c "import fault_runner; fault_runner.show(SEED)"` in th
 from __future__ import annotations
 
 import os
-import secrets
 
 import pytest
+from campaign_seeds import seed_of_a_campaign, seed_of_the_default_suite
 from fault_bending import CELLS
 from fault_runner import SPARSE, run_campaign, run_schedules
 from fault_tally import Tally
@@ -21,17 +21,6 @@ from secure_frl.wire.records import SHARE_RECORD_BYTES
 DEFAULT_SCHEDULES, PARTS = 600, 3
 CAMPAIGN_SCHEDULES = int(os.environ.get("SCHEDULES", "100000"))
 JOBS = int(os.environ.get("JOBS", str(os.cpu_count() or 1)))
-
-
-DEFAULT_SEED = 20261125  # of the default suite: whether a submission passes must not be a draw
-
-
-def seed_of_the_default_suite() -> int:
-    return int(os.environ.get("SEED", str(DEFAULT_SEED)))
-
-
-def seed_of_a_campaign() -> int:
-    return int(os.environ.get("SEED", str(secrets.randbelow(2**40))))
 
 
 def check(tally: Tally) -> None:
