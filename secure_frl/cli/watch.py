@@ -132,6 +132,9 @@ def _show_result(folder: Path, result: RunResult, screen: Console) -> None:
         "rounds", f"{plain['rounds_completed']}", f"{plain['rounds_lost']} lost, {plain['episodes']} episodes"
     )
     table.add_row("fewest survivors", f"{plain['survivors_min']}", f"{plain['protection']}, {plain['noise']} noise")
+    if plain["survivor_difference_min"]:
+        meant = "sites at least between two sums that are not over the same; the noise of both hides what these sent"
+        table.add_row("difference", f"{plain['survivor_difference_min']}", meant)
     table.add_row("seconds", f"{plain['seconds']:.1f}", "")
     screen.print(table)
     if plain["epsilon_spent"] is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from secure_frl.consortium.identity import fingerprint
 from secure_frl.errors import ConfigError, SecureFrlError
 from secure_frl.evidence.books import read_head
+from secure_frl.evidence.rounds import smallest_difference
 from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.privacy.round_shares import root_share
@@ -77,6 +78,7 @@ class LedgerView:
     delta: float
     epsilon_spent: float
     studies: dict[str, float]  # charter, in hex -> epsilon that its events cost alone
+    differences: dict[str, int | None]  # charter, in hex -> `smallest_difference` of the sums that this holder knows
     rows: tuple[LedgerRow, ...]
 
     @property
@@ -92,7 +94,10 @@ class LedgerView:
             ("data set", self.dataset_id),
             ("unit", ", ".join(dict.fromkeys(f"{row.event.unit}, {row.event.relation}" for row in self.rows))),
             ("purposes", ", ".join(dict.fromkeys(row.event.purpose for row in self.rows))),
-            *((f"study {charter[:8]}", f"epsilon {spent:.4f} by itself") for charter, spent in self.studies.items()),
+            *(
+                (f"study {charter[:8]}", f"epsilon {spent:.4f} by itself{_alike(self.differences[charter])}")
+                for charter, spent in self.studies.items()
+            ),
             (
                 "lifetime",
                 f"epsilon {self.epsilon_spent:.4f} spent of {self.epsilon_budget:g}, {self.epsilon_left:.4f} left, at "
@@ -113,6 +118,7 @@ class LedgerView:
             "epsilon_spent": _stated(self.epsilon_spent),
             "epsilon_left": _stated(self.epsilon_left),
             "studies": {charter: _stated(spent) for charter, spent in self.studies.items()},
+            "survivor_difference_min": self.differences,
             "delta": self.delta,
             "accountant": accountant.ACCOUNTANT,
             "events": [row.plain() for row in self.rows],
@@ -141,6 +147,12 @@ def view_ledger(path: Path) -> LedgerView:
         accountant.epsilon(spent, delta),
         {
             charter: accountant.epsilon([event for event in spent if event.charter_hash == charter], delta)
+            for charter in charters
+        },
+        {
+            charter: smallest_difference(
+                row.kept.survivors for row in rows if row.kept.charter == charter and row.kept.survivors is not None
+            )
             for charter in charters
         },
         rows,
@@ -190,6 +202,10 @@ def check_heads(path: Path, heads: Sequence[Path]) -> tuple[HeadAnswer, ...]:
 def _check_is_file(path: Path) -> None:
     if not has_ledger(path):
         raise ConfigError(f"expected a ledger at {path}, found no file. Pass ledger.sqlite or an exported .jsonl.")
+
+
+def _alike(difference: int | None) -> str:
+    return "" if difference is None else f"; sums that are not over the same sites differ by {difference} at least"
 
 
 def _stated(value: float) -> float | None:

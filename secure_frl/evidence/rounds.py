@@ -5,7 +5,8 @@ These files rest on the coordinator's word; what they say is held against the ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -47,6 +48,7 @@ class Result(msgspec.Struct, frozen=True):
     unit: str
     honest_shares_assumed: int
     survivors_min: int | None = None
+    survivor_difference_min: int | msgspec.UnsetType | None = msgspec.UNSET  # not in summaries of older versions
     statement: dict[str, str | int | float | None] | None = None
 
 
@@ -105,6 +107,19 @@ def check_rounds(rounds: Sequence[RoundLine], charter: Charter, names: Sequence[
         last = line
 
 
+def smallest_difference(sums: Iterable[Iterable[Hashable]]) -> int | None:
+    """Return how many sites are in one and not the other of the two most alike sums that are not over the same sites.
+
+    sums: who is in each. 0: all are over the same sites; None: there are fewer than two. Whoever takes one of two sums
+    from the other has what so few sites sent in them, with the noise of both: So et al. (AAAI 2023), section 3.
+    """
+    numbers: dict[Hashable, int] = {}
+    masks = [sum(1 << numbers.setdefault(site, len(numbers)) for site in set(one)) for one in sums]
+    if len(masks) < 2:
+        return None
+    return min(((one ^ other).bit_count() for one, other in combinations(set(masks), 2)), default=0)
+
+
 def tag_after(line: RoundLine) -> str:
     """Return the tag of the policy in force after a round, in hex."""
     return line.next_tag if line.outcome == "summed" and line.next_tag else line.policy_tag
@@ -155,6 +170,8 @@ def check_result(result: Result, rounds: Sequence[RoundLine], charter: Charter, 
     }
     if result.survivors_min is not None and summed:
         expected["survivors_min"] = min(len(line.survivors) for line in summed)
+    if result.survivor_difference_min is not msgspec.UNSET:
+        expected["survivor_difference_min"] = smallest_difference(line.survivors for line in summed)
     for name, value in expected.items():
         if getattr(result, name) != value:
             notes.find(RESULT, f"says {name}={getattr(result, name)!r}, the books say {value!r}. Restore it.")

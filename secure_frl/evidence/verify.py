@@ -167,6 +167,12 @@ def _check_books(
         notes.proved.append(
             "every event agrees with the charter, with the other sites and with the coordinator's claim"
         )
+        difference = rounds.smallest_difference(summed.values())
+        if difference:
+            notes.proved.append(
+                f"sums that are not over the same sites differ by {difference} at least; what so few sites sent, the "
+                "noise of two sums hides, and no mask"
+            )
     return kept
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from secure_frl.evidence.rounds import smallest_difference
 from secure_frl.federation.by_site import simulated_figures
 from secure_frl.federation.enrolment import Enrolled
 from secure_frl.federation.evaluation import evaluate_state
@@ -185,6 +186,7 @@ def _summary(
         rounds_lost=len({record.round for record in records}) - len(summed),
         episodes=sum(len(record.cohort) for record in records) * _asked_of_a_site(study),
         survivors_min=min((len(record.survivors) for record in summed), default=0),
+        survivor_difference_min=smallest_difference(record.survivors for record in summed),
         protection=constants.protection,
         noise=constants.noise,
         policy_hash=tag.hex(),

@@ -51,6 +51,7 @@ class RunResult:
     rounds_lost: int
     episodes: int  # asked of the sites: over all attempts, cohort x a site's public number of a round
     survivors_min: int
+    survivor_difference_min: int | None  # `evidence.rounds.smallest_difference`
     protection: str
     noise: str
     policy_hash: str

@@ -223,6 +223,7 @@ def build(
         "unit": "patient",
         "honest_shares_assumed": 2,
         "survivors_min": 3,
+        "survivor_difference_min": 0,
         "seconds": 1.5,
     }
     (directory / "result.json").write_bytes(canonical_json(result) + b"\n")

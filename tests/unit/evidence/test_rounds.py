@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from made_runs import NAMES, TAGS, named, read_lines, resign, write_lines
 
 from secure_frl.consortium.charter import SignedCharter
+from secure_frl.evidence.rounds import smallest_difference
 from secure_frl.evidence.verify import verify
 from secure_frl.records.journal import Journal
 
@@ -74,3 +78,35 @@ def test_an_unfinished_blind_run_with_a_published_round_claims_nothing(blind: Pa
     said = verify(blind)
 
     assert (said.holds, said.unfinished, said.rounds) == (True, True, 2)
+
+
+# --- by how many sites two sums differ -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sums", "difference"),
+    [
+        ([], None),
+        ([(0, 1, 2)], None),
+        ([(0, 1, 2), (2, 1, 0)], 0),
+        ([(0, 1, 2), (0, 1, 2), (0, 1)], 1),  # two that are alike do not hide the one that is not
+        ([(0, 1, 2), (0, 1, 3)], 2),  # one left and one came
+        ([(0, 1, 2, 3), (4, 5), (0, 1, 2, 3, 4, 5, 6)], 3),
+        ([("a", "b"), ("c", "d"), ("a", "b", "c", "d", "e")], 3),  # far from each other, and in one that has both
+        ([range(10_000), range(1, 10_000), range(3, 9_990)], 1),
+    ],
+)
+def test_the_smallest_difference_is_that_of_the_two_most_alike_sums_over_other_sites(
+    sums: list[Sequence[int]] | list[Sequence[str]], difference: int | None
+) -> None:
+    assert smallest_difference(sums) == difference
+    assert smallest_difference(reversed(sums)) == difference
+
+
+def test_a_summary_of_a_version_that_did_not_say_it_holds(run: Path) -> None:
+    plain = json.loads((run / "result.json").read_bytes())
+    del plain["survivor_difference_min"]
+    (run / "result.json").write_text(json.dumps(plain))
+    resign(run)
+
+    assert verify(run).findings == ()

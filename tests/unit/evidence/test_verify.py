@@ -212,6 +212,8 @@ def test_one_sites_ledger_in_anothers_place_is_named(run: Path) -> None:
         {"protection": "ckks"},
         {"unit": "trajectory"},
         {"survivors_min": 2},
+        {"survivor_difference_min": 2},
+        {"survivor_difference_min": None},
         {"delta": 1e-3},
     ],
 )

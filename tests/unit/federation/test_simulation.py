@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter, StudyStopped, UnexpectedState
+from secure_frl.evidence.ledger_view import view_ledger
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.federation.results import RoundReport
@@ -40,6 +41,7 @@ PROMISED = {
     "honest_shares_assumed",
     "epsilon_if_one_more_colludes",
     "survivors_min",
+    "survivor_difference_min",
     "protection",
     "noise",
     "seconds",
@@ -358,4 +360,9 @@ def test_a_site_that_restarts_in_mid_study_is_back_after_one_round(tiny: Tiny, t
     assert [len(one.survivors) for one in rounds] == [4, 3, 4, 4]
     assert [one.epoch for one in rounds] == [1, 1, 2, 2]
     assert result.rounds_completed == 4
+    assert result.survivor_difference_min == 1  # four sites, and these without site 0
+    views = [view_ledger(tmp_path / f"run/ledgers/site-0{number}.jsonl") for number in (1, 2)]
+    assert [list(view.differences.values()) for view in views] == [[0], [1]]  # site 0 knows three sums
+    assert ["differ by 1 at least" in str(view.about()) for view in views] == [False, True]
+    assert any("differ by 1 at least" in said for said in verify(tmp_path / "run").proved)
     assert verify(tmp_path / "run").findings == ()
