@@ -112,7 +112,7 @@ def measure_pair(threat: Threat, name: str, study: Study, effort: Effort) -> Ite
 
 
 def pair_of(threat: Threat, name: str, off: Compared, on: Compared, effort: Effort) -> Iterator[Cell]:
-    """Yield the cells of an attack without the bound and with it. The sign flip's first is the control of all."""
+    """Yield the cells of an attack without the bound and with it. The sign flip's first is `byzantine`'s control."""
     kind, bars = (Kind.CONTROL, (Bar(at_most=LOST),)) if name == CONTROL else (Kind.REPORT, ())
     yield cell_of(threat, MASKING, kind, name, off, effort, bars=bars)
     why, bars = WHY_BOUND if threat is BYZANTINE else WHY_DATA, (Bar(at_least=KEPT),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,29 @@ WHY_TRIGGER = (
 )
 
 
+def site_cell(
+    threat: Threat,
+    defence: Defence,
+    kind: Kind,
+    found: tuple[float, float, float],
+    effort: Effort,
+    **more: Any,  # Any: further fields of a cell
+) -> Cell:
+    """Return a cell of what malicious sites reached. found: value, low, high."""
+    value, low, high = found
+    return Cell(
+        attack=threat.name,
+        defence=defence.name,
+        kind=kind,
+        value=value,
+        low=low,
+        high=high,
+        view=str(View.SITE),
+        seeds=(effort.seed,),
+        **more,
+    )
+
+
 def cell_of(
     threat: Threat,
     defence: Defence,
@@ -43,7 +67,6 @@ def cell_of(
     sentence: str = "",
 ) -> Cell:
     """Return the cell of what honest sites' people got. name: the attack's; malicious, of: sites."""
-    value, low, high = found.relative
     figures = {
         "malicious": float(malicious),
         "sites": float(of),
@@ -52,21 +75,18 @@ def cell_of(
         "all_rounds": found.whole,
         "sum_length": _mean([one.length for one in found.attacked]),
     }
-    return Cell(
-        attack=threat.name,
-        defence=defence.name,
-        kind=kind,
+    return site_cell(
+        threat,
+        defence,
+        kind,
+        found.relative,
+        effort,
         metric=METRIC,
-        value=value,
-        low=low,
-        high=high,
         n=len(found.clean),
-        view=str(View.SITE),
         game=f"{name}, {malicious} of {of}",
         bars=bars,
         figures=figures,
         sentence=sentence,
-        seeds=(effort.seed,),
     )
 
 
@@ -83,24 +103,20 @@ def trigger_cells(threat: Threat, off: Compared, on: Compared, effort: Effort) -
 
 
 def _trigger_cell(threat: Threat, defence: Defence, kind: Kind, found: Compared, effort: Effort) -> Cell:
-    value, low, high = mean_interval(_triggered(found.attacked))
     by_chance = _mean(_triggered(found.clean))
-    return Cell(
-        attack=threat.name,
-        defence=defence.name,
-        kind=kind,
+    return site_cell(
+        threat,
+        defence,
+        kind,
+        mean_interval(_triggered(found.attacked)),
+        effort,
         metric=TRIGGER_METRIC,
-        value=value,
-        low=low,
-        high=high,
         n=len(found.attacked),
-        view=str(View.SITE),
         game=f"backdoor's trigger, {MALICIOUS} of {SITES}",
         bars=(Bar(at_least=KEPT),) if kind is Kind.BY_DESIGN else (),
         nulls={"chance": by_chance},
         figures={"untriggered": _mean([one.untriggered for one in found.attacked])},
         sentence=WHY_TRIGGER,
-        seeds=(effort.seed,),
     )
 
 

@@ -18,10 +18,11 @@ from secure_frl.study import Study
 from threat_models.adversaries.byzantine import BYZANTINE, FREE_RIDER
 from threat_models.defences import Defence
 from threat_models.evaluation import Effort
+from threat_models.evaluations.byzantine_cells import site_cell
 from threat_models.evaluations.byzantine_rounds import MaskedSums
 from threat_models.evaluations.byzantine_study import MALICIOUS, NORM_BOUND, SITES, Case, study_of
 from threat_models.results import Bar, Cell, Kind
-from threat_models.threat import Threat, View
+from threat_models.threat import Threat
 
 WHY_RANGE = (
     "One site that skips the clip may move every coordinate of the sum by as much as all sites together could; beyond "
@@ -45,20 +46,17 @@ def measure_range(study: Study, effort: Effort) -> Iterator[Cell]:
     masked.publish(machine, _TAG)
     moved = float(np.linalg.norm(total.integers)) / total.scale
     figures = {"coordinate": limit / constants.scale, "clips_of_an_honest_site": 1.0, "values": float(constants.length)}
-    yield Cell(
-        attack=BYZANTINE.name,
-        defence=NORM_BOUND.name,
-        kind=Kind.REPORT,
+    yield site_cell(
+        BYZANTINE,
+        NORM_BOUND,
+        Kind.REPORT,
+        (moved, moved, moved),
+        effort,
         metric="clips that one site moved the sum by",
-        value=moved,
-        low=moved,
-        high=moved,
         n=1,
-        view=str(View.SITE),
         game="largest total in range, 1 of 12 without the clip",
         figures=figures,
         sentence=WHY_RANGE,
-        seeds=(effort.seed,),
     )
     masked.seats[-1].integers += 1
     refusal = ""
@@ -77,6 +75,7 @@ def measure_sybils(study: Study, effort: Effort) -> Iterator[Cell]:
     roster = sign_roster(consortium, honest)
     plain = study_of(study, Case(), effort.seed, 1)
     charter = make_charter(plain.plain(), roster, sum_constants(plain), coordinator.public_key, bytes(16))
+    charter.check_roster(decode_roster(roster.encode()))  # the true one is taken, or a refusal would say nothing
     forged = replace(roster, entries=(*roster.entries, *sybils))
     found = _refusal(lambda: decode_roster(forged.encode()))
     yield refused(FREE_RIDER, NORM_BOUND, "Sybils added to a signed roster", found, WHY_ROSTER, effort)
@@ -88,21 +87,18 @@ def measure_sybils(study: Study, effort: Effort) -> Iterator[Cell]:
 def refused(threat: Threat, defence: Defence, game: str, refusal: str, sentence: str, effort: Effort) -> Cell:
     """Return the cell of something that honest parties refuse, or, with an empty refusal, did not."""
     value = 0.0 if refusal else 1.0
-    return Cell(
-        attack=threat.name,
-        defence=defence.name,
-        kind=Kind.DEFENDED,
+    return site_cell(
+        threat,
+        defence,
+        Kind.DEFENDED,
+        (value, value, value),
+        effort,
         metric="accepted",
-        value=value,
-        low=value,
-        high=value,
         n=1,
-        view=str(View.SITE),
         game=game,
         bars=(Bar(at_most=0.0),),
         refusal=refusal,
         sentence=sentence,
-        seeds=(effort.seed,),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from secure_frl.errors import InvalidParameter, SumOutOfRange
+from secure_frl.errors import BadSignature, InvalidParameter, SumOutOfRange
 from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.learning.acting import UniformActing
 from secure_frl.learning.settings import setting_of
@@ -20,6 +20,7 @@ from secure_frl.study_file import load_study
 from threat_models.adversaries import byzantine
 from threat_models.defences import changed
 from threat_models.evaluation import Effort
+from threat_models.evaluations import byzantine_refusals
 from threat_models.evaluations.byzantine import ByzantineEvaluation, pair_of
 from threat_models.evaluations.byzantine_cells import HARMLESS, NOT_THE_TRIGGER
 from threat_models.evaluations.byzantine_groups import price_of_groups
@@ -163,6 +164,18 @@ def test_what_no_honest_sites_could_send_is_refused(study: Study) -> None:
     # one site moves each of P coordinates by about n clips: sqrt(P) n in all
     assert inside.value == pytest.approx(12 * np.sqrt(inside.figures["values"]), rel=1e-3)
     assert [cell.refusal for cell in measure_sybils(study, Effort(quick=True))] == ["BadSignature", "CharterRefused"]
+
+
+def test_where_the_true_roster_is_refused_too_a_refused_sybil_is_no_result(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(data: bytes) -> None:
+        raise BadSignature("expected a signed roster, got another. Sign it.")
+
+    monkeypatch.setattr(byzantine_refusals, "decode_roster", refuse)
+
+    with pytest.raises(BadSignature):
+        next(measure_sybils(study, Effort(quick=True)))
 
 
 def test_groups_cost_privacy_and_the_price_is_printed(study: Study) -> None:
