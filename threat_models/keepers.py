@@ -28,7 +28,7 @@ from secure_frl.masking.coordinator_epoch import CoordinatorEpoch
 from secure_frl.masking.coordinator_memory import AttemptView
 from secure_frl.masking.coordinator_states import MaskedSum, SumMachine
 from secure_frl.masking.site_states import SiteProtocol
-from secure_frl.secure_sum import RingVector, RoundContext, SiteId, StageRegister, SumTerms
+from secure_frl.secure_sum import RingVector, RoundContext, SiteId, StageRegister, Sum, SumTerms
 from threat_models.threat import Summed, Vector
 
 MakeKeeper = Callable[[Enrolled, CoordinatorParts], OpenKeeper]
@@ -79,10 +79,8 @@ class AskingTwiceKeeper(OpenKeeper):
         if again is None:
             return super().conclude(machine, drive, details)
         total = machine.outcome()
-        assert isinstance(machine, MaskedSum)
-        self._opened[machine.context.round] = Summed(
-            machine.outcome().integers.copy(), tuple(map(int, total.contributors))
-        )
+        assert isinstance(total, Sum)  # in clear: this keeper makes no other machine
+        self._opened[machine.context.round] = Summed(total.integers.copy(), tuple(map(int, total.contributors)))
         return super().conclude(again, drive, details)
 
     def _ask_again(self, machine: SumMachine, drive: Drive) -> MaskedSum | None:

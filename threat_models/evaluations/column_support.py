@@ -101,18 +101,18 @@ def _trials(
     guess: Mapping[str, np.ndarray], recording: Recording, public: Public, is_plain: bool, effort: Effort
 ) -> Iterator[Trial]:
     live = setting_of(recording.study).live_states
-    prior = _visits(public, 3000, live, effort.seed + 1).mean(axis=0)
+    prior = visits(public, 3000, live, effort.seed + 1).mean(axis=0)
     for number, (name, scores) in enumerate(sorted(guess.items())):
         kind, round_number, *site = name.split("/")
         if (kind == "upload") != is_plain:
             continue
         sites = tuple(map(int, site)) or recording.memory.sums[int(round_number)].contributors
         visited = recording.truth.states_of(int(round_number), sites, live)
-        others = np.asarray(_visits(public, len(sites), live, 1_000_000 + number).any(axis=0))
+        others = np.asarray(visits(public, len(sites), live, 1_000_000 + number).any(axis=0))
         yield Trial(scores[:live], visited, others, prior)
 
 
-def _visits(public: Public, count: int, live: int, seed: int) -> np.ndarray:
+def visits(public: Public, count: int, live: int, seed: int) -> np.ndarray:
     """Return bool [count, live]: which states simulated people visit."""
     people = public.people(public.first_policy, count, seed)
     found = np.zeros((count, live), dtype=np.bool_)

@@ -19,7 +19,7 @@ from threat_models.adversaries.key_compromise import THREAT, KeyCompromise
 from threat_models.blind_coordinators import CuriousKeeper, Notes, victim_of
 from threat_models.defences import CKKS, CKKS_MASKING, PLAIN, Defence, changed, defended
 from threat_models.evaluation import Effort, Task
-from threat_models.evaluations.column_support import REFERENCE
+from threat_models.evaluations.column_support import REFERENCE, visits
 from threat_models.laboratory import Recording, rehearse, view_of
 from threat_models.public import Public, public_of, typical_norm
 from threat_models.reconstruction import Trial, score
@@ -82,7 +82,7 @@ class _Known:
     @classmethod
     def of(cls, attacked: Study, effort: Effort) -> _Known:
         public, live = public_of(attacked), setting_of(attacked).live_states
-        return cls(public, _visits(public, effort.trials(2000, 300), live, effort.seed + 1).mean(axis=0))
+        return cls(public, visits(public, effort.trials(2000, 300), live, effort.seed + 1).mean(axis=0))
 
 
 class KeyCompromiseEvaluation:
@@ -192,7 +192,7 @@ def _cell(
         if number not in rounds:
             continue
         scores = np.asarray(guess[name][:live] if name else np.zeros(live), dtype=np.float64)
-        others = np.asarray(_visits(known.public, len(sites), live, 1_000_000 + count).any(axis=0))
+        others = np.asarray(visits(known.public, len(sites), live, 1_000_000 + count).any(axis=0))
         trials.append(Trial(scores, recording.truth.states_of(number, sites, live), others, known.prior))
         if f"vector/{name}" in guess and len(sites) == 1:
             truth = recording.truth.updates[number, sites[0]]
@@ -229,13 +229,3 @@ def _cell(
         sentence=row.sentence,
         seeds=(effort.seed,),
     )
-
-
-def _visits(public: Public, count: int, live: int, seed: int) -> np.ndarray:
-    """Return bool [count, live]: which states simulated people visit."""
-    people = public.people(public.first_policy, count, seed)
-    found = np.zeros((count, live), dtype=np.bool_)
-    for person in range(count):
-        states = people.observations[person][people.steps[person]]
-        found[person, states[states < live]] = True
-    return found
