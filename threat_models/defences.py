@@ -5,13 +5,18 @@ A defence is a few keys of the study and nothing else, so whatever stands in a c
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from secure_frl import Study
+from secure_frl.masking.contexts import config_hash
+from secure_frl.privacy.planning import sum_constants
 from secure_frl.study_file import parse_study
 
+_DEFENDING = ("sites", "privacy", "protection")  # tables of a study that say what protects it
 WIDE = 8.0  # "no clip": a bound that hardly a gradient reaches, for every message has a bound here
 
 
@@ -74,3 +79,16 @@ def defended(study: Study, defence: Defence, *, clip_norm: float) -> Study:
     """Return a study behind a defence. clip_norm: where the defence clips; 8 times that otherwise."""
     bound = clip_norm if defence.clip else WIDE * clip_norm
     return changed(study, {"privacy.clip_norm": bound}, defence.changes)
+
+
+def digest_of(study: Study) -> str:
+    """Return the SHA-256, in hex, of what protects a study under attack: rows with the same one met the same settings.
+
+    Of the canonical JSON of three tables of the study and the hash of the sum's constants, as sites sign it: with clip,
+    noise and thresholds. A check that a row takes out at its sites is code, and in the row's view; a robust rule, or a
+    malicious site that skips the clip, in its game. Raises CharterRefused, BitBudget for what no site may sign.
+    """
+    tables = {name: value for name, value in study.plain().items() if name in _DEFENDING}
+    signed = {"tables": tables, "constants": config_hash(sum_constants(study)).hex()}
+    text = json.dumps(signed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -87,6 +87,7 @@ class Cell:
     reason: str = ""  # of NOT_TESTED
     error: str = ""  # what ended the measuring before there was a figure
     seeds: tuple[int, ...] = ()
+    defence_digest: str = ""  # `defences.digest_of` the study that was attacked; empty where none was
 
     @property
     def is_kept(self) -> bool:

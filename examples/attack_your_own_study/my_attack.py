@@ -18,7 +18,7 @@ from rich.console import Console
 
 from secure_frl import Study, load_study
 from threat_models.decoding import gradients, uploads
-from threat_models.defences import CLIP, LOCAL_1, LOCAL_8, MASKING, PLAIN, Defence, changed, defended
+from threat_models.defences import CLIP, LOCAL_1, LOCAL_8, MASKING, PLAIN, Defence, changed, defended, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.laboratory import rehearse, view_of
 from threat_models.matrix import matrix_of
@@ -122,6 +122,7 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         bars=(Bar(at_least=0.95),) if is_read else (Bar("low", at_most=usual),),
         nulls={"prior": usual},
         sentence="A clip changes lengths, not signs: it hides nothing." if defence == CLIP else "",
+        defence_digest=digest_of(attacked),
     )
 
 

@@ -87,6 +87,7 @@ def cell_of(
         bars=bars,
         figures=figures,
         sentence=sentence,
+        defence_digest=found.digest,
     )
 
 
@@ -117,6 +118,7 @@ def _trigger_cell(threat: Threat, defence: Defence, kind: Kind, found: Compared,
         nulls={"chance": by_chance},
         figures={"untriggered": _mean([one.untriggered for one in found.attacked])},
         sentence=WHY_TRIGGER,
+        defence_digest=found.digest,
     )
 
 

@@ -16,7 +16,7 @@ from secure_frl.privacy.planning import sum_constants
 from secure_frl.randomness import rehearsal_source
 from secure_frl.study import Study
 from threat_models.adversaries.byzantine import BYZANTINE, FREE_RIDER
-from threat_models.defences import Defence
+from threat_models.defences import Defence, digest_of
 from threat_models.evaluation import Effort
 from threat_models.evaluations.byzantine_cells import site_cell
 from threat_models.evaluations.byzantine_rounds import MaskedSums
@@ -38,7 +38,8 @@ _TAG = b"\0" * 32
 
 def measure_range(study: Study, effort: Effort) -> Iterator[Cell]:
     """Put the largest accepted vector of one site through a real masked sum, and the next larger one."""
-    constants = sum_constants(study_of(study, Case(), effort.study_seed("byzantine", "range"), 1))
+    plain = study_of(study, Case(), effort.study_seed("byzantine", "range"), 1)
+    constants, digest = sum_constants(plain), digest_of(plain)
     limit = constants.sites * constants.bound + constants.noise_bound
     masked = MaskedSums(constants, effort.seed, "range")
     masked.seats[-1].integers = np.full(constants.length, limit, dtype=np.int64)
@@ -57,6 +58,7 @@ def measure_range(study: Study, effort: Effort) -> Iterator[Cell]:
         game="largest total in range, 1 of 12 without the clip",
         figures=figures,
         sentence=WHY_RANGE,
+        defence_digest=digest,
     )
     masked.seats[-1].integers += 1
     refusal = ""
@@ -64,7 +66,7 @@ def measure_range(study: Study, effort: Effort) -> Iterator[Cell]:
         masked.sum(2, _TAG)
     except RoundAborted as error:
         refusal = type(error).__name__
-    yield refused(BYZANTINE, NORM_BOUND, "one more in every coordinate", refusal, WHY_RANGE, effort)
+    yield refused(BYZANTINE, NORM_BOUND, "one more in every coordinate", refusal, WHY_RANGE, digest, effort)
 
 
 def measure_sybils(study: Study, effort: Effort) -> Iterator[Cell]:
@@ -74,17 +76,20 @@ def measure_sybils(study: Study, effort: Effort) -> Iterator[Cell]:
     sybils = [RosterEntry(f"sybil-{n}", _identity(effort, f"sybil {n}").public_key, _EXPIRES) for n in range(MALICIOUS)]
     roster = sign_roster(consortium, honest)
     plain = study_of(study, Case(), effort.seed, 1)
+    digest = digest_of(plain)
     charter = make_charter(plain.plain(), roster, sum_constants(plain), coordinator.public_key, bytes(16))
     charter.check_roster(decode_roster(roster.encode()))  # the true one is taken, or a refusal would say nothing
     forged = replace(roster, entries=(*roster.entries, *sybils))
     found = _refusal(lambda: decode_roster(forged.encode()))
-    yield refused(FREE_RIDER, NORM_BOUND, "Sybils added to a signed roster", found, WHY_ROSTER, effort)
+    yield refused(FREE_RIDER, NORM_BOUND, "Sybils added to a signed roster", found, WHY_ROSTER, digest, effort)
     own = sign_roster(operator, [*honest, *sybils])
     found = _refusal(lambda: charter.check_roster(decode_roster(own.encode())))
-    yield refused(FREE_RIDER, NORM_BOUND, "a roster that the operator signed", found, WHY_ROSTER, effort)
+    yield refused(FREE_RIDER, NORM_BOUND, "a roster that the operator signed", found, WHY_ROSTER, digest, effort)
 
 
-def refused(threat: Threat, defence: Defence, game: str, refusal: str, sentence: str, effort: Effort) -> Cell:
+def refused(
+    threat: Threat, defence: Defence, game: str, refusal: str, sentence: str, digest: str, effort: Effort
+) -> Cell:
     """Return the cell of something that honest parties refuse, or, with an empty refusal, did not."""
     value = 0.0 if refusal else 1.0
     return site_cell(
@@ -99,6 +104,7 @@ def refused(threat: Threat, defence: Defence, game: str, refusal: str, sentence:
         bars=(Bar(at_most=0.0),),
         refusal=refusal,
         sentence=sentence,
+        defence_digest=digest,
     )
 
 

@@ -286,7 +286,9 @@ class Federation:
         assert self._groups is not None
         seed = self._study.study.seed
         sizes = [len(members) for members in self._groups.members]
-        return [MaskedSums(constants_of_group(self._study, size), seed, f"{n}") for n, size in enumerate(sizes)]
+        return [
+            MaskedSums(sum_constants(study_of_group(self._study, size)), seed, f"{n}") for n, size in enumerate(sizes)
+        ]
 
     @staticmethod
     def _tag(state: TrainingState) -> bytes:
@@ -298,10 +300,11 @@ class Federation:
         return RoundContext(b"", b"", b"", 1, number, 0, b"", cohort)
 
 
-def constants_of_group(study: Study, size: int) -> SumConstants:
-    """Return the constants of a group's own sum: everybody of it must be there, and one may collude."""
+def study_of_group(study: Study, size: int) -> Study:
+    """Return the study of a group's own sum: everybody of it must be there, and one may collude."""
     own = {"sites.count": size, "sites.min_survivors": size, "sites.max_colluders": 1, "protection.threshold": 0}
-    return sum_constants(changed(study, own))
+    found: Study = changed(study, own)
+    return found
 
 
 def groups_of(sites: Sequence[int], size: int) -> tuple[tuple[int, ...], ...]:

@@ -19,10 +19,10 @@ from secure_frl.federation.simulated_patients import PatientSource
 from secure_frl.study import Study
 from secure_frl.study_file import parse_study
 from threat_models.adversaries.byzantine import RIDERS, TARGET, TRIGGER, UPDATES
-from threat_models.defences import MASKING, Defence, changed
+from threat_models.defences import MASKING, Defence, changed, digest_of
 from threat_models.evaluation import Effort
 from threat_models.evaluations.byzantine_people import FALSIFIED, POLE, Poles
-from threat_models.evaluations.byzantine_rounds import Federation, Groups, Plot, Trained, groups_of
+from threat_models.evaluations.byzantine_rounds import Federation, Groups, Plot, Trained, groups_of, study_of_group
 from threat_models.robust_rules import RULES
 from threat_models.statistics import mean_interval
 
@@ -123,6 +123,7 @@ class Compared:
     whole: float  # of all rounds' returns, mean
     clean: tuple[Outcome, ...]
     attacked: tuple[Outcome, ...]
+    digest: str = ""  # of what protects the attacked trainings
 
 
 def study_of(study: Study, case: Case, seed: int, rounds: int) -> Study:
@@ -166,7 +167,9 @@ def compared(study: Study, case: Case, effort: Effort, seeds: int) -> Compared:
     ratios = [found.last / twin.last for found, twin in zip(attacked, clean, strict=True)]
     _, low, high = mean_interval(ratios)
     whole = float(np.mean([found.whole / twin.whole for found, twin in zip(attacked, clean, strict=True)]))
-    return Compared((float(trim_mean(ratios, 0.25)), low, high), whole, clean, attacked)
+    reference = study_of(study, case, numbers[0], rounds)
+    digest = digest_of(study_of_group(reference, GROUP) if case.rule else reference)
+    return Compared((float(trim_mean(ratios, 0.25)), low, high), whole, clean, attacked, digest)
 
 
 @lru_cache(maxsize=32)

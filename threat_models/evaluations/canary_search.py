@@ -10,7 +10,7 @@ import numpy as np
 
 from secure_frl.study import Study
 from threat_models.adversaries.canary_search import THREAT, CanarySearch
-from threat_models.defences import MASKING, NOTHING, PLAIN, Defence, changed
+from threat_models.defences import MASKING, NOTHING, PLAIN, Defence, changed, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.laboratory import rehearse, view_of
 from threat_models.public import public_of
@@ -82,4 +82,5 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         },
         sentence=MEANING,
         seeds=(effort.seed,),
+        defence_digest=digest_of(searched),
     )

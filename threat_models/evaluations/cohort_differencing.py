@@ -9,7 +9,7 @@ from functools import partial
 from secure_frl.errors import UnexpectedState
 from secure_frl.study import Study
 from threat_models.adversaries.cohort_differencing import THREAT, CohortDifferencing
-from threat_models.defences import MASKING, MASKING_8, Defence
+from threat_models.defences import MASKING, MASKING_8, Defence, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.one_victim import (
     VICTIM,
@@ -69,7 +69,16 @@ def _forgetful(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]
             f"expected {twice} rounds asked twice, {len(opened)} opened twice: {recording.stopped or 'lost'} See why."
         )
     kind, bars = (Kind.CONTROL, wins(effort)) if defence == MASKING else (Kind.DEFENDED, nothing(effort))
-    yield cell_of(THREAT.name, defence, kind, FORGETFUL, _trials(recording, opened, effort), effort, bars)
+    yield cell_of(
+        THREAT.name,
+        defence,
+        kind,
+        FORGETFUL,
+        _trials(recording, opened, effort),
+        effort,
+        bars,
+        defence_digest=digest_of(attacked),
+    )
 
 
 def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
@@ -80,13 +89,31 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
     refusals: list[str] = []
     again = rehearse(attacked, make_keeper=keeper(AskingTwiceKeeper, victim=VICTIM, opened=opened, refused=refusals))
     view = str(View.COORDINATOR)
-    yield refused(THREAT.name, MASKING, view, refusals, again.rounds, len(opened), effort, sentence=_WHY_REFUSED)
+    yield refused(
+        THREAT.name,
+        MASKING,
+        view,
+        refusals,
+        again.rounds,
+        len(opened),
+        effort,
+        sentence=_WHY_REFUSED,
+        defence_digest=digest_of(attacked),
+    )
     if effort.quick:
         return  # two differences of rounds show nothing
     rounds = 2 * 20
     attacked = reference(study, MASKING, rounds, effort.study_seed(THREAT.name, "rounds"))
     recording = rehearse(attacked, make_keeper=keeper(LeavingOutKeeper, victim=VICTIM))
-    yield cell_of(THREAT.name, MASKING, Kind.REPORT, TWO_ROUNDS, _trials(recording, {}, effort), effort)
+    yield cell_of(
+        THREAT.name,
+        MASKING,
+        Kind.REPORT,
+        TWO_ROUNDS,
+        _trials(recording, {}, effort),
+        effort,
+        defence_digest=digest_of(attacked),
+    )
 
 
 def _trials(recording: Recording, opened: Mapping[int, Summed], effort: Effort) -> dict[str, list[Trial]]:

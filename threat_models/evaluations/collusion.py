@@ -19,7 +19,7 @@ from secure_frl.privacy.planning import planned_schedule
 from secure_frl.study import Study
 from threat_models.adversaries.collusion import THREAT, Collusion
 from threat_models.adversaries.state_scores import FILTER
-from threat_models.defences import MASKING, MASKING_1, MASKING_8, Defence
+from threat_models.defences import MASKING, MASKING_1, MASKING_8, Defence, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.one_victim import (
     States,
@@ -77,7 +77,16 @@ def _all_others(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell
         kind, bars = Kind.CONTROL, wins(effort)
     else:
         kind, bars = Kind.DEFENDED, (Bar("low" if effort.quick else "value", at_most=ON_MAX),)
-    yield cell_of(THREAT.name, defence, kind, _view(run.sites - 1), run.trials(run.sites - 1), effort, bars)
+    yield cell_of(
+        THREAT.name,
+        defence,
+        kind,
+        _view(run.sites - 1),
+        run.trials(run.sites - 1),
+        effort,
+        bars,
+        defence_digest=digest_of(run.study),
+    )
 
 
 def _curve(study: Study, effort: Effort) -> Iterator[Cell]:
@@ -116,6 +125,7 @@ def _curve(study: Study, effort: Effort) -> Iterator[Cell]:
                 figures=figures,
                 curves=curves,
                 sentence=_OUTSIDE,
+                defence_digest=digest_of(run.study),
             )
 
 
@@ -153,6 +163,7 @@ def _claimed(run: _Run, trials: dict[str, list[Trial]], colluders: int, effort: 
         figures={"auc_limit": limit, "honest_shares": float(constants.honest_shares)},
         sentence=_WITHIN,
         seeds=(effort.seed,),
+        defence_digest=digest_of(run.study),
     )
 
 
@@ -171,6 +182,7 @@ def _shrunken(study: Study, effort: Effort) -> Iterator[Cell]:
         len(recording.memory.policies),
         effort,
         sentence=_SHRUNKEN,
+        defence_digest=digest_of(attacked),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from threat_models.defences import (
     Defence,
     changed,
     defended,
+    digest_of,
 )
 from threat_models.evaluation import Effort, Task
 from threat_models.laboratory import Recording, rehearse, view_of
@@ -88,7 +90,7 @@ def _measure(defence: Defence, sites: int, study: Study, effort: Effort) -> Iter
     adversary.prepare(public, effort.rng(THREAT.name))
     guess = adversary.run(view_of(recording, View.COORDINATOR))
     found = score(list(_trials(guess, recording, public, is_plain, effort)), effort.rng(THREAT.name, "ties"))
-    yield _cell(defence, found, of_a_run, effort)
+    yield replace(_cell(defence, found, of_a_run, effort), defence_digest=digest_of(attacked))
 
 
 def _many(sites: int) -> dict[str, Any]:  # Any: TOML values

@@ -8,6 +8,7 @@ Source: Steinke, Nasr and Jagielski 2023; Nasr et al. 2023; the mean-shift bound
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from secure_frl.federation.audit_study import LEAST_CANARIES, USUAL_CANARIES, audit_study
@@ -15,7 +16,7 @@ from secure_frl.privacy.audit_report import LEAST_RATIO, AuditReport
 from secure_frl.privacy.unit import SITE
 from secure_frl.study import Study
 from threat_models.audit_faults import HALVED, audit_faults
-from threat_models.defences import changed
+from threat_models.defences import changed, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.results import Bar, Cell, Kind
 from threat_models.threat import Threat, View
@@ -84,7 +85,8 @@ def _measure(epsilon: float, fault: str, study: Study, effort: Effort) -> Iterat
         },
     )
     parts = audit_faults(audited)[fault] if fault else None
-    yield _cell(audit_study(audited, canaries=canaries, parts=parts), epsilon, fault, seed)
+    cell = _cell(audit_study(audited, canaries=canaries, parts=parts), epsilon, fault, seed)
+    yield replace(cell, defence_digest=digest_of(audited))
 
 
 def _cell(report: AuditReport, target: float, fault: str, seed: int) -> Cell:

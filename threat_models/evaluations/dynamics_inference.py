@@ -26,7 +26,7 @@ from secure_frl.learning.trajectories import Trajectories
 from secure_frl.secure_sum import RoundContext
 from secure_frl.study import Study
 from threat_models.adversaries.dynamics_inference import DIRECTION, GREEDY, THREAT, DynamicsInference, World
-from threat_models.defences import MASKING_8, PLAIN, Defence, changed
+from threat_models.defences import MASKING_8, PLAIN, Defence, changed, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.laboratory import rehearse, view_of
 from threat_models.public import public_of
@@ -177,4 +177,5 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         },
         sentence=NOT_COVERED,
         seeds=(effort.seed,),
+        defence_digest=digest_of(attacked),
     )

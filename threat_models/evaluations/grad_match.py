@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from secure_frl.learning.settings import ICU_SEPSIS
 from secure_frl.study import Study
 from threat_models.adversaries.grad_match import THREAT, GradMatch
-from threat_models.defences import CLIP, LOCAL_8, MASKING, MASKING_8, PLAIN, Defence, changed, defended
+from threat_models.defences import CLIP, LOCAL_8, MASKING, MASKING_8, PLAIN, Defence, changed, defended, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.row_space import REFERENCE as DENSE
 from threat_models.laboratory import rehearse, view_of
@@ -84,7 +85,8 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         drawn = theirs[np.random.default_rng(number).integers(len(theirs), size=len(fitted))]
         prior = np.r_[prior, identified(drawn, true, states)[0]]
     chance = {"uniform": 1 / len(states), "prior": float(prior.mean()), "swapped": float(swapped.mean())}
-    yield _cell(defence, messages, hits, chance, errors, effort)
+    cell = _cell(defence, messages, hits, chance, errors, effort)
+    yield replace(cell, defence_digest=digest_of(attacked))
 
 
 def identified(fitted: Features, true: Features, states: Features) -> tuple[NDArray[np.bool_], Features]:

@@ -22,7 +22,7 @@ from secure_frl.secure_sum import RoundContext
 from secure_frl.study import Study
 from threat_models.adversaries.imprint import MISSED as MISSED_THREAT
 from threat_models.adversaries.imprint import THREAT, Imprint
-from threat_models.defences import LOCAL_8, MASKING, MASKING_8, PLAIN, Defence, changed, defended
+from threat_models.defences import LOCAL_8, MASKING, MASKING_8, PLAIN, Defence, changed, defended, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.keepers import keeper
 from threat_models.laboratory import Recording, rehearse, view_of
@@ -139,7 +139,8 @@ def _trusting(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     kind, bars = Kind.DEFENDED, (Bar("low" if effort.quick else "value", at_most=MOST_UNDER_NOISE),)
     if defence.name in CONTROLS:
         kind, bars = Kind.CONTROL, (Bar("high" if effort.quick else "value", at_least=CONTROLS[defence.name]),)
-    yield cell_of(THREAT, defence, kind, found, chance, TRUSTING, bars, effort)
+    cell = cell_of(THREAT, defence, kind, found, chance, TRUSTING, bars, effort)
+    yield replace(cell, defence_digest=digest_of(behind))
 
 
 def _checking(study: Study, effort: Effort) -> Iterator[Cell]:
@@ -173,7 +174,8 @@ def _checking(study: Study, effort: Effort) -> Iterator[Cell]:
         else:
             name = next(iter(recording.refusals), "")
             cell = refusal_of(threat, MASKING, kind, name, behind.sites.count, bars, effort)
-        yield replace(cell, sentence=sentence, figures={**cell.figures, "refusals": float(refusals)})
+        figures = {**cell.figures, "refusals": float(refusals)}
+        yield replace(cell, sentence=sentence, figures=figures, defence_digest=digest_of(behind))
 
 
 def units(effort: Effort, defence: Defence) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from secure_frl.errors import UnexpectedState
 from secure_frl.study import Study
 from threat_models.adversaries.imprint_steering import THREAT, SteeredImprint
-from threat_models.defences import MASKING, MASKING_8, Defence
+from threat_models.defences import MASKING, MASKING_8, Defence, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.imprint import (
     CHECKING,
@@ -125,4 +125,5 @@ def _cell(
         "rounds_by_step_size": [float(_rounds(way, one, public)) for one in OTHER_STEPS],
     }
     remark = OPEN if kind is Kind.CONTROL else ""
-    return replace(cell, figures=figures, curves=curves, sentence=WHY_OPEN, remark=remark)
+    digest = digest_of(recording.study)
+    return replace(cell, figures=figures, curves=curves, sentence=WHY_OPEN, remark=remark, defence_digest=digest)

@@ -17,7 +17,7 @@ from secure_frl.learning.settings import ICU_SEPSIS, setting_of
 from secure_frl.study import Study
 from threat_models.adversaries.key_compromise import THREAT, KeyCompromise
 from threat_models.blind_coordinators import CuriousKeeper, Notes, victim_of
-from threat_models.defences import CKKS, CKKS_MASKING, PLAIN, Defence, changed, defended
+from threat_models.defences import CKKS, CKKS_MASKING, PLAIN, Defence, changed, defended, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.column_support import REFERENCE, visits
 from threat_models.laboratory import Recording, rehearse, view_of
@@ -228,4 +228,5 @@ def _cell(
         figures=figures,
         sentence=row.sentence,
         seeds=(effort.seed,),
+        defence_digest=digest_of(recording.study),
     )

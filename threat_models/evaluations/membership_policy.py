@@ -23,7 +23,7 @@ from secure_frl.privacy.planning import planned_event
 from secure_frl.secure_sum import RoundContext
 from secure_frl.study import Study
 from threat_models.adversaries.membership_policy import THREAT, MembershipPolicy
-from threat_models.defences import MASKING, MASKING_1, MASKING_8, PLAIN, Defence, changed, defended
+from threat_models.defences import MASKING, MASKING_1, MASKING_8, PLAIN, Defence, changed, defended, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.membership_update import why_no_person
 from threat_models.laboratory import rehearse, view_of
@@ -154,6 +154,7 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
         view=str(View.POLICY_USER),
         game=INCLUDE_OMIT,
         seeds=(effort.seed,),
+        defence_digest=digest_of(attacked),
         **fields,
         **_asked(defence, fields, mu, effort),
     )

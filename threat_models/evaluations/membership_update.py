@@ -34,6 +34,7 @@ from threat_models.defences import (
     Defence,
     changed,
     defended,
+    digest_of,
 )
 from threat_models.evaluation import Effort, Task
 from threat_models.laboratory import rehearse, view_of
@@ -170,6 +171,7 @@ def _measure(defence: Defence, is_swap: bool, study: Study, effort: Effort) -> I
         bars=bars,
         sentence=sentence,
         seeds=(effort.seed,),
+        defence_digest=digest_of(attacked),
         **fields,
     )
 

@@ -16,7 +16,7 @@ from secure_frl.learning.trajectories import Trajectories
 from secure_frl.secure_sum import RingVector, RoundContext
 from secure_frl.study import Study
 from threat_models.adversaries.metadata import THREAT, Metadata
-from threat_models.defences import MASKING, NOTHING, changed
+from threat_models.defences import MASKING, NOTHING, changed, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.laboratory import rehearse, view_of
 from threat_models.results import Bar, Cell, Kind
@@ -96,20 +96,23 @@ class SilentSite(StudySite):
 def measure(study: Study, effort: Effort) -> Iterator[Cell]:
     """Return what sizes, answers and times of honest sites say."""
     rounds = effort.trials(8, 2)
-    guess, labels = _observed(study, effort, rounds, study.sites.count // 2, StudySite)
+    guess, labels, digest = _observed(study, effort, rounds, study.sites.count // 2, StudySite)
     for what, sentence in (("sizes", CONSTANT), ("answers", CONSTANT), ("times", TIMES)):
-        yield _cell(MASKING.name, what, guess, labels, sentence, effort)
+        yield replace(_cell(MASKING.name, what, guess, labels, sentence, effort), defence_digest=digest)
 
 
 def measure_silent(study: Study, effort: Effort) -> Iterator[Cell]:
     """Return what is seen of sites that stay away."""
     bad = max(1, study.sites.count - study.sites.min_survivors)
-    guess, labels = _observed(study, effort, 2, bad, SilentSite)
+    guess, labels, digest = _observed(study, effort, 2, bad, SilentSite)
     for what in ("sizes", "answers"):
-        yield _cell(SILENT, what, guess, labels, LEAKS, effort)
+        yield replace(_cell(SILENT, what, guess, labels, LEAKS, effort), defence_digest=digest)
 
 
-def _observed(study: Study, effort: Effort, rounds: int, bad: int, kind: type[StudySite]) -> tuple[Guess, np.ndarray]:
+def _observed(
+    study: Study, effort: Effort, rounds: int, bad: int, kind: type[StudySite]
+) -> tuple[Guess, np.ndarray, str]:
+    """Return the guess, whose week was bad, and the digest of what was attacked."""
     changes: Mapping[str, Any] = {  # Any: TOML values
         "protection.method": "masking",
         **NOTHING,
@@ -125,7 +128,8 @@ def _observed(study: Study, effort: Effort, rounds: int, bad: int, kind: type[St
     recording = rehearse(attacked, around=weeks.around, sites=everybody, may_stop=kind is SilentSite)
     guess = Metadata().run(view_of(recording, View.NETWORK))
     places = zip(guess["round"].tolist(), guess["site"].tolist(), strict=True)
-    return guess, np.array([weeks.is_bad(number, site) for number, site in places], dtype=np.bool_)
+    was_bad = np.array([weeks.is_bad(number, site) for number, site in places], dtype=np.bool_)
+    return guess, was_bad, digest_of(attacked)
 
 
 def _cell(column: str, what: str, guess: Guess, labels: np.ndarray, sentence: str, effort: Effort) -> Cell:

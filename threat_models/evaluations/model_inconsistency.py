@@ -7,7 +7,7 @@ from functools import partial
 
 from secure_frl.study import Study
 from threat_models.adversaries.model_inconsistency import THREAT, ModelInconsistency, silent_policy
-from threat_models.defences import MASKING, MASKING_8, Defence
+from threat_models.defences import MASKING, MASKING_8, Defence, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.one_victim import (
     VICTIM,
@@ -61,7 +61,7 @@ def _unchecked(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]
     trials = _trials(rehearse(attacked, sites=careless, make_keeper=planting), effort)
     is_control = defence == MASKING
     kind, bars = (Kind.CONTROL, wins(effort)) if is_control else (Kind.DEFENDED, nothing(effort))
-    yield cell_of(THREAT.name, defence, kind, UNCHECKED, trials, effort, bars)
+    yield cell_of(THREAT.name, defence, kind, UNCHECKED, trials, effort, bars, defence_digest=digest_of(attacked))
 
 
 def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
@@ -92,6 +92,7 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
         not_read,
         figures=figures,
         sentence=_WHY_REFUSED,
+        defence_digest=digest_of(attacked),
     )
 
 

@@ -27,7 +27,18 @@ from secure_frl.privacy.unit import SITE
 from secure_frl.secure_sum import RoundContext
 from secure_frl.study import Study
 from threat_models.adversaries.property_inference import THREAT, PropertyInference
-from threat_models.defences import CLIP, LOCAL_1, LOCAL_8, MASKING, MASKING_8, PLAIN, Defence, changed, defended
+from threat_models.defences import (
+    CLIP,
+    LOCAL_1,
+    LOCAL_8,
+    MASKING,
+    MASKING_8,
+    PLAIN,
+    Defence,
+    changed,
+    defended,
+    digest_of,
+)
 from threat_models.evaluation import Effort, Task
 from threat_models.laboratory import rehearse, view_of
 from threat_models.membership import SWAP, Decisions, scored
@@ -199,6 +210,7 @@ def _measure(defence: Defence, people: int, study: Study, effort: Effort) -> Ite
         view=f"{View.COORDINATOR}; {of_what}, {people} people each",
         game=SWAP if is_of_sites else "",
         seeds=(effort.seed,),
+        defence_digest=digest_of(first),
         **fields,
         **_asked(defence, None if mu is None else auc_ceiling(mu), effort),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from threat_models.defences import (
     Defence,
     changed,
     defended,
+    digest_of,
 )
 from threat_models.evaluation import Effort, Task
 from threat_models.evaluations.column_support import REFERENCE as NUMBERED
@@ -99,7 +100,7 @@ def _measure(defence: Defence, study: Study, effort: Effort) -> Iterator[Cell]:
     }
     best = max(found, key=lambda method: found[method].excess[0])
     drawn = _trajectory(guess, best, held, recording, facts) if defence in (PLAIN, MASKING_8) else {}
-    yield _cell(defence, found, drawn, effort)
+    yield replace(_cell(defence, found, drawn, effort), defence_digest=digest_of(attacked))
 
 
 # --- what everybody knows: the same in every column, so computed once a process ---------------------------------------

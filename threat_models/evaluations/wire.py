@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from threat_models.adversaries.wire import (
     THREAT,
     FrameBender,
 )
-from threat_models.defences import MASKING, NOTHING, changed
+from threat_models.defences import MASKING, NOTHING, changed, digest_of
 from threat_models.evaluation import Effort, Task
 from threat_models.laboratory import scratch_folder
 from threat_models.lies import Lies
@@ -96,22 +97,25 @@ def measure(study: Study, effort: Effort) -> Iterator[Cell]:
     tally = Tally()
     with scratch_folder() as folder:
         rounds = effort.trials(ROUNDS, QUICK_ROUNDS)
-        run_tampered(_small(study, effort, rounds), Path(folder), effort, tally, TamperedSum, overflow_in=rounds)
+        small = _small(study, effort, rounds)
+        run_tampered(small, Path(folder), effort, tally, TamperedSum, overflow_in=rounds)
         replay_session(Path(folder), StudySite, tally, SESSION)
         forgotten = Tally()
         replay_session(Path(folder), ForgetfulSite, forgotten, SESSION, only=MessageType.E0)
-    yield _control(FORGETFUL, "first session said again: accepted", forgotten, SESSION, effort)
-    for family in FAMILIES:
-        yield _cell(tally, (family,), family, effort)
-    yield _cell(tally, FAMILIES, "all", effort)
+    cells = [_control(FORGETFUL, "first session said again: accepted", forgotten, SESSION, effort)]
+    cells += [_cell(tally, (family,), family, effort) for family in FAMILIES]
+    cells.append(_cell(tally, FAMILIES, "all", effort))
+    digest = digest_of(small)
+    yield from (replace(cell, defence_digest=digest) for cell in cells)
 
 
 def measure_untagged(study: Study, effort: Effort) -> Iterator[Cell]:
     """Return what comes of flipped vectors where no tag is looked at."""
-    tally = Tally()
+    tally, small = Tally(), _small(study, effort, 1)
     with scratch_folder() as folder:
-        run_tampered(_small(study, effort, 1), Path(folder), effort, tally, UntaggedSum)
-    yield _control(UNTAGGED, f"{FLIPPED_VECTOR}: accepted", tally, FLIPPED_VECTOR, effort)
+        run_tampered(small, Path(folder), effort, tally, UntaggedSum)
+    cell = _control(UNTAGGED, f"{FLIPPED_VECTOR}: accepted", tally, FLIPPED_VECTOR, effort)
+    yield replace(cell, defence_digest=digest_of(small))
 
 
 def _small(study: Study, effort: Effort, rounds: int) -> Study:

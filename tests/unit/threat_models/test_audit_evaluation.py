@@ -29,6 +29,8 @@ def test_each_fault_is_a_control_above_its_claim_and_correct_code_between_three_
     assert 0.75 * correct.figures["claimed"] <= correct.value <= correct.figures["claimed"]
     assert correct.figures["shares"] == STUDY.sites.min_survivors - STUDY.sites.max_colluders
     assert judge(cells) == [Verdict.WINS] * 4 + [Verdict.HOLDS]
+    assert len({cell.defence_digest for cell in cells}) == 1  # a fault is in the code, not in what was promised
+    assert cells[0].defence_digest
 
 
 def test_a_fault_that_a_batch_of_one_does_not_have_is_no_control() -> None:

@@ -160,6 +160,7 @@ def test_groups_through_real_masks_give_the_rule_their_sums(study: Study) -> Non
 def test_what_no_honest_sites_could_send_is_refused(study: Study) -> None:
     inside, outside = measure_range(study, Effort(quick=True))
     assert outside.refusal == SumOutOfRange.__name__
+    assert inside.defence_digest == outside.defence_digest != ""
     assert all(bar.holds(outside) for bar in outside.bars)
     # one site moves each of P coordinates by about n clips: sqrt(P) n in all
     assert inside.value == pytest.approx(12 * np.sqrt(inside.figures["values"]), rel=1e-3)

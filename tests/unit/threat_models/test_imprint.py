@@ -157,6 +157,7 @@ def test_what_a_steered_policy_reads_without_noise_is_the_control_of_its_row(tin
 
     assert (control.is_control, noised.is_control) == (True, False)
     assert judge(cells) == [Verdict.WINS, Verdict.HOLDS]
+    assert len({cell.defence_digest for cell in cells} - {""}) == 2
     assert judge([replace(cells[0], high=0.55), cells[1]]) == [Verdict.INVALID] * 2
 
 

@@ -165,6 +165,8 @@ def test_a_study_of_values_over_a_gymnasium_environment_is_attacked_where_an_att
     rows = report.plain()
     assert {row["id"] for row in rows["results"]} == {"SFRL-D4", "SFRL-B4"}
     assert "torch" in rows["versions"]
+    plain, masked = (row["defence_digest"] for row in rows["results"] if row["attack"] == "canary_search")
+    assert plain != masked
 
 
 def test_attacks_that_are_named_and_not_tested_are_no_result(tiny: Tiny) -> None:

@@ -84,6 +84,7 @@ def test_sizes_and_answers_say_nothing_of_a_week_and_silence_says_all(tiny: Call
     assert [cell.value for cell in cells if cell.defence == "masking"][:2] == [0.5, 0.5]
     assert [cell.value for cell in cells if cell.defence == metadata.SILENT] == [1.0, 1.0]
     assert _verdicts(cells) == {Verdict.WINS: 2, Verdict.HOLDS: 2, Verdict.REPORTED: 1}
+    assert len({cell.defence_digest for cell in cells}) == 1  # silence is no setting of a study
 
 
 def test_a_planted_update_is_found_in_clear_and_not_behind_masks(tiny: Callable[..., Study]) -> None:
