@@ -29,13 +29,10 @@ class Defence:
     changes: Mapping[str, Any]  # dotted keys of the study; Any: TOML values
     clip: bool = True  # whether units are clipped at the study's norm, or at a bound that none reaches
     epsilon: float | None = None  # of one release
-    is_on: bool = True  # False: the control, nothing protects
 
 
 NOTHING = {"privacy.noise": "unsafe-none"}
-PLAIN = Defence(
-    "unsafe-plain", "no protection", {"protection.method": "unsafe-plain", **NOTHING}, clip=False, is_on=False
-)
+PLAIN = Defence("unsafe-plain", "no protection", {"protection.method": "unsafe-plain", **NOTHING}, clip=False)
 CLIP = Defence("clip", "clip alone", {"protection.method": "unsafe-plain", **NOTHING})
 LOCAL_8 = Defence(
     "local-8",
@@ -64,7 +61,6 @@ MASKING_1 = Defence(
     {"protection.method": "masking", "privacy.noise": "distributed", "privacy.target_epsilon": 1.0},
     epsilon=1.0,
 )
-DEFENCES = (PLAIN, CLIP, LOCAL_8, LOCAL_1, MASKING, CKKS, CKKS_MASKING, MASKING_8, MASKING_1)
 
 
 def changed(study: Study, *changes: Mapping[str, Any]) -> Study:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -42,7 +42,6 @@ class Report:
     cells: tuple[Cell, ...]
     threats: tuple[Threat, ...]
     seconds: float
-    order: tuple[str, ...] = field(default=())  # of the columns
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -147,7 +146,7 @@ def attack(
     rank = {threat.name: number for number, threat in enumerate(threats)}
     at = {name: number for number, name in enumerate(columns)}
     cells.sort(key=lambda cell: (rank.get(cell.attack, len(rank)), at.get(cell.defence, len(at)), cell.view, cell.game))
-    return Report(study, effort, tuple(cells), threats, time.monotonic() - started, columns)
+    return Report(study, effort, tuple(cells), threats, time.monotonic() - started)
 
 
 def _left_out(threats: Sequence[Threat], cells: Sequence[Cell], effort: Effort) -> list[Cell]:

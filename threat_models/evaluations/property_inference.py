@@ -63,7 +63,7 @@ REFERENCE: Mapping[str, Any] = {  # Any: TOML values
     "output.evaluation_episodes": 2,
 }
 CLIPPED_SITES = Defence(
-    "clip, unit site", "a whole site's update clipped, no noise", {**CLIP.changes, "privacy.unit": SITE}, is_on=False
+    "clip, unit site", "a whole site's update clipped, no noise", {**CLIP.changes, "privacy.unit": SITE}
 )
 OF_SITES = Defence(  # at epsilon 8 the ceiling is .985, which this attack does not pass without any noise either
     "local-1, unit site",
@@ -200,7 +200,9 @@ def _measure(defence: Defence, people: int, study: Study, effort: Effort) -> Ite
     scores, labels = np.concatenate([p.scores for p in parts]), np.concatenate([p.is_member for p in parts])
     together = {"discriminant": Decisions(scores, labels, np.arange(scores.size))}
     mu = mu_of_sites(study) if is_of_sites else None
-    fields = scored(together, mu if defence.is_on else None, effort.rng(THREAT.name, defence.name, "bootstrap"))
+    fields = scored(
+        together, mu if defence.epsilon is not None else None, effort.rng(THREAT.name, defence.name, "bootstrap")
+    )
     # No curve of so few trials; and chance is one half, for coins are fair: one shift of so few says less.
     fields |= {"metric": "AUC of a severe case mix", "curves": {}, "nulls": {"uniform": 0.5}}
     of_what = "one site" if is_plain else "all sites"

@@ -126,7 +126,6 @@ def test_one_s_own_evaluation_runs_beside_or_instead_of_the_suite(tiny: Tiny) ->
     report = attack(tiny(), evaluations=(_Two(),), effort=Effort(seed=7), jobs=1)
 
     assert [(cell.defence, cell.value) for cell in report.cells] == [("unsafe-plain", 7.0), ("noise", 7.0)]
-    assert report.order == ("unsafe-plain", "noise")
 
 
 def test_controls_run_whatever_columns_are_asked_for(tiny: Tiny) -> None:
