@@ -61,4 +61,4 @@ def figures(options: Options) -> Iterator[Figure]:
     found = over_seeds(partial(federated, {}), options, "distributed, epsilon = 4")
     yield lower_end("features.epsilon_4", found, BAR)
     for name, changes in CURVE.items():
-        over_seeds(partial(federated, changes), Options(1, 1), name)
+        over_seeds(partial(federated, changes), options.fewer(1), name)
