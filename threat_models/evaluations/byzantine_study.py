@@ -119,9 +119,7 @@ class Outcome:
 class Compared:
     """Attacked trainings beside clean ones of the same seeds."""
 
-    relative: tuple[
-        float, float, float
-    ]  # of the last rounds' returns: their interquartile mean, and the mean's 95 % t-interval
+    relative: tuple[float, float, float]  # of last rounds' returns: interquartile mean; 95 % t-interval of the mean
     whole: float  # of all rounds' returns, mean
     clean: tuple[Outcome, ...]
     attacked: tuple[Outcome, ...]

@@ -200,9 +200,8 @@ def _measure(defence: Defence, people: int, study: Study, effort: Effort) -> Ite
     scores, labels = np.concatenate([p.scores for p in parts]), np.concatenate([p.is_member for p in parts])
     together = {"discriminant": Decisions(scores, labels, np.arange(scores.size))}
     mu = mu_of_sites(study) if is_of_sites else None
-    fields = scored(
-        together, mu if defence.epsilon is not None else None, effort.rng(THREAT.name, defence.name, "bootstrap")
-    )
+    known = None if defence.epsilon is None else mu  # without noise there is no ceiling
+    fields = scored(together, known, effort.rng(THREAT.name, defence.name, "bootstrap"))
     # No curve of so few trials; and chance is one half, for coins are fair: one shift of so few says less.
     fields |= {"metric": "AUC of a severe case mix", "curves": {}, "nulls": {"uniform": 0.5}}
     of_what = "one site" if is_plain else "all sites"
