@@ -50,7 +50,7 @@ def shares_in(site, reply, before):
 def test_any_losses_give_the_exact_sum_or_an_abort(federation):
     # five sites, t = 4, min_survivors = 4: complete exactly if four send inputs and four of these answer to the end
     @given(
-        lost=st.fixed_dictionaries({"R0": SITES, "R1p": SITES, "R3a": SITES, "R3c": SITES}), bits=st.integers(14, 32)
+        lost=st.fixed_dictionaries({"R0": SITES, "R1p": SITES, "R3a": SITES, "R3c": SITES}), bits=st.integers(14, 64)
     )
     @EASY
     def losing(lost, bits):

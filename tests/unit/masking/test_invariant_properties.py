@@ -1,0 +1,210 @@
+"""The specification's invariants over drawn schedules, shares and frames; a test is named by its invariant's number.
+
+Those of all answers of a round stand in test_invariants.py, those of secrets in test_invariants_of_secrets.py. Examples
+are few, for each is a federation of its own.
+Source: secure_aggregation.md, section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from small_federation import Federation
+
+from secure_frl.errors import MalformedMessage, PeerError, RoundAborted
+from secure_frl.masking.coordinator_epoch import EpochOpening
+from secure_frl.masking.secret_sharing import combine, split
+from secure_frl.randomness import rehearsal_source
+
+STAGES = ("R0", "R1p", "R3a", "R3c")
+SITE = st.integers(0, 4)
+
+
+def examples(count: int) -> settings:
+    return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+# --- 1: enough answers give the exact sum, also where neighbours are few ---------------------------------------------
+
+
+def test_1_losses_around_a_site_of_a_sparse_graph_give_the_exact_sum_or_an_abort(federation, monkeypatch):
+    monkeypatch.setattr("secure_frl.masking.site_epoch.CHECKED_AT_ONCE", 0)
+    parties = federation(101, length=3, modulus_bits=41)
+    epoch, n, t = parties.open(), 101, parties.constants.threshold
+    rounds: list[int] = []
+
+    @given(centre=st.integers(0, n - 1), lost=st.tuples(*[st.integers(0, 5)] * 4), is_lost=st.booleans())
+    @example(centre=7, lost=(2, 2, 1, 1), is_lost=True)  # five of eleven holders answer: enough for t = 4
+    @example(centre=7, lost=(1, 2, 3, 4), is_lost=True)  # one does
+    @examples(1)
+    def losing(centre, lost, is_lost):
+        rounds.append(len(rounds) + 1)
+        machine = parties.begin(epoch, rounds[-1])
+        near = {site: {*machine._view.graph.neighbours(site)} for site in range(n)}
+        queue = sorted(near[centre]) + ([centre] if is_lost else [])
+        gone = {stage: {queue.pop() for _ in range(min(lost[at], len(queue)))} for at, stage in enumerate(STAGES)}
+        members = set(range(n)) - gone["R0"]
+        survivors = members - gone["R1p"]
+        confirming = survivors - gone["R3a"]
+        answering = {site for site in confirming - gone["R3c"] if len((near[site] | {site}) & confirming) >= t}
+        can_rebuild = all(len((near[site] | {site}) & answering) >= t for site in survivors)
+        can_rebuild &= all(len(near[site] & answering) >= t for site in members - survivors)
+        must_complete = len(survivors) >= parties.constants.min_survivors and can_rebuild
+
+        try:
+            total = parties.drive(machine, gone)
+        except RoundAborted:
+            assert not must_complete
+        else:
+            assert must_complete
+            assert total.integers.tolist() == parties.plain_sum(survivors).tolist()
+
+    losing()
+
+
+# --- 2: any t shares, no fewer ---------------------------------------------------------------------------------------
+
+WORD = st.sampled_from([0, 1, 65_534, 65_535]) | st.integers(0, 65_535)
+
+
+@given(
+    secret=st.lists(WORD, min_size=16, max_size=16).map(lambda words: np.array(words, "<u2").tobytes()),
+    holders=st.lists(st.integers(0, 65_534), min_size=2, max_size=24, unique=True),
+    data=st.data(),
+)
+@examples(60)
+def test_2_any_threshold_shares_rebuild_and_one_fewer_do_not(secret, holders, data):
+    t = data.draw(st.integers(2, len(holders)))
+    shares = split(secret, t, holders, rehearsal_source(3, secret.hex(), str(t)))
+    chosen = data.draw(st.permutations(holders))[:t]
+
+    assert combine({site: shares[site] for site in chosen}) == secret
+    assert combined({site: shares[site] for site in chosen[1:]}) != secret
+
+
+def combined(shares: dict[int, bytes]) -> bytes | None:
+    try:
+        return combine(shares)
+    except MalformedMessage:
+        return None
+
+
+# --- 6: any recorded frame at any place ------------------------------------------------------------------------------
+
+NAMED = {"MalformedMessage", "UnexpectedMessage", "BadSignature", "AlreadyAnswered", "RoundRefused", "EpochRefused"}
+Place = Callable[[Any, int], None]  # (machine, number of the stage) before a stage's frames go out
+
+
+def story(parties: Federation, before: Place) -> None:
+    """Two epochs; a round lost, its second attempt, two more rounds. Random bytes are those of every other telling."""
+    stages = iter(range(100))
+
+    def tell(machine: Any, count: int, lost: tuple[int, ...] = ()) -> None:
+        for stage in range(count):
+            before(machine, next(stages))
+            parties.exchange(machine, lost if stage == 1 else ())
+            machine.close_stage()
+
+    def opened(number: int, first_round: int) -> Any:
+        opening = opening_of(parties, number, first_round)
+        tell(opening, 2)
+        return opening.outcome()
+
+    epoch = opened(1, 1)
+    with pytest.raises(RoundAborted):
+        tell(parties.begin(epoch), 4, (0, 1))
+    for number, attempt in ((1, 1), (2, 0), (3, 0)):
+        epoch = epoch if number < 3 else opened(2, 3)
+        machine = parties.begin(epoch, number, attempt)
+        tell(machine, 4)
+        machine.publish(bytes(32))
+        assert machine.outcome().integers.tolist() == parties.plain_sum(range(5)).tolist()
+
+
+def opening_of(parties: Federation, number: int, first_round: int) -> Any:
+    keys = (parties.terms, parties.coordinator_key, parties.random, lambda: parties.now)
+    return EpochOpening(*keys, number, first_round, parties.now + 3600)
+
+
+PLACES = 2 + 2 + 4 + 4 + 2 + 4  # stages of the story
+CHANGES: dict[str, Callable[[bytes, int], bytes]] = {
+    "as it was": lambda frame, at: frame,
+    "cut": lambda frame, at: frame[: at % len(frame)],
+    "longer": lambda frame, at: frame + frame[: 1 + at % 40],
+    "one bit": lambda frame, at: flipped(frame, at % (8 * len(frame))),
+}
+
+
+def flipped(frame: bytes, bit: int) -> bytes:
+    return frame[: bit // 8] + bytes([frame[bit // 8] ^ 1 << bit % 8]) + frame[bit // 8 + 1 :]
+
+
+def test_6_a_recorded_frame_is_refused_by_name_at_any_place_or_has_its_one_answer(federation):
+    twin, other = federation(5, length=2), federation(5, length=2, charter=b"another charter")
+    story(twin, lambda machine, stage: None)
+    story(other, lambda machine, stage: None)
+    pool = [frame for _, _, frame in (*twin.frames, *other.frames)]
+    answers: dict[tuple[int, bytes], set[bytes]] = {}
+    replies: dict[int, set[bytes]] = {site: set() for site in range(5)}
+    for (_, site, request), (direction, _, reply) in pairwise(twin.frames):
+        if direction == "up":
+            answers.setdefault((site, request), set()).add(reply)
+            replies[site].add(reply)
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.integers(0, PLACES - 1),
+                st.integers(0, len(pool) - 1),
+                SITE,
+                st.booleans(),
+                st.sampled_from([*CHANGES]),
+                st.integers(0, 10_000),
+            ),
+            min_size=40,
+            max_size=60,
+        )
+    )
+    @examples(10)
+    def replaying(given_frames):
+        parties = federation(5, length=2)
+
+        def before(machine: Any, stage: int) -> None:
+            due = dict(machine.requests())
+            for place, index, site, is_request, change, at in given_frames:
+                if place == stage:
+                    frame = CHANGES[change](pool[index], at)
+                    deliver(parties, machine, due, site, frame) if is_request else hand_in(machine, site, frame)
+
+        story(parties, before)
+        assert [frame for _, _, frame in parties.frames] == [frame for _, _, frame in twin.frames]  # as if nothing was
+
+    def deliver(parties: Federation, machine: Any, due: dict[int, bytes], site: int, frame: bytes) -> None:
+        state, rows = parties.sites[site]._state, list(parties.registers[site].rows)
+        reply = parties.sites[site].handle(frame)
+        code = parties.refusal(site, frame, reply)
+        assert code is None or code in NAMED
+        if code is None:
+            assert reply in answers.get((site, frame), ())
+        if due.get(site) != frame:
+            assert parties.sites[site]._state is state
+            assert parties.registers[site].rows == rows
+
+    def hand_in(machine: Any, site: int, frame: bytes) -> None:
+        if frame in replies[site]:  # accepted in its stage and after it, late or out of turn elsewhere
+            with suppress(PeerError):
+                machine.receive(site, frame)
+        else:
+            with pytest.raises(PeerError) as caught:
+                machine.receive(site, frame)
+            assert type(caught.value).__name__ in NAMED | {"LateMessage"}
+        assert machine._letters._excluded.pop(site, "UnexpectedMessage") in NAMED  # this test lets it in again
+
+    replaying()
