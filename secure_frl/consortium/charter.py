@@ -18,7 +18,7 @@ from secure_frl.consortium.identity import Identity
 from secure_frl.consortium.roster import Roster
 from secure_frl.errors import BadSignature, CharterRefused, MalformedMessage
 from secure_frl.secure_sum import SumConstants, SumTerms
-from secure_frl.wire.canonical import canonical_json, parse_canonical_object
+from secure_frl.wire.canonical import canonical_json, hex_bytes, parse_canonical_object
 from secure_frl.wire.hashing import LABEL, labelled_hash
 from secure_frl.wire.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, check_signature
 
@@ -71,9 +71,9 @@ class Charter:
         return cls(
             data,
             constants,
-            _hex(plain["roster_hash"], 32),
-            _hex(plain["nonce"], NONCE_BYTES),
-            _hex(plain["coordinator_public_key"], PUBLIC_KEY_BYTES),
+            hex_bytes(plain["roster_hash"], 32, what="a charter's roster hash"),
+            hex_bytes(plain["nonce"], NONCE_BYTES, what="a charter's nonce"),
+            hex_bytes(plain["coordinator_public_key"], PUBLIC_KEY_BYTES, what="the coordinator's key"),
         )
 
     @property
@@ -172,8 +172,8 @@ class SignedCharter:
             listed = plain["site_signatures"]
             if set(plain) != _SIGNED_KEYS or not isinstance(listed, list):
                 raise ValueError("fields")
-            signatures = tuple(_hex(signature, SIGNATURE_BYTES) for signature in listed)
-            coordinator_signature = _hex(plain["coordinator_signature"], SIGNATURE_BYTES)
+            signatures = tuple(hex_bytes(signature, SIGNATURE_BYTES) for signature in listed)
+            coordinator_signature = hex_bytes(plain["coordinator_signature"], SIGNATURE_BYTES)
             charter = Charter.decode(canonical_json(plain["charter"]))
             if plain["hash"] != charter.session.hex():
                 raise ValueError("hash")
@@ -232,10 +232,3 @@ def _check_agreement(study: Mapping[str, object], constants: SumConstants) -> No
                 f"expected {section}.{key}={value!r} in the study as in the constants, got {found!r}. "
                 "Derive the constants from the study that is signed."
             )
-
-
-def _hex(value: object, size: int) -> bytes:
-    data = bytes.fromhex(value) if isinstance(value, str) else b""
-    if len(data) != size or data.hex() != value:
-        raise ValueError("hex")
-    return data

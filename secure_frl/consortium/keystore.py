@@ -18,7 +18,7 @@ from secure_frl.consortium.identity import Identity
 from secure_frl.errors import ConfigError, DecryptionFailed, InvalidParameter, MalformedMessage, PolicyForbids
 from secure_frl.files import write_durably
 from secure_frl.randomness import system_source
-from secure_frl.wire.canonical import canonical_json, parse_canonical_object
+from secure_frl.wire.canonical import canonical_json, hex_bytes, parse_canonical_object
 from secure_frl.wire.hashing import LABEL, lp
 
 FORMAT = 1
@@ -26,6 +26,7 @@ KEY_MODE = 0o600
 MIN_PASSPHRASE_BYTES = 12
 _PASSES, _LANES, _MEMORY_KIB = 3, 4, 64 * 1024  # fixed: a file can neither weaken nor exhaust us
 _SALT_BYTES = 16
+_SEALED_BYTES = 32 + 16  # the secret and its tag
 _MAX_FILE_BYTES = 4096
 
 
@@ -65,9 +66,9 @@ def read_key(path: Path, *, allow_simulated: bool, passphrase: bytes | None = No
     else:
         if passphrase is None:
             raise ConfigError(f"expected a passphrase for the hardened key {path.name}, got none. Give it.")
-        cipher = _cipher(passphrase, _hex(path, plain.get("salt"), _SALT_BYTES))
+        salt, sealed = _hex(path, plain.get("salt"), _SALT_BYTES), _hex(path, plain.get("sealed"), _SEALED_BYTES)
         try:
-            identity = Identity(cipher.decrypt(bytes(12), _hex(path, plain.get("sealed"), 48), _context(public_key)))
+            identity = Identity(_cipher(passphrase, salt).decrypt(bytes(12), sealed, _context(public_key)))
         except InvalidTag:
             raise DecryptionFailed(
                 f"expected to open {path.name}, it stayed closed. Check passphrase and file."
@@ -118,12 +119,9 @@ def _context(public_key: bytes) -> bytes:
 
 def _hex(path: Path, value: object, size: int) -> bytes:
     try:
-        data = bytes.fromhex(value) if isinstance(value, str) else b""
-    except ValueError:
-        data = b""
-    if len(data) != size:
-        raise _damaged(path)
-    return data
+        return hex_bytes(value, size)
+    except MalformedMessage:
+        raise _damaged(path) from None
 
 
 def _damaged(path: Path) -> ConfigError:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 from secure_frl.consortium.identity import Identity
-from secure_frl.errors import ConfigError, InvalidParameter
+from secure_frl.errors import ConfigError, InvalidParameter, MalformedMessage
 from secure_frl.secure_sum import SiteId
+from secure_frl.wire.canonical import hex_bytes
 from secure_frl.wire.hashing import labelled_hash, lp
 from secure_frl.wire.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, check_signature
 
@@ -130,10 +131,11 @@ def decode_roster(data: bytes) -> Roster:
         raise ConfigError(f"{FILE} has format {version}, this version reads up to {FORMAT}. Use a newer secure_frl.")
     try:
         entries = tuple(_entry(site) for site in plain["site"])
-        roster = Roster(entries, _key(plain["consortium_public_key"]), bytes.fromhex(plain["signature"]))
+        consortium = hex_bytes(plain["consortium_public_key"], PUBLIC_KEY_BYTES)
+        roster = Roster(entries, consortium, hex_bytes(plain["signature"], SIGNATURE_BYTES))
         _check_distinct(entries, roster.consortium_public_key)
-        same = len(roster.signature) == SIGNATURE_BYTES and roster.encode() == data
-    except (KeyError, TypeError, ValueError, AttributeError):
+        same = roster.encode() == data
+    except (KeyError, TypeError, ValueError, AttributeError, MalformedMessage):
         same = False
     if not same:
         raise _refused()
@@ -160,13 +162,7 @@ def _entry(site: Mapping[str, object]) -> RosterEntry:
     expires = site["expires"]
     if not isinstance(expires, date):
         raise TypeError("expires")
-    return RosterEntry(str(site["name"]), _key(site["public_key"]), expires)
-
-
-def _key(value: object) -> bytes:
-    if not isinstance(value, str):
-        raise TypeError("public_key")
-    return bytes.fromhex(value)
+    return RosterEntry(str(site["name"]), hex_bytes(site["public_key"], PUBLIC_KEY_BYTES), expires)
 
 
 def _refused() -> ConfigError:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from secure_frl.errors import BadSignature, LedgerCorrupt, MalformedMessage, NewerFormat, StaleLedger
-from secure_frl.wire.canonical import canonical_json, parse_canonical_object
+from secure_frl.wire.canonical import canonical_json, hex_bytes, parse_canonical_object
 from secure_frl.wire.hashing import labelled_hash
 from secure_frl.wire.signatures import Signer, check_signature
 
@@ -221,12 +221,9 @@ def _object(data: bytes, where: str) -> dict[str, object]:
 
 def _hex(value: object, size: int, where: str) -> bytes:
     try:
-        data = bytes.fromhex(value) if isinstance(value, str) else b""
-    except ValueError:
-        data = b""
-    if len(data) != size or data.hex() != value:
-        raise LedgerCorrupt(f"{where} holds a value that is not {size} bytes in lower-case hex. {_RESTORE}")
-    return data
+        return hex_bytes(value, size)
+    except MalformedMessage:
+        raise LedgerCorrupt(f"{where} holds a value that is not {size} bytes in lower-case hex. {_RESTORE}") from None
 
 
 def _sequence(value: object, where: str) -> int:

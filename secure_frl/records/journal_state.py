@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from secure_frl.errors import LedgerCorrupt, NewerFormat, UnexpectedState
+from secure_frl.errors import LedgerCorrupt, MalformedMessage, NewerFormat, UnexpectedState
 from secure_frl.records.chain import Row
+from secure_frl.wire.canonical import hex_bytes
 
 FORMAT = 1  # of the rows
+_HASH_BYTES = 32  # of charters, policies and their tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class JournalState:
         """Take the next row in. Raises LedgerCorrupt if it contradicts the rows before it."""
         try:
             self._fold(row, row.fields())
-        except (KeyError, TypeError, ValueError, UnexpectedState):
+        except (KeyError, TypeError, ValueError, MalformedMessage, UnexpectedState):
             raise LedgerCorrupt(
                 f"row {row.sequence} of {self.where} ({row.kind[:20]}) contradicts the rows before it. "
                 "Restore the file from a copy; a study is not resumed from a broken journal."
@@ -85,10 +87,10 @@ class JournalState:
                     f"{self.where} has format {plain['format']}, this version reads up to {FORMAT}. "
                     "Use a newer secure_frl."
                 )
-            self.name, self.charter_hash = row.hash.hex(), _hex(plain["charter"])
+            self.name, self.charter_hash = row.hash.hex(), _hash(plain["charter"])
         elif row.kind == "started":
             self.check_start()
-            self.tag, self.model_hash = _hex(plain["tag"]), _hex(plain["model_hash"])
+            self.tag, self.model_hash = _hash(plain["tag"]), _hash(plain["model_hash"])
         elif row.kind == "epoch":
             self.check_epoch(_count(plain["epoch"]))
             self.last_epoch = _count(plain["epoch"])
@@ -102,14 +104,14 @@ class JournalState:
             self._close(row.kind, plain)
         elif row.kind == "kept":
             self.check_started()
-            self.model_hash = _hex(plain["model_hash"])
+            self.model_hash = _hash(plain["model_hash"])
         else:
             raise ValueError(row.kind)
 
     def _begin(self, plain: dict[str, object]) -> None:
         number, attempt = _count(plain["round"]), _count(plain["attempt"])
         self.check_begin(number, attempt)
-        cohort, policy_tag = _names(plain["cohort"]), _hex(plain["policy_tag"])
+        cohort, policy_tag = _names(plain["cohort"]), _hash(plain["policy_tag"])
         if policy_tag != self.tag:
             raise ValueError("policy_tag")
         self.rounds.append(RoundRecord(number, attempt, self.last_epoch, cohort, policy_tag, "begun"))
@@ -117,10 +119,10 @@ class JournalState:
     def _close(self, outcome: str, plain: dict[str, object]) -> None:
         details = _details(plain["details"])
         if outcome == "summed":
-            survivors, next_tag = _names(plain["survivors"]), _hex(plain["next_tag"])
+            survivors, next_tag = _names(plain["survivors"]), _hash(plain["next_tag"])
             one = self.check_sum(survivors)
             closed = replace(one, outcome=outcome, survivors=survivors, next_tag=next_tag)
-            self.tag, self.model_hash = next_tag, _hex(plain["model_hash"])
+            self.tag, self.model_hash = next_tag, _hash(plain["model_hash"])
         else:
             one = self.check_open()
             closed = replace(one, outcome=outcome, reason=str(plain["reason"]), survivors=(), next_tag=one.policy_tag)
@@ -181,10 +183,8 @@ class JournalState:
         return one
 
 
-def _hex(value: object) -> bytes:
-    if not isinstance(value, str) or not value:
-        raise TypeError("hex")
-    return bytes.fromhex(value)
+def _hash(value: object) -> bytes:
+    return hex_bytes(value, _HASH_BYTES)
 
 
 def _count(value: object) -> int:

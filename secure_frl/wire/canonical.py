@@ -49,3 +49,19 @@ def parse_canonical_object(data: bytes, *, what: str, max_bytes: int = MAX_BYTES
             f"expected {what} to be a JSON object, got {type(value).__name__}. Ask its writer for a valid copy."
         )
     return value
+
+
+def hex_bytes(value: object, size: int, *, what: str = "a value") -> bytes:
+    """Read bytes as canonical JSON and signed files hold them: text of 2 * `size` lower-case hex digits, nothing else.
+
+    Raises MalformedMessage, which names `what` and never shows the value: it may be a secret.
+    """
+    try:
+        data = bytes.fromhex(value) if isinstance(value, str) else b""  # takes capitals and blanks: compared below
+    except ValueError:
+        data = b""
+    if len(data) != size or data.hex() != value:
+        raise MalformedMessage(
+            f"expected {what} of {size} bytes in lower-case hex, got another. Ask its writer for a valid copy."
+        )
+    return data

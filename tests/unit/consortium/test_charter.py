@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from hex_values import misspelt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from signed_studies import CONSORTIUM, COORDINATOR, SITES, STUDY, TEN, charter_of, roster_of, signed
@@ -91,6 +92,27 @@ def test_a_charter_of_another_form_is_refused(change: dict[str, object]) -> None
 
     with pytest.raises(CharterRefused):
         Charter.decode(canonical_json(plain))
+
+
+@pytest.mark.parametrize("field", ["roster_hash", "nonce", "coordinator_public_key"])
+def test_a_charter_with_a_value_in_another_spelling_is_refused(field: str) -> None:
+    nonce = bytes([0xAB]) * 16
+    plain = json.loads(make_charter(STUDY, roster_of(), TEN, COORDINATOR.public_key, nonce).data)
+
+    for value in misspelt(plain[field]):
+        with pytest.raises(CharterRefused):
+            Charter.decode(canonical_json(plain | {field: value}))
+
+
+def test_a_signature_in_another_spelling_is_refused() -> None:
+    plain = json.loads(signed(charter_of()).encode())
+    first, *others = plain["site_signatures"]
+
+    for field, right in (("coordinator_signature", plain["coordinator_signature"]), ("site_signatures", first)):
+        for value in misspelt(right):
+            changed = [value, *others] if field == "site_signatures" else value
+            with pytest.raises(CharterRefused, match="exactly as it was signed"):
+                SignedCharter.decode(canonical_json(plain | {field: changed}) + b"\n")
 
 
 @pytest.mark.parametrize(("field", "value"), [("scale", 2500), ("sites", 10.0), ("sites", True), ("weight", "1")])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import stat
 from pathlib import Path
 
 import pytest
+from hex_values import misspelt
 
 from secure_frl.consortium.identity import Identity
 from secure_frl.consortium.keystore import read_key, read_public_key, write_hardened_key, write_simulated_key
@@ -18,6 +20,7 @@ from secure_frl.errors import (
     PolicyForbids,
     UnexpectedState,
 )
+from secure_frl.wire.canonical import canonical_json
 from secure_frl.wire.signatures import check_signature
 
 # RFC 8032, section 7.1, test 1
@@ -129,3 +132,22 @@ def test_a_changed_key_file_is_refused_without_showing_it(tmp_path: Path, old: b
     with pytest.raises(ConfigError) as caught:
         read_key(path, allow_simulated=True)
     assert RFC_SECRET.hex() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [("simulated", "public_key"), ("simulated", "secret"), ("hardened", "salt"), ("hardened", "sealed")],
+)
+def test_a_value_in_another_spelling_is_refused_without_showing_it(tmp_path: Path, form: str, field: str) -> None:
+    path = tmp_path / "identity.key"
+    if form == "hardened":
+        write_hardened_key(path, Identity(RFC_SECRET), PASSPHRASE)
+    else:
+        write_simulated_key(path, Identity(RFC_SECRET))
+    plain = json.loads(path.read_bytes())
+
+    for value in misspelt(plain[field]):
+        path.write_bytes(canonical_json(plain | {field: value}) + b"\n")
+        with pytest.raises(ConfigError, match="Restore a copy") as caught:
+            read_key(path, allow_simulated=True, passphrase=PASSPHRASE)
+        assert RFC_SECRET.hex() not in str(caught.value).lower()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import json
 
 import pytest
+from hex_values import misspelt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from signed_studies import CONSORTIUM, COORDINATOR, DAY, SITES, roster_of
@@ -26,6 +28,15 @@ def test_any_changed_byte_of_a_roster_file_is_refused(data: st.DataObject) -> No
 
     with pytest.raises((ConfigError, BadSignature)):
         decode_roster(bytes(content))
+
+
+@pytest.mark.parametrize("right", [SITES[0].public_key, CONSORTIUM.public_key, roster_of().signature])
+def test_a_roster_with_a_value_in_another_spelling_is_refused(right: bytes) -> None:
+    content = roster_of().encode()
+
+    for value in misspelt(right.hex()):
+        with pytest.raises(ConfigError, match="exactly as the consortium signed it"):
+            decode_roster(content.replace(f'"{right.hex()}"'.encode(), json.dumps(value).encode()))
 
 
 def test_a_coordinator_cannot_add_a_member() -> None:

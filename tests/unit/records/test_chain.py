@@ -7,6 +7,7 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hex_values import misspelt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,6 +137,25 @@ def test_a_head_from_the_future_is_refused_with_what_to_do() -> None:
 
     with pytest.raises(NewerFormat, match="Use a newer secure_frl"):
         chain.decode_head(future, "x.head")
+
+
+@pytest.mark.parametrize("field", ["ledger", "head", "public_key", "signature"])
+def test_a_head_with_a_value_in_another_spelling_is_refused(field: str) -> None:
+    plain = json.loads(chain.sign_head(Key(), chain.receipt_of(rows_of([{"a": 1}]))).encode())
+
+    for value in misspelt(plain[field]):
+        with pytest.raises(LedgerCorrupt):
+            chain.decode_head(canonical_json(plain | {field: value}) + b"\n", "x.head")
+
+
+@pytest.mark.parametrize("field", ["previous", "hash"])
+def test_a_row_with_a_hash_in_another_spelling_is_refused(field: str) -> None:
+    first, line = chain.encode_export(rows_of([{"a": 1}, {"b": 2}])).splitlines(keepends=True)
+    plain = json.loads(line)
+
+    for value in misspelt(plain[field]):
+        with pytest.raises(LedgerCorrupt, match="lower-case hex"):
+            list(chain.decode_export(first + canonical_json(plain | {field: value}) + b"\n", "x.jsonl"))
 
 
 @given(st.binary(max_size=300))

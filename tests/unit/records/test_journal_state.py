@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hex_values import misspelt
 
 from secure_frl.errors import LedgerCorrupt, UnexpectedState
 from secure_frl.records import chain
@@ -207,3 +208,26 @@ def test_a_row_that_contradicts_the_rows_before_it_is_named(rows: list[tuple[str
     folded(rows[:-1])
     with pytest.raises(LedgerCorrupt, match=f"row {len(rows) - 1} of j.sqlite"):
         folded(rows)
+
+
+LETTERS = "ab" * 32
+SPELT: list[tuple[str, dict[str, object], str]] = [
+    ("opened", {"charter": LETTERS, "code_version": "0.1.0", "format": 1}, "charter"),
+    ("started", {"model_hash": LETTERS, "tag": LETTERS}, "tag"),
+    ("begun", {"attempt": 0, "cohort": ["a"], "policy_tag": LETTERS, "round": 1}, "policy_tag"),
+    ("kept", {"model_hash": LETTERS}, "model_hash"),
+    ("summed", {"details": {}, "model_hash": LETTERS, "next_tag": LETTERS, "survivors": ["a"]}, "next_tag"),
+]
+
+
+@pytest.mark.parametrize("place", range(len(SPELT)), ids=[field for _, _, field in SPELT])
+def test_a_row_with_a_value_in_another_spelling_is_refused(place: int) -> None:
+    rows: list[tuple[str, Mapping[str, object]]] = [(kind, plain) for kind, plain, _ in SPELT]
+    rows.insert(1, BEGINNING[1])
+    folded(rows)
+    kind, plain, field = SPELT[place]
+    place += place > 0  # the epoch's row stands behind the first
+
+    for value in misspelt(LETTERS):
+        with pytest.raises(LedgerCorrupt, match=f"row {place} "):
+            folded([*rows[:place], (kind, plain | {field: value})])
