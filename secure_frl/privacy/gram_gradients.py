@@ -19,7 +19,7 @@ with two units or more in a product (LONGEST_STEPS), and the difference by twice
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from secure_frl.privacy.gram_layers import (
     OwnGradients,
     is_shorter_by_steps,
 )
-from secure_frl.privacy.layer_passes import LayerPasses
+from secure_frl.privacy.layer_passes import HookedPolicy
 from secure_frl.secure_sum import Block
 
 SUMMED_STEPS = 2048  # outer products in one matrix product
@@ -84,7 +84,7 @@ def _is_plain(part: nn.Embedding) -> bool:
     return part.padding_idx is None and part.max_norm is None and not part.scale_grad_by_freq and not part.sparse
 
 
-class GramGradients:
+class GramGradients(HookedPolicy):
     """A policy whose backward pass leaves what per-unit lengths and clipped sums are made of."""
 
     needs_fixed_rows = True  # as in MessageGradients: a product's last bits depend on how many rows it has
@@ -95,7 +95,6 @@ class GramGradients:
             raise InvalidParameter(
                 "expected linear layers and embeddings whole in the message, got others. Use MessageGradients."
             )
-        self._policy = policy
         owners = _owners(policy)
         self._places: dict[nn.Module, dict[str, tuple[slice, Segment]]] = {}
         self._length = 0
@@ -109,20 +108,7 @@ class GramGradients:
             for part, own in self._places.items()
             if isinstance(part, nn.Embedding)
         }
-        self._passes = LayerPasses(self._places)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return the policy's parameters."""
-        return self._policy.parameters()
-
-    def to_standard_module(self) -> nn.Module:
-        """Return the policy without hooks."""
-        self._passes.remove()
-        return self._policy
-
-    def backward(self, total: Tensor) -> None:
-        """Make the one backward pass of a batch, as far as the layers' outputs: see `LayerPasses.backward`."""
-        self._passes.backward(total)
+        super().__init__(policy, self._places)
 
     def _taken(self, rows: int) -> list[Layer]:
         return [self._layer(part, pairs, rows) for part, pairs in self._passes.take(rows).items()]

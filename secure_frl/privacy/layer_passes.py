@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,3 +91,24 @@ class LayerPasses:
                 "Keep the shape [episodes, steps, ...]: flattened steps would each become a unit."
             )
         return found
+
+
+class HookedPolicy:
+    """A policy with hooks on its layers: what the engines that make no gradient of a weight have in common."""
+
+    def __init__(self, policy: nn.Module, parts: Iterable[nn.Module]) -> None:
+        """Put the hooks on; undo with `to_standard_module`. parts: the policy's layers, as in `LayerPasses`."""
+        self._policy, self._passes = policy, LayerPasses(parts)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the policy's parameters."""
+        return self._policy.parameters()
+
+    def to_standard_module(self) -> nn.Module:
+        """Return the policy without hooks."""
+        self._passes.remove()
+        return self._policy
+
+    def backward(self, total: Tensor) -> None:
+        """Make the one backward pass of a batch, as far as the layers' outputs: see `LayerPasses.backward`."""
+        self._passes.backward(total)

@@ -8,7 +8,7 @@ A unit's rows may come in several passes: they are added up, in order, before an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
-from secure_frl.privacy.layer_passes import LayerPasses
+from secure_frl.privacy.layer_passes import HookedPolicy
 from secure_frl.privacy.table_rows import Integers, Table, TableRows, rows_of_steps
 
 
@@ -46,7 +46,7 @@ def _tables(policy: nn.Module) -> dict[str, nn.Embedding]:
 
 
 @final
-class TableGradients:
+class TableGradients(HookedPolicy):
     """A policy whose backward pass leaves what came back to each step."""
 
     needs_fixed_rows = False  # sums into a table do not depend on how many rows there are
@@ -55,27 +55,13 @@ class TableGradients:
         """Put hooks on the tables; undo with `to_standard_module`. `is_of_tables` says of which policies."""
         if not is_of_tables(policy, segments):
             raise InvalidParameter("expected a policy of embeddings alone, got another. Use MessageGradients.")
-        self._policy = policy
         named, start = _tables(policy), 0
         self._tables: dict[nn.Embedding, Table] = {}
         for segment in segments:
             part = named[segment.parameter]
             self._tables[part] = Table.of(segment.coordinates, (part.num_embeddings, part.embedding_dim), start)
             start += segment.coordinates.size
-        self._passes = LayerPasses(self._tables)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return the policy's parameters."""
-        return self._policy.parameters()
-
-    def to_standard_module(self) -> nn.Module:
-        """Return the policy without hooks."""
-        self._passes.remove()
-        return self._policy
-
-    def backward(self, total: Tensor) -> None:
-        """Make the one backward pass of a batch, as far as the tables' outputs: see `LayerPasses.backward`."""
-        self._passes.backward(total)
+        super().__init__(policy, self._tables)
 
     @property
     def tables(self) -> tuple[Table, ...]:
