@@ -27,6 +27,7 @@ RANDOM_FEATURES = "random_features"
 VALUE = "value."  # before the names of a value network's parameters, which stand beside the policy's
 EMBEDDING, HEAD, RECURRENT, MAP = "embedding", "head", "recurrent", "map"
 HEAD_GAIN = 0.01  # first logits are close to 0: a new policy is nearly uniform, and its lower layers have gradients
+MASKED_LOGIT = -1e30  # finite: infinity would make NaN out of 0 times infinity in the backward pass
 _GATES = {GRU: 3, LSTM: 4}
 _LABEL = b"secure_frl/first_parameters/v1"
 

@@ -18,10 +18,8 @@ from torch import nn
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.forms import NETWORK_CRITIC, PolicyForm
-from secure_frl.learning.networks import GRU, Network
+from secure_frl.learning.networks import GRU, MASKED_LOGIT, Network
 from secure_frl.learning.trajectories import Trajectories
-
-MASKED_LOGIT = -1e30  # finite: infinity would make NaN out of 0 times infinity in the backward pass
 
 
 def observed(batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor | None]:

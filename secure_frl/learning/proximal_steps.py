@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.local_training import LocalSettings
-from secure_frl.learning.networks import HEAD, MLP, VALUE, Arrays, Network, logits_of
+from secure_frl.learning.networks import HEAD, MASKED_LOGIT, MLP, VALUE, Arrays, Network, logits_of
 from secure_frl.learning.trajectories import Trajectories
 
-_MASKED_LOGIT = -1e30  # as in policies: finite
 _TINY = 1e-8
 _BETA_1, _BETA_2 = 0.9, 0.999
 
@@ -193,7 +192,7 @@ def _differentiate(
     advantages = advantages.astype(seen.dtype)
     logits = policy.forward(seen)
     if rows.allowed is not None:
-        np.copyto(logits, seen.dtype.type(_MASKED_LOGIT), where=~rows.allowed[chosen])
+        np.copyto(logits, seen.dtype.type(MASKED_LOGIT), where=~rows.allowed[chosen])
     logits -= logits.max(axis=1, keepdims=True)
     taken = logits[each, actions]
     logged = logits.copy() if settings.entropy_weight else None

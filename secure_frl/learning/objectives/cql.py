@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from secure_frl.errors import InvalidParameter
+from secure_frl.learning.networks import MASKED_LOGIT
 from secure_frl.learning.objectives.dqn import DoubleQ, taken_of
-from secure_frl.learning.policies import MASKED_LOGIT, observed
+from secure_frl.learning.policies import observed
 from secure_frl.learning.trajectories import Trajectories
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.learning.policies import MASKED_LOGIT, observed, observed_with_final
+from secure_frl.learning.networks import MASKED_LOGIT
+from secure_frl.learning.policies import observed, observed_with_final
 from secure_frl.learning.trajectories import Trajectories
 
 TARGET = "target"  # key of the target network: a plain policy that holds the broadcast parameters
