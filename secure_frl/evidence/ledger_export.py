@@ -11,7 +11,7 @@ from secure_frl.consortium.keystore import read_key
 from secure_frl.errors import BudgetExhausted, ConfigError
 from secure_frl.files import write_durably
 from secure_frl.records.chain import encode_export, receipt_of, sign_head
-from secure_frl.records.ledger import Ledger, has_ledger, read_ledger, read_rows
+from secure_frl.records.ledger import Ledger, has_ledger, read_ledger_state, read_rows
 from secure_frl.records.ledger_state import replay
 from secure_frl.secure_sum import Budget
 
@@ -61,7 +61,7 @@ def accept_clock(path: Path) -> tuple[int | None, int]:
 
     Raises LedgerCorrupt, ConfigError for a path without a ledger.
     """
-    state = read_ledger(_existing(path))
+    state = read_ledger_state(_existing(path))
     if state.budget is None:
         raise ConfigError(f"expected a ledger at {path}, found none. Check the path.")
     with Ledger.open(

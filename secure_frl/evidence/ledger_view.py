@@ -18,7 +18,7 @@ from secure_frl.privacy import accountant
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.privacy.round_shares import root_share
 from secure_frl.records.chain import check_extends
-from secure_frl.records.ledger import has_ledger, read_ledger, read_rows
+from secure_frl.records.ledger import has_ledger, read_ledger_state, read_rows
 from secure_frl.records.ledger_state import Reservation
 
 COLUMNS = ("row", "reserved (UTC)", "study", "round", "outcome", "sigma", "in the sum")  # what fits into 80 characters
@@ -128,7 +128,7 @@ class LedgerView:
 def view_ledger(path: Path) -> LedgerView:
     """Read ledger.sqlite or an exported .jsonl, verifying its chain. Raises LedgerCorrupt, ConfigError."""
     _check_is_file(path)
-    state = read_ledger(path)
+    state = read_ledger_state(path)
     if state.budget is None or state.last is None:
         raise ConfigError(f"expected a ledger at {path}, found none. Check the path.")
     rows = tuple(LedgerRow(sequence, kept, decode_event(kept.event)) for sequence, kept in state.reservations.items())

@@ -19,7 +19,7 @@ from secure_frl.evidence.manifest import NAME, SIGNATURE_NAME, check_manifest, r
 from secure_frl.masking.contexts import ENCRYPTED
 from secure_frl.privacy.events import REHEARSAL, decode_event
 from secure_frl.records.journal import read_journal
-from secure_frl.records.ledger import has_ledger, read_ledger
+from secure_frl.records.ledger import has_ledger, read_ledger_state
 
 if TYPE_CHECKING:
     from secure_frl.privacy.statement import Statement
@@ -271,7 +271,7 @@ def _verify_unfinished(
                 if state.charter_hash != charter.session:
                     notes.find(file, "belongs to another charter. Restore the journal of this run.")
             else:
-                ledger = read_ledger(path)
+                ledger = read_ledger_state(path)
                 for event in ledger.events():
                     notes.is_rehearsal |= decode_event(event).random_source == REHEARSAL
             notes.proved.append(f"the chain of {file} holds up to its last row")

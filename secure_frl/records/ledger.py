@@ -359,6 +359,6 @@ def has_ledger(path: Path) -> bool:
     return is_there(path, APPLICATION)
 
 
-def read_ledger(path: Path) -> LedgerState:
+def read_ledger_state(path: Path) -> LedgerState:
     """Return what a ledger.sqlite or an export says; for `verify`. Raises what `read_rows` raises."""
     return replay(read_rows(path), path.name)

@@ -29,7 +29,7 @@ from secure_frl.federation.carriers.pipe import STUDY_DONE, read_frame, serve, w
 from secure_frl.federation.enrolment import Enrolled, enrol, open_site
 from secure_frl.federation.run_folder import RunFolder, RunOptions
 from secure_frl.records.group_commit import FILE, GroupCommit
-from secure_frl.records.ledger import Ledger, read_ledger
+from secure_frl.records.ledger import Ledger, read_ledger_state
 from secure_frl.secure_sum import Budget, SiteId
 from secure_frl.study import Study
 from secure_frl.wire.envelope import read_header
@@ -83,7 +83,7 @@ def _release_for_ever(path: Path, is_shared: bool, sends_first: bool, say: Say) 
     ledger.settle_unfinished()
     if group is not None:
         group.sync()
-    number = max((json.loads(kept.event)["round"] for kept in read_ledger(path).reservations.values()), default=0)
+    number = max((json.loads(kept.event)["round"] for kept in read_ledger_state(path).reservations.values()), default=0)
     say("open")
     while True:
         number += 1
@@ -272,7 +272,7 @@ def test_kills_find_a_site_that_books_after_something_left(
 def _check_site(folder: RunFolder, enrolled: Enrolled, seen: set[int], kills: int) -> None:
     site = open_site(folder, enrolled, SITE)  # settles, and refuses a ledger that is older than the register
     site.shut_down()
-    kept = read_ledger(folder.site(NAME) / "ledger.sqlite").reservations.values()
+    kept = read_ledger_state(folder.site(NAME) / "ledger.sqlite").reservations.values()
     booked = Counter(json.loads(one.event)["round"] for one in kept if one.is_spent)
     assert seen <= set(booked), "a spend was lost"
     assert set(booked.values()) <= {1}, "a spend was booked twice"
@@ -377,7 +377,7 @@ def test_a_site_killed_in_the_middle_of_rounds_loses_no_spend_and_sends_none_twi
 
         site = killed[0]
         happened = wanted - site._kills_left
-        kept = read_ledger(run / f"state/sites/{NAME}/ledger.sqlite").reservations.values()
+        kept = read_ledger_state(run / f"state/sites/{NAME}/ledger.sqlite").reservations.values()
         booked = Counter(
             (json.loads(one.event)["round"], json.loads(one.event)["attempt"]) for one in kept if one.is_spent
         )

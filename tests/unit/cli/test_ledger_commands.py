@@ -20,7 +20,7 @@ from secure_frl.federation import simulation
 from secure_frl.federation.results import RoundReport
 from secure_frl.federation.run_folder import RunOptions
 from secure_frl.records.journal import read_journal
-from secure_frl.records.ledger import Ledger, read_ledger
+from secure_frl.records.ledger import Ledger, read_ledger_state
 from secure_frl.secure_sum import Budget
 from secure_frl.study import Study
 
@@ -195,7 +195,7 @@ def test_an_export_without_the_holders_key_is_refused(ledger: Path, tmp_path: Pa
 
 
 def reopened(path: Path) -> Ledger:
-    state = read_ledger(path)
+    state = read_ledger_state(path)
     return Ledger.open(
         path,
         holder=state.holder,
@@ -244,7 +244,7 @@ def test_check_refuses_a_head_that_was_changed(ledger: Path, tmp_path: Path) -> 
 
 
 def test_a_clock_that_was_ahead_is_accepted_at_the_command_line(ledger: Path) -> None:
-    before = read_ledger(ledger).time
+    before = read_ledger_state(ledger).time
     assert before is not None
     with reopened(ledger) as ahead:
         ahead._clock = lambda: before + 1e9

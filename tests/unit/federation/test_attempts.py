@@ -15,7 +15,7 @@ from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.masking import site_attempt
 from secure_frl.records.journal import read_journal
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import RoundContext
 from secure_frl.study import Study
 from secure_frl.wire.envelope import read_header
@@ -47,7 +47,7 @@ def replace_sealed(item: DealtShares) -> DealtShares:
 
 def events(run: Path, holder: str) -> list[tuple[int, int]]:
     book = run / ("state/coordinator" if holder == "coordinator" else f"state/sites/{holder}") / "ledger.sqlite"
-    decoded = [json.loads(event) for event in read_ledger(book).events()]
+    decoded = [json.loads(event) for event in read_ledger_state(book).events()]
     return [(event["round"], event["attempt"]) for event in decoded]
 
 

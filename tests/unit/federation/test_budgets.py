@@ -17,7 +17,7 @@ from secure_frl.federation.run_folder import RunOptions
 from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.privacy.events import decode_event
 from secure_frl.privacy.planning import make_plan, planned_event
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import Addressed, Budget
 from secure_frl.study import Study
 from secure_frl.wire.envelope import read_header
@@ -55,7 +55,7 @@ def test_a_coordinator_that_skips_every_check_meets_each_sites_refusal(
 
     epoch = {MessageType.E0_REPLY, MessageType.E1_REPLY}
     assert [kind for kind in replies if kind not in epoch] == [MessageType.REFUSAL] * 3
-    assert len(read_ledger(tmp_path / "state/sites/site-02/ledger.sqlite").events()) == 2
+    assert len(read_ledger_state(tmp_path / "state/sites/site-02/ledger.sqlite").events()) == 2
 
 
 def test_the_same_coordinator_gets_its_sum_when_the_sites_checks_are_out_too(
@@ -116,7 +116,7 @@ def test_a_site_releases_no_more_often_than_its_charter_announces_rounds(
     with pytest.raises(BudgetExhausted, match="3 of 3 sites"):
         simulation.run(tiny(), tmp_path / "run")
 
-    assert len(read_ledger(tmp_path / "run/state/sites/site-01/ledger.sqlite").events()) == 2
+    assert len(read_ledger_state(tmp_path / "run/state/sites/site-01/ledger.sqlite").events()) == 2
 
 
 @pytest.mark.parametrize("choice", [{"privacy.noise": "unsafe-none"}, {"protection.method": "unsafe-plain"}])
@@ -128,7 +128,7 @@ def test_a_control_never_meets_the_people_of_a_named_data_set(
     with pytest.raises(BudgetExhausted, match="unsafe"):
         simulation.run(control, tmp_path / "run", RunOptions(state=tmp_path / "state"))
 
-    book = read_ledger(tmp_path / "state/sites/site-01/ledger.sqlite")
+    book = read_ledger_state(tmp_path / "state/sites/site-01/ledger.sqlite")
     assert book.events() == ()
     assert book.budget == Budget(4.0, 1e-3)  # the control did not leave the data set without a limit
 
@@ -216,5 +216,5 @@ def test_each_event_says_where_its_noise_came_from(rehearse: bool, source: str, 
     simulation.run(tiny(), tmp_path / "run", RunOptions(rehearse=rehearse))
 
     for path in (tmp_path / "run").glob("state/**/ledger.sqlite"):
-        events = [decode_event(event) for event in read_ledger(path).events()]
+        events = [decode_event(event) for event in read_ledger_state(path).events()]
         assert [event.random_source for event in events] == [source, source]

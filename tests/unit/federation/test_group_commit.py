@@ -16,7 +16,7 @@ from secure_frl.federation.carriers import in_process
 from secure_frl.federation.carriers.in_process import InProcessCarrier
 from secure_frl.federation.site import StudySite
 from secure_frl.records.group_commit import FILE, GroupCommit
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import SiteId
 from secure_frl.study import Study
 from secure_frl.wire.capture import CaptureWriter
@@ -97,7 +97,7 @@ def test_a_study_of_sites_synced_together_keeps_one_chain_a_site_and_verifies(
     assert result.rounds_completed == 2
     assert verify(tmp_path / "run").findings == ()
     assert sorted(path.name for path in (tmp_path / "run").glob("state/**/*.sqlite")) == [FILE, "ledger.sqlite"]
-    ledgers = [read_ledger(tmp_path / f"run/state/sites/site-0{number}/ledger.sqlite") for number in (1, 2, 3)]
+    ledgers = [read_ledger_state(tmp_path / f"run/state/sites/site-0{number}/ledger.sqlite") for number in (1, 2, 3)]
     assert [len(ledger.events()) for ledger in ledgers] == [2, 2, 2]
     assert len({ledger.name for ledger in ledgers}) == 3
     text = " ".join(log)
@@ -135,7 +135,7 @@ def test_a_run_of_shared_books_killed_before_a_sync_lost_nothing_that_left_and_r
 
     homes = [run / f"state/sites/site-0{number}/ledger.sqlite" for number in (1, 2, 3)]
     found = ["summed", "reserved"]  # the release of the second round is gone, and nothing of it had left
-    assert [[kept.status for kept in read_ledger(home).reservations.values()] for home in homes] == [found] * 3
+    assert [[kept.status for kept in read_ledger_state(home).reservations.values()] for home in homes] == [found] * 3
     assert verify(run).findings == ()  # unfinished
     assert [row.kept.status for row in view_ledger(homes[0]).rows] == found
     result = simulation.resume(run)

@@ -25,7 +25,7 @@ from secure_frl.errors import LedgerCorrupt, UnexpectedState
 from secure_frl.evidence.verify import verify
 from secure_frl.federation import simulation
 from secure_frl.records.journal import read_journal
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 
 SEED = 20261125
 KILLS = 20
@@ -134,7 +134,7 @@ def _spent(folder: Path) -> dict[str, set[bytes]]:
         original.close()
         target.close()
         try:
-            kept = read_ledger(copy).reservations.values()
+            kept = read_ledger_state(copy).reservations.values()
         except (LedgerCorrupt, UnexpectedState):  # killed while the file was being made: it has no table yet
             assert not _has_rows(copy)
             continue

@@ -33,7 +33,7 @@ from secure_frl.privacy.events import decode_event
 from secure_frl.privacy.planning import make_plan
 from secure_frl.privacy.update import PrivateUpdate, private_update
 from secure_frl.randomness import rehearsal_source
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import Block, SiteId, Sum, SumConstants
 from secure_frl.study import Study
 
@@ -155,7 +155,9 @@ def test_epochs_are_charged_as_so_many_noised_sums(tiny: Tiny, tmp_path: Path) -
     simulation.run(tiny(PPO), tmp_path / "run")
 
     outcome = verify(tmp_path / "run")
-    events = [decode_event(one) for one in read_ledger(tmp_path / "run/state/sites/site-01/ledger.sqlite").events()]
+    events = [
+        decode_event(one) for one in read_ledger_state(tmp_path / "run/state/sites/site-01/ledger.sqlite").events()
+    ]
 
     assert outcome.findings == ()
     assert [(event.noised_sums, event.composition_group) for event in events] == [(EPOCHS, "fresh")] * 2

@@ -27,7 +27,7 @@ from secure_frl.learning.steps_table import write_steps
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.privacy.planning import make_plan
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import RandomSource, SiteId, SumTerms
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
@@ -78,7 +78,7 @@ def finished(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _events(folder: Path) -> list[GaussianSumEvent]:
-    return [decode_event(event) for event in read_ledger(folder / "state/sites/site-01/ledger.sqlite").events()]
+    return [decode_event(event) for event in read_ledger_state(folder / "state/sites/site-01/ledger.sqlite").events()]
 
 
 # --- what it is charged ----------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_another_attempt_draws_another_sample_and_writes_down_nobody(tables: Pat
     site.shut_down()
 
     home = tmp_path / "run/state/sites/site-01"
-    assert len(read_ledger(home / "ledger.sqlite").events()) == 3
+    assert len(read_ledger_state(home / "ledger.sqlite").events()) == 3
     assert len({tuple(message) for message in messages}) == 3
     with sqlite3.connect(home / "register.sqlite") as books:
         assert {people for (people,) in books.execute("SELECT persons FROM windows")} == {b""}

@@ -27,7 +27,7 @@ from secure_frl.federation.study_parts import optimiser_rule
 from secure_frl.federation.training import Trainer
 from secure_frl.learning.forms import policy_form
 from secure_frl.privacy.planning import sum_constants
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import SiteId
 from secure_frl.study import Study
 
@@ -83,13 +83,13 @@ def test_a_site_with_a_policy_of_its_own_takes_part_in_no_later_round(personal_r
     state = Path(shutil.copytree(folder.state, tmp_path / "state"))
     site = open_site(replace(folder, state=state), enrolled, SiteId(0))
     ledger = tmp_path / "state" / "sites" / "site-01" / "ledger.sqlite"
-    before = len(read_ledger(ledger).events(enrolled.terms.session))
+    before = len(read_ledger_state(ledger).events(enrolled.terms.session))
 
     with pytest.raises(CharterViolation, match="fitted its own policy"):
         site.contribute(round_context(enrolled.terms, 3))
 
     site.shut_down()
-    assert len(read_ledger(ledger).events(enrolled.terms.session)) == before == 2
+    assert len(read_ledger_state(ledger).events(enrolled.terms.session)) == before == 2
 
 
 def test_own_windows_come_back_as_they_were_kept_and_are_private(tiny: Tiny, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from secure_frl.federation.blind_site import BlindStudySite
 from secure_frl.federation.held_policy import policy_path
 from secure_frl.federation.policy_keepers import BlindKeeper
 from secure_frl.records.journal import read_journal
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.study import Study
 from secure_frl.wire.messages import MessageType
 
@@ -106,7 +106,7 @@ def test_a_site_whose_disk_fails_as_it_steps_loses_nothing_and_follows_again(
     assert survivors(run) == ["1234"] * 4
     assert log_of(run).count("site-02 follows to another policy") == 1
     assert "".join(path.read_text() for path in steps[0].parent.rglob("*.log")).count("round 2: kept the policy") == 1
-    spent = read_ledger(run / "ledgers/site-02.jsonl").reservations.values()
+    spent = read_ledger_state(run / "ledgers/site-02.jsonl").reservations.values()
     assert [one.status for one in spent] == ["summed"] * 4  # and not what is left of a round that nobody ended
     assert_one_policy(run, (1, 2, 3, 4))
 

@@ -13,7 +13,7 @@ from secure_frl.errors import StaleLedger, WrongLedger
 from secure_frl.federation import run_folder
 from secure_frl.federation.enrolment import Enrolled, enrol, open_site
 from secure_frl.federation.run_folder import RunFolder, RunOptions
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import SiteId
 from secure_frl.study import Study
 
@@ -28,7 +28,7 @@ def _copied(folder: RunFolder, state: Path) -> RunFolder:
 
 
 def _statuses(folder: RunFolder) -> list[str]:
-    return [kept.status for kept in read_ledger(folder.site(NAME) / "ledger.sqlite").reservations.values()]
+    return [kept.status for kept in read_ledger_state(folder.site(NAME) / "ledger.sqlite").reservations.values()]
 
 
 def test_a_ledger_from_before_a_release_is_refused_after_it(tiny: Callable[..., Study], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from secure_frl.federation.results import RoundReport
 from secure_frl.federation.run_folder import RunOptions, next_free_path
 from secure_frl.federation.site import StudySite
 from secure_frl.records.journal import read_journal
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import RingVector, RoundContext
 from secure_frl.study import Study
 from secure_frl.wire.capture import read_capture
@@ -86,7 +86,7 @@ def test_no_database_leaves_a_log_file_behind(finished_run: Path) -> None:
 def test_each_holder_books_one_event_a_round(finished_run: Path) -> None:
     ledgers = [*finished_run.glob("state/sites/*/ledger.sqlite"), finished_run / "state/coordinator/ledger.sqlite"]
 
-    booked = {path.parent.name: len(read_ledger(path).events()) for path in ledgers}
+    booked = {path.parent.name: len(read_ledger_state(path).events()) for path in ledgers}
 
     assert booked == {"site-01": 2, "site-02": 2, "site-03": 2, "coordinator": 2}
 
@@ -100,7 +100,9 @@ def test_optimiser_steps_equal_events_on_file(tiny: Tiny, tmp_path: Path, monkey
 
     simulation.run(tiny(), tmp_path / "run")
 
-    events = sum(len(read_ledger(path).events()) for path in (tmp_path / "run").glob("state/sites/*/ledger.sqlite"))
+    events = sum(
+        len(read_ledger_state(path).events()) for path in (tmp_path / "run").glob("state/sites/*/ledger.sqlite")
+    )
     assert len(steps) == events == 6
 
 
@@ -150,7 +152,7 @@ def test_releases_that_left_equal_events_on_file(tiny: Tiny, tmp_path: Path) -> 
     headers = [read_header(item.frame) for item in read_capture(tmp_path / "capture")]
     left = [header.sender for header in headers if header.type == MessageType.R2]
     for site in range(3):
-        ledger = read_ledger(tmp_path / f"run/state/sites/site-{site + 1:02d}/ledger.sqlite")
+        ledger = read_ledger_state(tmp_path / f"run/state/sites/site-{site + 1:02d}/ledger.sqlite")
         assert left.count(site) == len(ledger.events()) == 3
 
 
@@ -230,7 +232,7 @@ def test_a_second_study_on_the_same_people_is_refused_before_anything_is_sampled
     journal = read_journal(tmp_path / "second/journal.sqlite")
     assert journal.rounds == []
     assert journal.last_epoch == 0  # not one frame was sent
-    assert len(read_ledger(tmp_path / "state/sites/site-01/ledger.sqlite").events()) == 2
+    assert len(read_ledger_state(tmp_path / "state/sites/site-01/ledger.sqlite").events()) == 2
     assert register.stat().st_size == before  # no window was opened
 
 
@@ -250,7 +252,7 @@ def test_a_study_whose_sums_never_come_stops_and_can_be_resumed(tiny: Tiny, tmp_
     state = read_journal(tmp_path / "run/journal.sqlite")
     assert [one.outcome for one in state.rounds] == ["lost"] * 3
     # what was released stays spent, though nothing came of it
-    spent = read_ledger(tmp_path / "run/state/sites/site-01/ledger.sqlite")
+    spent = read_ledger_state(tmp_path / "run/state/sites/site-01/ledger.sqlite")
     assert {kept.status for kept in spent.reservations.values()} <= {"unknown", "aborted"}
     assert len(spent.events()) == 3
     assert verify(tmp_path / "run").unfinished

@@ -36,7 +36,7 @@ from secure_frl.privacy.events import GaussianSumEvent, decode_event
 from secure_frl.privacy.planning import constants_at, make_plan, planned_schedule, sum_constants
 from secure_frl.privacy.round_shares import share_of
 from secure_frl.randomness import rehearsal_source
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.secure_sum import Budget
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
@@ -83,7 +83,7 @@ def finished(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def events_of(state: Path, holder: str = "sites/site-01") -> list[GaussianSumEvent]:
-    return [decode_event(event) for event in read_ledger(state / holder / "ledger.sqlite").events()]
+    return [decode_event(event) for event in read_ledger_state(state / holder / "ledger.sqlite").events()]
 
 
 # --- one budget ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from open_books import event
 
 from secure_frl.errors import BudgetExhausted, LedgerCorrupt, StaleLedger, UnexpectedState
 from secure_frl.records.group_commit import FILE, GroupCommit
-from secure_frl.records.ledger import Ledger, has_ledger, read_ledger, read_rows
+from secure_frl.records.ledger import Ledger, has_ledger, read_ledger_state, read_rows
 from secure_frl.records.register import Register
 
 SESSION = bytes([7]) * 32
@@ -51,7 +51,7 @@ def test_each_site_has_a_chain_and_a_register_of_its_own_in_one_file(tmp_path: P
     group.close_cleanly()
 
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
-    assert [len(read_ledger(of(tmp_path, number)).events()) for number in (1, 2)] == [1, 2]
+    assert [len(read_ledger_state(of(tmp_path, number)).events()) for number in (1, 2)] == [1, 2]
     assert [[row.sequence for row in read_rows(of(tmp_path, number))] for number in (1, 2)] == [[0, 1, 2], [0, 1, 2, 3]]
     again = GroupCommit.open(tmp_path)
     for number in (1, 2):
@@ -69,10 +69,10 @@ def test_rows_are_on_disk_when_the_group_is_synced_and_not_before(tmp_path: Path
     group.sync()
     ledger.reserve(event(1))
 
-    before = read_ledger(of(tmp_path, 1)).events()  # as another process would
+    before = read_ledger_state(of(tmp_path, 1)).events()  # as another process would
     group.sync()
 
-    assert (before, read_ledger(of(tmp_path, 1)).events()) == ((), (event(1),))
+    assert (before, read_ledger_state(of(tmp_path, 1)).events()) == ((), (event(1),))
     assert group.connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL: a commit waits for the disk
 
 
@@ -122,7 +122,7 @@ def test_what_one_site_is_refused_takes_nothing_from_the_others(tmp_path: Path) 
     first.reserve(event(2))
     group.close_cleanly()
 
-    assert [read_ledger(of(tmp_path, number)).events() for number in (1, 2)] == [(event(1), event(2)), ()]
+    assert [read_ledger_state(of(tmp_path, number)).events() for number in (1, 2)] == [(event(1), event(2)), ()]
 
 
 def test_an_error_after_a_write_takes_the_stage_back_and_ends_the_group(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_disk_that_cannot_take_a_stage_ends_the_group(tmp_path: Path) -> None:
             action()
     group.close_cleanly()
 
-    assert read_ledger(of(tmp_path, 1)).events() == ()  # what was on disk before still holds
+    assert read_ledger_state(of(tmp_path, 1)).events() == ()  # what was on disk before still holds
 
 
 def test_a_site_with_a_file_of_its_own_goes_on_with_it(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_site_with_a_file_of_its_own_goes_on_with_it(tmp_path: Path) -> None:
     group = GroupCommit.open(tmp_path)
     open_ledger(tmp_path, 1, group).reserve(event(1))  # synced by itself
 
-    assert read_ledger(of(tmp_path, 1)).events() == (event(1),)
+    assert read_ledger_state(of(tmp_path, 1)).events() == (event(1),)
     assert of(tmp_path, 1).is_file()
 
 
@@ -175,12 +175,12 @@ def test_a_part_is_found_and_written_without_a_group(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path, 1, None)
     ledger.reserve(event(1))
 
-    assert read_ledger(of(tmp_path, 1)).events() == (event(1),)  # on disk at once
+    assert read_ledger_state(of(tmp_path, 1)).events() == (event(1),)  # on disk at once
     ledger.close_cleanly()
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
     assert (has_ledger(of(tmp_path, 1)), has_ledger(of(tmp_path, 2))) == (True, False)
     with pytest.raises(LedgerCorrupt, match="site-2"):
-        read_ledger(of(tmp_path, 2))
+        read_ledger_state(of(tmp_path, 2))
 
 
 def test_an_older_copy_of_the_shared_file_is_refused_by_a_head_that_others_hold(tmp_path: Path) -> None:

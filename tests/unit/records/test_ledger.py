@@ -13,7 +13,7 @@ from open_books import CHARTER, OTHER, at_most, event, open_ledger
 
 from secure_frl.errors import BudgetExhausted, InvalidParameter, UnexpectedState, WrongLedger
 from secure_frl.records import chain
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.records.ledger_state import replay
 from secure_frl.secure_sum import Budget
 
@@ -230,7 +230,7 @@ def test_after_a_kill_nothing_released_is_forgotten_and_nothing_unreleased_is_sp
     settled = ledger.settle_unfinished()
     assert [one.status for one in settled] == ["released", "reserved"]
     assert ledger.events() == (event(1), event(2))
-    assert [one.status for one in read_ledger(path).reservations.values()] == ["summed", "unknown", "cancelled"]
+    assert [one.status for one in read_ledger_state(path).reservations.values()] == ["summed", "unknown", "cancelled"]
     with pytest.raises(UnexpectedState):
         ledger.release(settled[1].receipt)  # why cancelling is safe: nobody can release it any more
 

@@ -10,7 +10,7 @@ from open_books import event, open_ledger
 
 from secure_frl.errors import ClockMovedBack, StaleLedger
 from secure_frl.records import ledger as ledger_module
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 
 NOW = 1_900_000_000.0
 
@@ -39,7 +39,7 @@ def test_times_never_run_back_within_the_tolerance(tmp_path: Path) -> None:
         ledger.reserve(event(seconds))
     ledger.close_cleanly()
 
-    found = read_ledger(tmp_path / "ledger.sqlite").reservations.values()
+    found = read_ledger_state(tmp_path / "ledger.sqlite").reservations.values()
 
     assert [kept.time for kept in found] == [NOW + 10, NOW + 10, NOW + 200]
 
@@ -53,7 +53,7 @@ def test_a_clock_that_was_ahead_can_be_accepted_and_the_row_stays(tmp_path: Path
     ledger.reserve(event(1))
     ledger.close_cleanly()
 
-    state = read_ledger(tmp_path / "ledger.sqlite")
+    state = read_ledger_state(tmp_path / "ledger.sqlite")
     assert [kept.time for kept in state.reservations.values()] == [NOW]
     assert [row.kind for row in ledger_module.read_rows(tmp_path / "ledger.sqlite")] == ["opened", "clock", "reserved"]
 
@@ -80,7 +80,7 @@ def test_roots_survivors_and_reasons_read_back(tmp_path: Path) -> None:
     ledger.cancel(ledger.reserve(event(2)), "the round ended")
     ledger.close_cleanly()
 
-    kept, gone = read_ledger(tmp_path / "ledger.sqlite").reservations.values()
+    kept, gone = read_ledger_state(tmp_path / "ledger.sqlite").reservations.values()
 
     assert (kept.register_root_after, kept.survivors, kept.reason) == ("07" * 32, (0, 2), "")
     assert (gone.register_root_after, gone.survivors, gone.reason) == ("", None, "the round ended")

@@ -11,7 +11,7 @@ from open_books import event, open_ledger
 
 from secure_frl.errors import LedgerCorrupt, NewerFormat, StaleLedger
 from secure_frl.records import chain
-from secure_frl.records.ledger import read_ledger
+from secure_frl.records.ledger import read_ledger_state
 from secure_frl.records.ledger_state import replay
 
 
@@ -40,7 +40,7 @@ def test_a_changed_row_is_named_when_the_ledger_opens(tmp_path: Path, statement:
     with pytest.raises(LedgerCorrupt, match=rf"row {row} of ledger\.sqlite"):
         open_ledger(tmp_path / "ledger.sqlite")
     with pytest.raises(LedgerCorrupt, match=rf"row {row} of ledger\.sqlite"):
-        read_ledger(tmp_path / "ledger.sqlite")
+        read_ledger_state(tmp_path / "ledger.sqlite")
 
 
 def test_a_row_changed_behind_an_open_ledger_is_caught_before_the_next_one(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from secure_frl.consortium.identity import Identity
 from secure_frl.errors import LedgerCorrupt, NewerFormat
 from secure_frl.privacy.events import decode_event
 from secure_frl.records import chain
-from secure_frl.records.ledger import Ledger, read_ledger, read_rows
+from secure_frl.records.ledger import Ledger, read_ledger_state, read_rows
 from secure_frl.records.ledger_state import replay
 from secure_frl.secure_sum import Budget
 
@@ -25,7 +25,7 @@ FORMATS = Path(__file__).parent / "formats"
 
 
 def opened(path: Path, clock: float = 1_900_000_000.0) -> Ledger:
-    old = read_ledger(path)
+    old = read_ledger_state(path)
     return Ledger.open(
         path,
         holder=old.holder,
@@ -43,7 +43,7 @@ def opened(path: Path, clock: float = 1_900_000_000.0) -> Ledger:
 def test_what_each_version_wrote_is_read(version: int, kind: str, tmp_path: Path) -> None:
     path = Path(shutil.copy(FORMATS / f"ledger_v{version}.{kind}", tmp_path))
 
-    state = read_ledger(path)
+    state = read_ledger_state(path)
 
     assert (state.holder, state.format) == ("site-01", version)
     assert [kept.status for kept in state.reservations.values()] == ["summed", "summed"]
@@ -51,7 +51,7 @@ def test_what_each_version_wrote_is_read(version: int, kind: str, tmp_path: Path
 
 
 def test_only_format_2_has_times_roots_and_survivors() -> None:
-    old, new = (read_ledger(FORMATS / f"ledger_v{version}.jsonl").reservations.values() for version in (1, 2))
+    old, new = (read_ledger_state(FORMATS / f"ledger_v{version}.jsonl").reservations.values() for version in (1, 2))
 
     assert [(one.time, one.register_root_after, one.survivors) for one in old] == [(None, "", None)] * 2
     assert [one.survivors for one in new] == [(0, 1, 2)] * 2
@@ -111,7 +111,7 @@ def test_rows_of_a_newer_version_are_refused_with_what_to_do(
     (tmp_path / "ledger.jsonl").write_bytes(_exported(rows))
 
     with pytest.raises(NewerFormat, match=r"format 3, this version reads up to 2. Use a newer secure_frl"):
-        read_ledger(tmp_path / "ledger.jsonl")
+        read_ledger_state(tmp_path / "ledger.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -132,4 +132,4 @@ def test_rows_that_do_not_fit_their_own_format_are_refused(
     (tmp_path / "ledger.jsonl").write_bytes(_exported(rows))
 
     with pytest.raises(LedgerCorrupt, match="contradicts"):
-        read_ledger(tmp_path / "ledger.jsonl")
+        read_ledger_state(tmp_path / "ledger.jsonl")
