@@ -7,18 +7,19 @@ There is no float vector with noise, and no way from a later form to an earlier 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.layout import Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.chunks import CHUNK_UNITS, chunks_of, cut, with_rows
-from secure_frl.privacy.clipping import ClippedSum, clip_units
+from secure_frl.privacy.clipping import clip_units
 from secure_frl.privacy.events import NOISES
 from secure_frl.privacy.gram_gradients import GramGradients, is_offered
 from secure_frl.privacy.hooks import Losses, hooked, total_loss
@@ -68,8 +69,9 @@ def private_update(
     return_middle: of the public range of returns; used when the message has a block for them.
     Raises InvalidParameter for a module, loss or layout that cannot be private; never because of a value in the data.
     """
-    optimizer = _accumulate(policy, losses, trajectories, unit, usable, segments, constants, random, return_middle)
-    dropped = optimizer.clipped_sum().dropped + _left_out(trajectories, unit, usable)
+    window = _Window.of(trajectories, usable, unit, return_middle)
+    optimizer = _accumulate(policy, losses, window, segments, constants, random)
+    dropped = optimizer.clipped_sum().dropped + window.left_out
     return PrivateUpdate(optimizer.add_noise(), constants.scale, receipt, dropped)
 
 
@@ -85,47 +87,47 @@ def private_move(
     return PrivateUpdate(noised_integers(vector, constants, random), constants.scale, receipt, dropped)
 
 
-def clipped_sum(
-    policy: nn.Module,
-    losses: Losses,
-    trajectories: Trajectories,
-    *,
-    unit: str,
-    usable: NDArray[np.bool_],
-    segments: Sequence[Segment],
-    constants: SumConstants,
-    random: RandomSource,
-    return_middle: float = 0.0,
-) -> ClippedSum:
-    """Return the whole message before rounding and noise, in units of the clips. It stays in this process."""
-    return _accumulate(
-        policy, losses, trajectories, unit, usable, segments, constants, random, return_middle
-    ).clipped_sum()
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class _Window:
+    """Rows that losses are computed on: whose each is, whether it counts, what it adds to its unit's mean return."""
+
+    rows: Trajectories
+    units: NDArray[np.int64]  # [rows]
+    usable: NDArray[np.bool_]  # [rows]
+    shares_of_returns: NDArray[np.float64]  # [rows]
+    unit: str
+    left_out: int  # units that count as zero for a row that is not usable
+
+    @classmethod
+    def of(cls, trajectories: Trajectories, usable: NDArray[np.bool_], unit: str, return_middle: float) -> Self:
+        """Return the rows of a window's trajectories; arguments as in `private_update`. Raises InvalidParameter."""
+        if usable.shape != (trajectories.count,) or usable.dtype != np.bool_:
+            raise InvalidParameter(
+                f"expected usable as bool [{trajectories.count}], got {usable.dtype} {usable.shape}. "
+                "Mark every trajectory of the window."
+            )
+        rows, fine, units = as_units(trajectories, usable, unit)
+        # A site loses what is not usable, and counts as zero when nothing is left; people are lost whole.
+        is_empty = unit == SITE and usable.size > 0 and not usable.any()
+        left_out = int(is_empty) if unit == SITE else int(np.unique(units[~fine]).size)
+        return cls(rows, units, fine, _shares_of_returns(rows, units, return_middle), unit, left_out)
 
 
 def _accumulate(
     policy: nn.Module,
     losses: Losses,
-    trajectories: Trajectories,
-    unit: str,
-    usable: NDArray[np.bool_],
+    window: _Window,
     segments: Sequence[Segment],
     constants: SumConstants,
     random: RandomSource,
-    return_middle: float,
 ) -> IntegerNoiseOptimizer:
+    """Return the optimiser that holds the window's clipped sum, before rounding and noise."""
     if constants.noise not in NOISES:
         raise InvalidParameter(f"expected noise of {NOISES}, got {constants.noise!r}. Take it from the charter.")
-    if usable.shape != (trajectories.count,) or usable.dtype != np.bool_:
-        raise InvalidParameter(
-            f"expected usable as bool [{trajectories.count}], got {usable.dtype} {usable.shape}. "
-            "Mark every trajectory of the window."
-        )
     check_module(policy)
     with hooked(policy, segments, _engine) as wrapped:
-        optimizer = IntegerNoiseOptimizer(wrapped, segments, constants, unit=unit, random=random)
-        rows, fine, units = as_units(trajectories, usable, unit)
-        _walk(policy, losses, rows, units, fine, optimizer, wrapped, return_middle)
+        optimizer = IntegerNoiseOptimizer(wrapped, segments, constants, unit=window.unit, random=random)
+        _walk(lambda batch: total_loss(losses, policy, batch), window, optimizer, wrapped)
     return optimizer
 
 
@@ -137,32 +139,24 @@ def _engine(policy: nn.Module, segments: Sequence[Segment]) -> Engine:
 
 
 def _walk(
-    policy: nn.Module,
-    losses: Losses,
-    trajectories: Trajectories,
-    units: NDArray[np.int64],
-    usable: NDArray[np.bool_],
-    optimizer: IntegerNoiseOptimizer,
-    wrapped: Engine,
-    return_middle: float,
+    total: Callable[[Trajectories], Tensor], window: _Window, optimizer: IntegerNoiseOptimizer, wrapped: Engine
 ) -> None:
-    steps = trajectories.steps
+    steps = window.rows.steps
     # The last step that exists, gaps or not: nothing of an episode may be cut off by its padding. Written without
     # argmax, which raises on an array of no columns: a window in which nobody has a step is answered like any other.
     lengths = np.max(steps * np.arange(1, steps.shape[1] + 1), axis=1, initial=1).astype(np.int64)
-    shares = _shares_of_returns(trajectories, units, return_middle)
-    for chunk in chunks_of(lengths, units, usable):
+    for chunk in chunks_of(lengths, window.units, window.usable):
         optimizer.expect(chunk.units)
         for start in range(0, chunk.rows.size, CHUNK_UNITS):
             rows = slice(start, start + CHUNK_UNITS)
-            batch = cut(trajectories, chunk.rows[rows], chunk.padded_length)
+            batch = cut(window.rows, chunk.rows[rows], chunk.padded_length)
             if wrapped.needs_fixed_rows:
                 batch = with_rows(batch, CHUNK_UNITS)
-            wrapped.backward(total_loss(losses, policy, batch))
+            wrapped.backward(total(batch))
             optimizer.collect(
                 chunk.unit_of_row[rows],
                 rows=batch.count,
-                returns=shares[chunk.rows[rows]],
+                returns=window.shares_of_returns[chunk.rows[rows]],
                 is_whole=chunk.rows.size <= CHUNK_UNITS,
             )
         optimizer.clip_and_accumulate()
@@ -174,10 +168,3 @@ def _shares_of_returns(
     """Return float64 [B]: what each trajectory adds to the mean return of its unit, counted from the public middle."""
     returns = np.where(trajectories.steps, trajectories.rewards, 0.0).sum(axis=1, dtype=np.float64) - return_middle
     return np.asarray(returns / np.bincount(units, minlength=1)[units], dtype=np.float64)
-
-
-def _left_out(trajectories: Trajectories, unit: str, usable: NDArray[np.bool_]) -> int:
-    if unit == SITE:
-        return int(usable.size > 0 and not usable.any())
-    _, fine, units = as_units(trajectories, usable, unit)
-    return int(np.unique(units[~fine]).size)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clipped_sums import clipped_sum
 from rich.console import Console
 
 from secure_frl.cli.watch import _show_result
@@ -22,8 +23,6 @@ from secure_frl.learning.environments.icu_sepsis import IcuSepsis, admissible_ac
 from secure_frl.learning.rollout import roll_out_table
 from secure_frl.learning.steps_table import write_steps
 from secure_frl.privacy.planning import sum_constants
-from secure_frl.privacy.update import clipped_sum
-from secure_frl.randomness import rehearsal_source
 from secure_frl.study import Study
 from secure_frl.study_file import load_study
 
@@ -83,10 +82,8 @@ def test_whose_gradient_is_cut_is_what_a_window_of_theirs_alone_would_show(tiny:
             trainer._losses(state),
             people.select(np.array([person])),
             unit="trajectory",
-            usable=np.ones(1, dtype=np.bool_),
             segments=trainer._form.layout.segments,
             constants=constants,
-            random=rehearsal_source(0, "test"),
         ).vector
         for block in constants.blocks:
             length = np.linalg.norm(alone[block.start : block.stop]) / np.sqrt(block.noise_share)
@@ -107,10 +104,8 @@ def test_what_people_would_send_alone_adds_up_to_what_they_send_together(tiny: T
         trainer._losses(state),
         people,
         unit="trajectory",
-        usable=np.ones(people.count, dtype=np.bool_),
         segments=trainer._form.layout.segments,
         constants=constants,
-        random=rehearsal_source(0, "test"),
     ).vector
     assert alone.shape == (people.count, constants.length)
     np.testing.assert_allclose(alone.sum(axis=0), together, atol=1e-12)

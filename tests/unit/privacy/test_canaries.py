@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clipped_sums import clipped_sum
 from sum_events import sum_constants
 
 from secure_frl.privacy.canaries import Canaries
-from secure_frl.privacy.update import clipped_sum
-from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import Block
 
 BLOCKS = (Block("policy", 0, 300, 0.4, 0.85), Block("critic", 300, 500, 0.7, 0.15))
@@ -27,11 +26,8 @@ def clipped(
         made.policy,
         made.losses(turn),
         window,
-        unit="patient",
-        usable=np.ones(len(numbers), dtype=np.bool_),
         segments=made.segments,
         constants=constants,
-        random=rehearsal_source(0, "test"),
     ).vector
 
 

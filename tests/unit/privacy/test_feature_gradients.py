@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from clipped_sums import clipped_sum
 from numpy.typing import NDArray
 from sum_events import sum_constants
 from torch import nn
@@ -18,8 +19,6 @@ from secure_frl.learning.policies import build_policy
 from secure_frl.learning.rollout import roll_out
 from secure_frl.learning.trajectories import Trajectories, usable_units
 from secure_frl.privacy.module_check import check_losses
-from secure_frl.privacy.update import clipped_sum
-from secure_frl.randomness import rehearsal_source
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
 
@@ -53,11 +52,9 @@ def message(form: PolicyForm, trajectories: Trajectories) -> NDArray[np.float64]
         policy,
         losses,
         trajectories,
-        unit="patient",
         usable=usable_units(trajectories, action_count=25, max_steps=7, feature_count=47),
         segments=form.layout.segments,
         constants=sum_constants(form.layout.length, scale=2000.0, bound=10**8, blocks=blocks),
-        random=rehearsal_source(0),
     ).vector
 
 

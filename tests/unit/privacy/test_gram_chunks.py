@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from clipped_sums import clipped_sum
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from update_windows import constants
@@ -12,8 +13,6 @@ from update_windows import constants
 from secure_frl.learning.layout import Layout, Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy import update
-from secure_frl.privacy.update import clipped_sum
-from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import Block
 
 SEGMENTS = (Segment("policy", "head.weight", np.arange(8)), Segment("policy", "head.bias", np.arange(2)))
@@ -57,11 +56,8 @@ def summed(persons: NDArray[np.int64], rewards: NDArray[np.float64]) -> NDArray[
         Head(),
         losses,
         stays,
-        unit="patient",
-        usable=np.ones(count, dtype=np.bool_),
         segments=SEGMENTS,
         constants=ONE_CLIP,
-        random=rehearsal_source(1, "chunks"),
     ).vector
 
 

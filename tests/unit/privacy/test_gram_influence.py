@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from clipped_sums import clipped_sum
 from gram_policies import batch, losses, made, segments_of
 from numpy.typing import NDArray
 from torch import nn
@@ -19,8 +20,6 @@ from secure_frl.privacy import gram_gradients, gram_layers
 from secure_frl.privacy.clipping import ClippedSum, clip_units
 from secure_frl.privacy.gram_gradients import GramGradients, is_offered
 from secure_frl.privacy.gram_layers import Layer
-from secure_frl.privacy.update import clipped_sum
-from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import Block
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
@@ -76,10 +75,8 @@ def message(everyone: Trajectories, unit: str = "patient", policy: nn.Module | N
         net_losses,
         everyone,
         unit=unit,
-        usable=np.ones(everyone.count, dtype=np.bool_),
         segments=layout.segments,
         constants=constants(layout, blocks=layout.blocks(0.4, 1.0, 0.15)),
-        random=rehearsal_source(0),
     )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from clipped_sums import clipped_sum
 from numpy.typing import NDArray
 from sum_events import sum_constants
 from torch import nn
@@ -20,8 +21,6 @@ from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.clipping import ClippedSum
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.module_check import check_losses
-from secure_frl.privacy.update import clipped_sum
-from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import SumConstants
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
@@ -63,10 +62,8 @@ def message(form: PolicyForm, trajectories: Trajectories, unit: str = "patient")
         losses,
         trajectories,
         unit=unit,
-        usable=np.ones(trajectories.count, dtype=np.bool_),
         segments=form.layout.segments,
         constants=constants(form),
-        random=rehearsal_source(0),
         return_middle=0.5,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from clipped_sums import clipped_sum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ from secure_frl.privacy.clipping import add_to_units_, clip_units
 from secure_frl.privacy.message_gradients import MessageGradients
 from secure_frl.privacy.table_gradients import TableGradients, is_of_tables
 from secure_frl.privacy.table_rows import TableRows, TableSum
-from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import Block
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
@@ -216,15 +216,12 @@ def test_in_float32_it_is_the_sum_of_opacus_to_a_hundred_thousandth(monkeypatch:
     mixed = window(40)
 
     def summed() -> NDArray[np.float64]:
-        return update.clipped_sum(
+        return clipped_sum(
             Table().float(),
             lambda policy, batch: window_losses(policy, batch).float(),
             mixed,
-            unit="patient",
-            usable=np.ones(40, dtype=np.bool_),
             segments=layout().segments,
             constants=constants(),
-            random=rehearsal_source(0),
         ).vector
 
     by_tables = summed()

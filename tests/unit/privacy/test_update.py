@@ -8,13 +8,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from clipped_sums import clipped_sum
 from numpy.typing import NDArray
 from update_windows import Table, aligned, constants, layout, losses, message, update, window
 
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy import update as private
-from secure_frl.privacy.update import clipped_sum
-from secure_frl.randomness import rehearsal_source
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
 
@@ -138,11 +137,8 @@ def test_the_policy_is_left_as_it_was() -> None:
         policy,
         losses,
         window(10),
-        unit="patient",
-        usable=np.ones(10, dtype=np.bool_),
         segments=layout().segments,
         constants=constants(),
-        random=rehearsal_source(0),
     )
 
     assert not policy.training

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from clipped_sums import clipped_sum
 from numpy.typing import NDArray
 from sum_events import sum_constants
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from secure_frl.learning.layout import Layout, Segment
 from secure_frl.learning.trajectories import Trajectories
 from secure_frl.privacy.clipping import ClippedSum
-from secure_frl.privacy.update import PrivateUpdate, clipped_sum, private_update
+from secure_frl.privacy.update import PrivateUpdate, private_update
 from secure_frl.randomness import rehearsal_source
 from secure_frl.secure_sum import SumConstants
 
@@ -94,10 +95,9 @@ def message(trajectories: Trajectories, unit: str = "patient", usable: NDArray[n
         losses,
         trajectories,
         unit=unit,
-        usable=np.ones(trajectories.count, dtype=np.bool_) if usable is None else usable,
+        usable=usable,
         segments=layout().segments,
         constants=constants(),
-        random=rehearsal_source(0),
     )
 
 
