@@ -2,27 +2,20 @@
 
 An attack decides whether one person was in. Its figures are measured on a view: what one coalition sees, under the
 noise shares that it does not know. A lower confidence limit above a ceiling refutes the claim; a point estimate refutes
-nothing. What the rounding bound and the sampler may fail by (1e-12 a release) is far below what any attack measures;
-the ceiling for composed releases adds it all the same.
+nothing. What the rounding bound and the sampler may fail by (1e-12 a release) is far below what any attack measures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 from scipy.special import ndtr, ndtri
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.privacy.charging import WhatIf, charge, dominating, merge
+from secure_frl.privacy.charging import WhatIf, dominating, merge
 from secure_frl.privacy.events import GaussianSumEvent
-from secure_frl.privacy.noise import DRAW_TOTAL_VARIATION
-from secure_frl.privacy.pld import pld_deltas
 from secure_frl.privacy.unit import ADD_OR_REMOVE_ONE, REPLACE_ONE
-
-_EPSILONS = tuple(np.linspace(0.0, 40.0, 801).tolist())  # each gives a ceiling; the lowest one counts
 
 
 def view_mu(event: GaussianSumEvent, unknown_shares: int, *, is_swap: bool = False) -> float:
@@ -33,9 +26,7 @@ def view_mu(event: GaussianSumEvent, unknown_shares: int, *, is_swap: bool = Fal
     For full batches: raises InvalidParameter under sampling, and for an event without noise.
     """
     if event.sampling_rate < 1:
-        raise InvalidParameter(
-            f"expected sampling_rate=1, got {event.sampling_rate}. Use tpr_ceiling_of_releases under sampling."
-        )
+        raise InvalidParameter(f"expected sampling_rate=1, got {event.sampling_rate}. Attack a study of full batches.")
     game = replace(event, relation=REPLACE_ONE if is_swap else ADD_OR_REMOVE_ONE)
     return 1 / merge((dominating(game, WhatIf(shares=unknown_shares)),))[0][0]
 
@@ -54,27 +45,6 @@ def tpr_ceiling(mu: float, false_positive_rate: float) -> float:
     Source: Dong, Roth and Su 2022, equation 6.
     """
     return float(ndtr(ndtri(_rate(false_positive_rate)) + _checked(mu)))
-
-
-def tpr_ceiling_of_releases(
-    events: Sequence[GaussianSumEvent], false_positive_rate: float, unknown_shares: int | None = None
-) -> float:
-    """Return the greatest true positive rate of any attack on all of `events`, sampling and composition included.
-
-    min over epsilon of min(e^eps FPR + delta(eps), 1 - e^-eps (1 - FPR - delta(eps))), delta(.) by PLD, rounded up.
-    unknown_shares: as in `view_mu`; None: h. The events' own relation counts.
-    Source: Kairouz, Oh and Viswanath 2015, Theorem 2.1: the region of every (epsilon, delta).
-    """
-    rate = _rate(false_positive_rate)
-    if not events:
-        return rate
-    releases = tuple(sorted(charge(events, WhatIf(shares=unknown_shares))))
-    draws, failure = sum(r.draws for r in releases), sum(r.failure for r in releases)
-    lowest = 1.0
-    for epsilon, delta in zip(_EPSILONS, pld_deltas(merge(releases), _EPSILONS), strict=True):
-        lost = delta + failure + (1 + math.exp(epsilon)) * draws * DRAW_TOTAL_VARIATION
-        lowest = min(lowest, math.exp(epsilon) * rate + lost, 1 - math.exp(-epsilon) * (1 - rate - lost))
-    return max(rate, lowest)
 
 
 def _checked(mu: float) -> float:

@@ -6,7 +6,6 @@ dp-accounting takes seconds to import, so it is imported on first use.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,13 +22,6 @@ def pld_epsilon(mechanisms: tuple[Mechanism, ...], delta: float, grid: float | N
     if any(sigma < _SMALLEST_SIGMA for sigma, _, _ in mechanisms):
         return math.inf
     return float(_composed(mechanisms, grid or _grid(mechanisms)).get_epsilon_for_delta(delta))
-
-
-def pld_deltas(mechanisms: tuple[Mechanism, ...], epsilons: Sequence[float]) -> tuple[float, ...]:
-    """Return delta of the composed mechanisms at each epsilon >= 0, rounded up as in `pld_epsilon`."""
-    if any(sigma < _SMALLEST_SIGMA for sigma, _, _ in mechanisms):
-        return (1.0,) * len(epsilons)
-    return tuple(map(float, _composed(mechanisms, _grid(mechanisms)).get_delta_for_epsilon(list(epsilons))))
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ import pytest
 from dp_accounting import get_sigma_gaussian
 
 from secure_frl.errors import InvalidParameter
-from secure_frl.privacy.ceilings import auc_ceiling, tpr_ceiling, tpr_ceiling_of_releases, view_mu
+from secure_frl.privacy.ceilings import auc_ceiling, tpr_ceiling, view_mu
 from secure_frl.privacy.events import GaussianSumEvent
 from secure_frl.privacy.planning import planned_event, sum_constants
 from secure_frl.study import Study
@@ -81,42 +81,8 @@ def test_the_best_test_reaches_the_ceiling_and_does_not_pass_it() -> None:
     assert (inside > np.quantile(out, 0.99)).mean() == pytest.approx(tpr_ceiling(mu, 0.01), abs=3e-3)
 
 
-@pytest.mark.parametrize("rate", [0.001, 0.01, 0.2, 0.9])
-def test_of_one_full_release_both_ceilings_agree(event: Callable[..., GaussianSumEvent], rate: float) -> None:
-    closed = tpr_ceiling(view_mu(event(), 7), rate)
-
-    found = tpr_ceiling_of_releases([event()], rate)
-
-    assert closed <= found <= closed * 1.005
-
-
-def test_the_ceiling_of_releases_grows_with_rounds_and_falls_under_sampling(
-    event: Callable[..., GaussianSumEvent],
-) -> None:
-    logged = replace(event(), composition_group=event().dataset_id)
-    rounds = [replace(logged, round=number, window=str(number)) for number in (1, 2, 3, 4)]
-    sampled = [replace(one, sampling_rate=0.1, sampler="poisson") for one in rounds]
-
-    # four full releases are one of twice the mu
-    assert tpr_ceiling_of_releases(rounds, 0.01) == pytest.approx(tpr_ceiling(2 * view_mu(event(), 7), 0.01), rel=5e-3)
-    assert 0.01 < tpr_ceiling_of_releases(sampled, 0.01) < tpr_ceiling_of_releases(rounds[:1], 0.01)
-    assert tpr_ceiling_of_releases([], 0.01) == 0.01
-
-
-def test_the_sampled_ceiling_is_above_the_best_test_of_a_sampled_gaussian(
-    event: Callable[..., GaussianSumEvent],
-) -> None:
-    # The best test between N(0, 1) and (1 - q) N(0, 1) + q N(mu, 1) is a threshold.
-    sampled = replace(event(), sampling_rate=0.3, sampler="poisson")
-    mu = view_mu(event(), 7)
-
-    for rate in (0.01, 0.1, 0.5):
-        best = 0.7 * rate + 0.3 * tpr_ceiling(mu, rate)
-        assert best <= tpr_ceiling_of_releases([sampled], rate) <= best * 1.05
-
-
 def test_sampling_and_figures_out_of_range_are_refused(event: Callable[..., GaussianSumEvent]) -> None:
-    with pytest.raises(InvalidParameter, match="tpr_ceiling_of_releases"):
+    with pytest.raises(InvalidParameter, match="full batches"):
         view_mu(replace(event(), sampling_rate=0.5, sampler="poisson"), 7)
     with pytest.raises(InvalidParameter):
         auc_ceiling(-1.0)
