@@ -18,9 +18,9 @@ from secure_frl.wire.envelope import HEADER_BYTES
 from secure_frl.wire.registry import REGISTRY
 
 KINDS = ("drop", "delay", "duplicate", "reorder", "reflect", "replay", "flip", "truncate", "splice")
-DOWN = ("E0", "E1", "R0", "R1P", "R3A", "R3C", "R5")
-UP = ("E0_REPLY", "E1_REPLY", "R1", "R2", "R3B", "R4", "R5_REPLY")
-ANSWER_TO = dict(zip((*DOWN, "E2"), (*UP, "E2_REPLY"), strict=True))  # E2: cross_device only
+DOWN = ("E0", "E1", "E2", "R0", "R1P", "R3A", "R3C", "R5")
+UP = ("E0_REPLY", "E1_REPLY", "E2_REPLY", "R1", "R2", "R3B", "R4", "R5_REPLY")
+ANSWER_TO = dict(zip(DOWN, UP, strict=True))  # E2: cross_device only
 Cell = tuple[str, str, str]  # fault, stage, role
 CELLS: tuple[Cell, ...] = (
     *((kind, stage, "carrier") for kind in KINDS for stage in (*DOWN, *UP)),
@@ -61,8 +61,13 @@ class Bent:
 # --- the carrier: no key ---------------------------------------------------------------------------------------------
 
 
-def bent_by_carrier(kind: str, frame: bytes, own: list[bytes], back: list[bytes], foreign: bytes, r: Random) -> Bent:
-    """own: older frames in this direction with this site; back: of the other one; foreign: see `library`."""
+def bent_by_carrier(
+    kind: str, frame: bytes, own: list[bytes], back: list[bytes], foreign: bytes, r: Random
+) -> Bent | None:
+    """own: older frames in this direction with this site; back: of the other one; foreign: see `library`.
+
+    None: there is no older frame of this type to replay.
+    """
     if kind == "drop":
         return Bent(())
     if kind == "delay":
@@ -73,7 +78,9 @@ def bent_by_carrier(kind: str, frame: bytes, own: list[bytes], back: list[bytes]
         return Bent((back[-1],))
     if kind == "replay":
         same = [old for old in own if old[4] == frame[4]]
-        old = r.choice(same or own)
+        if not same:
+            return None
+        old = r.choice(same)
         return Bent((old, frame), (), True) if r.random() < 0.5 else Bent((old,))
     if kind == "flip":
         place = r.randrange(len(frame)) if r.random() < 0.5 else r.randrange(HEADER_BYTES)

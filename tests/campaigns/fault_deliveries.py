@@ -15,10 +15,12 @@ from fault_insider import Opened, opened, word_type
 from fault_lies import coordinator_lie, peer_lie
 from fault_oracle import Oracle
 from fault_tally import Tally, Violation
-from fault_world import NOW, SealWatch, World, charter_of
+from fault_world import FEW_DEVICES, NOW, World, charter_of
+from seal_watch import SealWatch
 
 from secure_frl import errors
 from secure_frl.errors import BudgetExhausted, DataRefused, PeerError, RoundAborted
+from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.refusals import CODES
 from secure_frl.wire.messages import MessageType
 
@@ -31,13 +33,15 @@ _SHAPES: tuple[Shape, ...] = (  # (n, index into thresholds(n), w, length): few,
     (6, 0, 24, 3),
     (7, 4, 32, 2),
     (10, 2, 24, 1),
+    (11, FEW_DEVICES, 24, 2),
 )
-_SHAPE_WEIGHTS = (3, 3, 3, *(5,) * 5, *(2.5,) * 4, 0.8, 0.4, 0.3)
-_CELL_WEIGHTS = [
-    {"R5": 2.0, "R5_REPLY": 2.2, "R3C": 1.5, "R4": 1.5, "R3A": 1.2, "R3B": 1.3}.get(c[1], 1.0) for c in CELLS
-]
+_SHAPE_WEIGHTS = (3, 3, 3, *(5,) * 5, *(2.5,) * 4, 0.8, 0.4, 0.3, 3)
+_STAGE_WEIGHTS = {"R5": 2.0, "R5_REPLY": 2.2, "R3C": 1.5, "R4": 1.5, "R3A": 1.2, "R3B": 1.3, "E2": 0, "E2_REPLY": 0}
+_CELL_WEIGHTS = [_STAGE_WEIGHTS.get(stage, 1.0) for _, stage, _ in CELLS]
+_OF_DEVICES = [cell for cell in CELLS if cell[1] in ("E2", "E2_REPLY")]  # stages of cross_device only
 _AT_BOUNDARIES = frozenset({"restart", "failing", "exhausted", "expired"})
 _FAULT_COUNTS = (0, 1, 1, 1, 2, 2, 2, 3, 4, 6)
+_DEVICE_FAULT_COUNTS = (0, 1, 2, 4, 8, 12)  # in E2 of a schedule of eleven, beside the others
 _ASKED_BY = {up: down for down, up in ANSWER_TO.items()}
 
 
@@ -55,6 +59,9 @@ class Deliveries(Oracle):
         self.turnovers: set[int] = set()
         for _ in range(r.choice(_FAULT_COUNTS)):
             self._add(*r.choices(CELLS, _CELL_WEIGHTS)[0])
+        if "E2" in self.charter.opening_stages:
+            for _ in range(r.choice(_DEVICE_FAULT_COUNTS) if shape[1] == FEW_DEVICES else r.random() < 0.2):
+                self._add(*r.choice(_OF_DEVICES))
         watch.sealed.clear()
         self.in_epoch = set(range(self.n))  # sites whose process has joined the epoch in force
         self.past: dict[tuple[str, int], list[bytes]] = {}
@@ -66,7 +73,10 @@ class Deliveries(Oracle):
         self.failing: set[int] = set()  # sites whose host fails in this round
 
     def _add(self, kind: str, stage: str, role: str) -> None:
-        number = self.r.randint(1, self.rounds)
+        first = 1
+        if (kind, role) == ("replay", "carrier") and stage.startswith("R"):  # there is nothing older in round 1
+            first, self.rounds = 2, max(2, self.rounds)
+        number = self.r.randint(first, self.rounds)
         site = self.r.choice(self.corrupt) if role == "peer" else self.r.randrange(self.n)
         self.plan.setdefault((number, stage), []).append(Fault(kind, stage, role, site))
         if stage.startswith("E"):
@@ -82,7 +92,8 @@ class Deliveries(Oracle):
         late, self.late = self.late, []
         after = [entry for entry in late if self.r.random() < 0.5]
         self.deliver_late(machine, [entry for entry in late if entry not in after])
-        requests = list(machine.requests())
+        with self.watch.listening():
+            requests = list(machine.requests())
         if self.shuffled(down):
             self.r.shuffle(requests)
         replies: list[tuple[int, bytes, bool]] = []
@@ -151,9 +162,9 @@ class Deliveries(Oracle):
         if fault.role == "carrier":
             back = self.past.get(("up" if direction == "down" else "down", site), [frame])
             foreign = self.library.foreign.get(T(frame[4]).name, back[-1])
-            return bent_by_carrier(fault.kind, frame, own or [foreign], back, foreign, r)
+            return bent_by_carrier(fault.kind, frame, own, back, foreign, r)
         if fault.kind == "delay":
-            self.has_insider = True
+            self.note_lie(machine)
             return Bent((), (frame,))
         letter = opened(self.world, machine, site, frame)
         if fault.kind == "lie":
@@ -169,10 +180,15 @@ class Deliveries(Oracle):
         bent = letter.sealed(plain)
         if bent == frame:
             return None
-        self.has_insider = True
+        self.note_lie(machine)
         if letter.kind is T.R2 and len(plain) == len(letter.plain):
             self.note_difference(site, letter, plain)
         return Bent((bent,))
+
+    def note_lie(self, machine: Any) -> None:
+        """Foretell nothing more of this round; after a lie in an epoch's opening, of no round of that epoch."""
+        self.has_insider = True
+        self.is_epoch_false |= isinstance(machine, EpochOpening)
 
     def note_difference(self, site: int, letter: Opened, plain: bytes) -> None:
         kind = word_type(self.charter.constants.modulus_bits)
@@ -209,9 +225,8 @@ class Deliveries(Oracle):
     def handle(self, site: int, frame: bytes, number: int) -> bytes:
         protocol, log = self.world.sites[site], self.world.logs[site]
         before, lines = protocol._state, len(log)
-        self.watch.is_on = True
-        reply = protocol.handle(frame)
-        self.watch.is_on = False
+        with self.watch.listening():
+            reply = protocol.handle(frame)
         kind = reply[4]
         if kind == T.REFUSAL:
             name = log[-1][0]

@@ -28,7 +28,8 @@ class Oracle:
     def __init__(self, tally: Tally, world: World) -> None:
         self.tally, self.world = tally, world
         self.n, self.charter = len(world.sites), world.charter
-        self.has_insider = False
+        self.has_insider = False  # somebody with valid keys has lied in this round
+        self.is_epoch_false = False  # or in the opening of the epoch in force
         self.sent: dict[int, np.ndarray] = {}  # what each site's accepted input differs by from its own
         self.kinds: dict[tuple[int, int, int], str] = {}  # (round, holder, owner) -> kind of share given
         self.answers: dict[tuple[int, int, str], bytes] = {}  # (round, site, R3b or R4) -> the one answer

@@ -4,7 +4,7 @@ A schedule is a few rounds with faults at chosen stages: by the carrier, by the 
 restarts, failing hosts, the clock. fault_oracle.py demands of each:
   - never a wrong sum: what comes out is the sum over the survivors of what each one really sent;
   - every abort and every refusal has a name of the package; SiteFailed is our own bug;
-  - where no insider lied, an attempt completes exactly when enough sites answered each stage;
+  - in a round in which no insider lied, an attempt completes exactly when enough sites answered each stage;
   - no site gives both kinds of share for one peer or a share of its own key, confirms or unmasks twice in a round;
     sites that unmask have confirmed one set; no key of a site seals two messages; register rows only grow.
 """
@@ -20,7 +20,8 @@ from fault_bending import Fault
 from fault_deliveries import Deliveries, Shape
 from fault_oracle import can_go_on
 from fault_tally import Tally, Violation
-from fault_world import SealWatch, next_model, remembered_signatures
+from fault_world import next_model, remembered_signatures, small_graphs
+from seal_watch import SealWatch
 
 from secure_frl.errors import SecureFrlError, UnexpectedState
 from secure_frl.masking.contexts import model_tag
@@ -45,6 +46,7 @@ class Schedule(Deliveries):
     def round(self, number: int) -> bool:
         """One round in one to three attempts. True when it gave its sum and published it."""
         world = self.world
+        self.has_insider = self.is_epoch_false
         missing = set(range(self.n)) - self.in_epoch
         for site in self.failing:
             world.hosts[site].failure = None
@@ -78,6 +80,7 @@ class Schedule(Deliveries):
         return False
 
     def open_epoch(self, number: int) -> bool:
+        self.has_insider = self.is_epoch_false = False
         self.epoch_number += 1
         self.expiry_s = self.world.now + 3600
         machine = self.world.opening(self.epoch_number, number)
@@ -152,7 +155,7 @@ class Schedule(Deliveries):
 def run_schedules(first: int, count: int, shape: Shape | None = None) -> Tally:
     """Run the schedules with seeds first, first + 1, …; a violation is noted with its seed."""
     tally, watch = Tally(), SealWatch()
-    with remembered_signatures(), watch.watching():
+    with remembered_signatures(), small_graphs(), watch.watching():
         for seed in range(first, first + count):
             watch.reused = 0
             try:
@@ -167,7 +170,7 @@ def run_schedules(first: int, count: int, shape: Shape | None = None) -> Tally:
 def show(seed: int) -> None:
     """Print one schedule: its faults, what the coordinator refused, and each site's log."""
     tally, watch = Tally(), SealWatch()
-    with remembered_signatures(), watch.watching():
+    with remembered_signatures(), small_graphs(), watch.watching():
         schedule = Schedule(seed, tally, watch)
         print(schedule.charter.constants)
         print({key: [(fault.kind, fault.role, fault.site) for fault in found] for key, found in schedule.plan.items()})

@@ -7,6 +7,7 @@ names its seed: `python -c "import fault_runner; fault_runner.show(SEED)"` in th
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from campaign_seeds import seed_of_a_campaign, seed_of_the_default_suite
@@ -14,9 +15,13 @@ from fault_bending import CELLS
 from fault_runner import SPARSE, run_campaign, run_schedules
 from fault_tally import Tally
 
-from secure_frl.masking import site_attempt
+from secure_frl.masking import keys, site_attempt
 from secure_frl.masking.site_memory import SetConfirmed
+from secure_frl.wire import messages
+from secure_frl.wire.messages import MessageType
 from secure_frl.wire.records import SHARE_RECORD_BYTES
+
+T = MessageType
 
 DEFAULT_SCHEDULES, PARTS = 600, 3
 CAMPAIGN_SCHEDULES = int(os.environ.get("SCHEDULES", "100000"))
@@ -61,6 +66,29 @@ def test_control_the_oracle_sees_a_site_that_refuses_a_sound_round(monkeypatch: 
     tally = run_schedules(1, 5)
 
     assert any("must go on" in violation for violation in tally.violations)
+
+
+def test_control_the_oracle_sees_a_site_whose_key_makes_a_tag_and_seals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(messages.STAGE_NAMES, T.R2, messages.STAGE_NAMES[T.R3B])
+
+    tally = run_schedules(1, 5)
+
+    assert any("keys sealed two messages" in violation for violation in tally.violations)
+
+
+def test_control_the_oracle_sees_a_coordinator_with_one_key_a_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = keys.derive
+
+    def derive(secret: bytes, salt: bytes, purpose: str, *fields: Any) -> bytes:
+        if (purpose, *fields[:1]) == ("link", "down"):
+            return genuine(secret, b"", purpose)
+        return genuine(secret, salt, purpose, *fields)
+
+    monkeypatch.setattr(keys, "derive", derive)
+
+    tally = run_schedules(1, 5)
+
+    assert any("keys sealed two messages" in violation for violation in tally.violations)
 
 
 def test_three_schedules_of_a_hundred_and_one_sites_on_a_sparse_graph() -> None:
