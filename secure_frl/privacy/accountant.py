@@ -7,8 +7,8 @@ trajectory may turn that patient's clipped sum round, by two clips.
 
 Noise, sampling rate and clips are constants of a charter, so plain composition holds. A value chosen from earlier
 outputs (an adaptive sigma or rate) would need a filter (Lécuyer 2021, by RDP); none is offered, so such a study is
-refused: its events would contradict the charter. RDP is a cross-check of `renyi_epsilon` only. Opacus' GDP accountant
-is never used: it states 3.27 where 5.85 is spent (multiplier .6, rate .02, 100 releases, delta 1e-5).
+refused: its events would contradict the charter. RDP is a cross-check among tests only. Opacus' GDP accountant is
+never used: it states 3.27 where 5.85 is spent (multiplier .6, rate .02, 100 releases, delta 1e-5).
 
 No torch. dp-accounting takes seconds to import, so it is imported on first use.
 """
@@ -117,23 +117,6 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     if not (mu >= 0 and math.isfinite(mu) and 0 < delta < 1):
         raise InvalidParameter(f"expected mu >= 0 and 0 < delta < 1, got {mu} and {delta}. Pass a lower bound on mu.")
     return float(get_epsilon_gaussian(1 / mu, delta)) if mu > 0 else 0.0
-
-
-def renyi_epsilon(events: Sequence[GaussianSumEvent], delta: float) -> float:
-    """Return epsilon of the same releases by Rényi DP: an independent cross-check, looser than `epsilon`, never stated.
-
-    Source: Mironov, Talwar and Zhang 2019 (sampled Gaussian); the conversion is dp-accounting's.
-    Raises InvalidParameter as `epsilon` does, and for an event without noise.
-    """
-    import dp_accounting
-    from dp_accounting.rdp import RdpAccountant
-
-    _check_together(events, delta)
-    renyi = RdpAccountant()
-    for sigma, rate, copies in merge(tuple(sorted(charge(events)))):
-        one = dp_accounting.GaussianDpEvent(sigma)
-        renyi.compose(one if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, one), copies)
-    return float(renyi.get_epsilon(delta)) if events else 0.0
 
 
 def guard(budget: Budget, recorded: Sequence[bytes], candidate: bytes) -> None:
