@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from secure_frl.ckks.ciphertexts import open_sum
 from secure_frl.ckks.worker import Worker, limits_for
-from secure_frl.encoding.slots import plan_chunks
+from secure_frl.encoding.slots import CHUNK_VALUES, PREFIX_BYTES, SLOTS, plan_chunks
 from secure_frl.errors import DecryptionFailed
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
 from secure_frl.wire.messages import MessageType
@@ -82,6 +82,28 @@ def decrypted(
                 edge = LANE_WORDS // 2
                 found[place] = centred(words, public.modulus_bits)[edge:-edge] / public.scale
     return found
+
+
+def unencrypted(body: bytes, public: PublicInfo) -> Vector:
+    """Return what a site's ciphertexts say to whoever reads their bytes without a key, float64 [P].
+
+    The first bytes of each chunk are taken for the slots that an encryption is given: bodies that nobody had encrypted
+    would be read whole. What is too short for slots is zero.
+    """
+    plan = plan_chunks(sites=public.sites, length=public.length, modulus_bits=public.modulus_bits)
+    words, at, shift = np.zeros(plan.words, np.uint64), 0, 0
+    for width in plan.limb_widths:
+        for start in range(0, plan.words, CHUNK_VALUES):
+            end = at + PREFIX_BYTES + int.from_bytes(body[at : at + PREFIX_BYTES], "big")
+            chunk = body[at + PREFIX_BYTES : end][: 8 * SLOTS].ljust(8 * SLOTS, b"\0")
+            part, at = words[start : start + CHUNK_VALUES], end
+            slots = np.frombuffer(chunk, "<i8")[SLOTS - CHUNK_VALUES :][: part.size].astype(np.uint64)
+            limb = (slots + np.uint64(1 << (width - 1))) & np.uint64((1 << width) - 1)
+            part |= limb << np.uint64(shift)
+        shift += width
+    bits, edge = public.modulus_bits, LANE_WORDS // 2
+    words = (words - np.uint64(1 << (bits - 1))) & np.uint64((1 << bits) - 1)
+    return np.asarray(centred(words, bits)[edge:-edge] / public.scale, dtype=np.float64)
 
 
 def sums(view: CapturedView, public: PublicInfo) -> dict[int, Vector]:

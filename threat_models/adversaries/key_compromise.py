@@ -1,7 +1,8 @@
 """SFRL-D1: whoever has an epoch's CKKS key opens whatever ciphertexts come by; what it then reads, it searches.
 
 Every site has the key. The coordinator has every site's ciphertexts. So they open together what neither opens alone:
-an update under `ckks`, a masked vector under `ckks+masking`.
+an update under `ckks`, a masked vector under `ckks+masking`. Who has no key reads the bytes as if nobody had encrypted
+them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from threat_models.adversaries.column_support import ColumnSupport
-from threat_models.decoding import ciphertexts, decrypted, encrypted_sums
+from threat_models.decoding import ciphertexts, decrypted, encrypted_sums, unencrypted
 from threat_models.threat import CapturedView, Guess, PublicInfo, Threat, View
 
 THREAT = Threat(
@@ -42,8 +43,8 @@ class KeyCompromise:
         """Return float64 [states] and vectors.
 
         Scores: "sum/round" of a sum that may be read, "upload/round/site" of an update in clear or opened,
-        "total/round" of what was passed on as the sum. "vector/..." has the opened vector itself, float64 [P], under
-        the same names.
+        "total/round" of what was passed on as the sum, and without a key "bytes/round/site" of ciphertexts read as
+        they are. "vector/..." has the vector itself, float64 [P], under the same names.
         """
         guess = dict(self._rows.run(view))
         opened = {
@@ -53,6 +54,9 @@ class KeyCompromise:
         own = {place: body for place, body in encrypted_sums(view).items() if place[1] in view.controlled[:1]}
         for (number, _), vector in decrypted(view, own, self._public.sites, self._public).items():
             opened[f"total/{number}"] = vector
+        if not any(name.startswith("key/") for name in view.secrets):
+            for (number, site), body in ciphertexts(view).items():
+                opened[f"bytes/{number}/{site}"] = unencrypted(body, self._public)
         for name, vector in opened.items():
             guess[name] = self._rows.scores(vector)
             guess[f"vector/{name}"] = vector

@@ -9,6 +9,11 @@ from functools import partial
 import numpy as np
 import pytest
 
+from secure_frl.ckks.envelopes import pack_chunks
+from secure_frl.encoding.lanes import to_ring_vector
+from secure_frl.encoding.slots import to_slots
+from secure_frl.masking.contexts import chunk_plan
+from secure_frl.privacy.planning import sum_constants
 from secure_frl.study import Study
 from threat_models.adversaries.ciphertext_bytes import ByteClassifier
 from threat_models.adversaries.key_compromise import KeyCompromise
@@ -19,6 +24,7 @@ from threat_models.evaluations import ind_cpa_d, key_compromise
 from threat_models.evaluations.column_support import REFERENCE
 from threat_models.laboratory import Memory, Recording, rehearse, view_of
 from threat_models.public import public_of
+from threat_models.results import Verdict, judge
 from threat_models.threat import View
 from threat_models.truth import Truth
 
@@ -50,7 +56,11 @@ def test_a_key_opens_updates_under_ckks_and_uniform_words_under_masks(
     else:
         assert max(found) < 5 / np.sqrt(length)
     alone = adversary.run(replace(view_of(recording, View.COORDINATOR), secrets=dict(notes)))
-    assert alone == {}  # no key, no sum: nothing to read
+    read = {name for name in alone if not name.startswith("vector/")}
+    sites = range(attacked.sites.count)
+    assert read == {f"bytes/{number}/{site}" for number in (1, 2) for site in sites}  # no key opens anything
+    blind = [np.corrcoef(alone[f"vector/bytes/1/{site}"], recording.truth.updates[1, site])[0, 1] for site in sites]
+    assert max(map(abs, blind)) < 5 / np.sqrt(length)
     for values in recording.truth.updates.values():
         values += 1  # what really happened, and no byte of the view
     again = adversary.run(together)
@@ -60,12 +70,31 @@ def test_a_key_opens_updates_under_ckks_and_uniform_words_under_masks(
 def test_whatever_is_read_without_a_key_counts_against_the_cell_of_who_should_read_nothing(
     tiny: Callable[..., Study],
 ) -> None:
-    (row,) = (row for row in key_compromise.ROWS[CKKS.name] if row.guesses == "none")
+    (row,) = (row for row in key_compromise.ROWS[CKKS.name] if row.guesses == "bytes")
     recording = Recording(tiny(), (), Memory(), Truth(updates={(1, 2): np.zeros(3, np.int64)}), 1, ())
-    read = {"upload/1/2": np.ones(3), "vector/upload/1/2": np.ones(3)}
+    read = {name: np.ones(3) for name in ("bytes/1/0", "upload/1/2", "vector/bytes/1/0", "vector/upload/1/2")}
 
-    assert list(key_compromise._places(row, {}, recording)) == [("", 1, (2,))]
-    assert list(key_compromise._places(row, read, recording)) == [("upload/1/2", 1, (2,))]
+    assert list(key_compromise._places(row, {}, recording)) == []
+    assert list(key_compromise._places(row, read, recording)) == [("bytes/1/0", 1, (0,)), ("upload/1/2", 1, (2,))]
+
+
+@pytest.mark.parametrize("bits", [0, 64])  # one limb, and several
+def test_bodies_that_nobody_had_encrypted_are_read_whole_without_a_key(tiny: Callable[..., Study], bits: int) -> None:
+    sizes = {"training.rounds": 1, "policy.hidden": [4], "protection.modulus_bits": bits}
+    attacked = defended(changed(tiny(), REFERENCE, sizes), CKKS, clip_norm=0.05)
+    recording, effort, notes = rehearse(attacked), Effort(quick=True), Notes()
+    known = key_compromise._Known.of(attacked, effort)
+    constants = sum_constants(attacked)
+    for (number, site), integers in recording.truth.updates.items():
+        words = to_ring_vector(integers, constants).words
+        slots = to_slots(words, chunk_plan(constants))
+        notes[f"ciphertexts/{number}/{site}"] = pack_chunks([one.astype("<i8").tobytes() for one in slots])
+    guess = key_compromise._guess(key_compromise._alone(recording, notes), known.public, effort)
+
+    row = key_compromise.ROWS[CKKS.name][0]
+    cell = key_compromise._cell(CKKS, row, guess, recording, known, effort, range(1, 2))
+    assert cell.figures["least_correlation"] > 0.999999
+    assert judge([cell]) == [Verdict.FAILS]
 
 
 def test_raw_reals_give_the_whole_key_and_the_workers_integers_give_no_word_of_it(tiny: Callable[..., Study]) -> None:
