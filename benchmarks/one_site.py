@@ -56,11 +56,10 @@ TAG = bytes(32)  # of a policy that never changes
 
 @dataclass(frozen=True)
 class Exchange:
-    """One round at one site: seconds of each answer and bytes each way."""
+    """One round at one site: seconds and bytes of its answers."""
 
     seconds: dict[str, float]
     sent_bytes: int
-    received_bytes: int
 
     @property
     def total_s(self) -> float:
@@ -108,17 +107,17 @@ class OneSite:
         self.host.prepare()
         machine = MaskedSum(self._terms, self._epoch, self._round, 0, self._epoch.members, TAG, {}, self._random)
         seconds: dict[str, float] = {}
-        bytes_of = [0, 0]
+        sent_bytes = 0
 
         def ask(stage: str, state: object) -> bytes:
+            nonlocal sent_bytes
             frame = dict(requests_of(state, [ME]))[ME]
             start = time.thread_time()
             reply = self._site.handle(frame)
             seconds[stage] = time.thread_time() - start
             if read_header(reply).type == MessageType.REFUSAL:
                 raise LocalProtocolError(f"expected an answer to {stage}, got a refusal. Read the site's log.")
-            bytes_of[0] += len(reply)
-            bytes_of[1] += len(frame)
+            sent_bytes += len(reply)
             return reply
 
         asking = machine._state
@@ -165,7 +164,7 @@ class OneSite:
                 own_shares={},
             ),
         )
-        exchange = Exchange(dict(seconds), bytes_of[0], bytes_of[1])
+        exchange = Exchange(dict(seconds), sent_bytes)
         ask("R5", self._publish(inputs))  # not measured; it closes the round, as in every real one
         return exchange
 
