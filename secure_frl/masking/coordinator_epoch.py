@@ -255,7 +255,7 @@ class EpochOpening:
         elif isinstance(state, _AskingNonces):
             missing = tuple(entry.site for entry in state.entries if entry.site not in state.nonces)
             if missing:
-                self._state = _Failed()
+                self._fail()
                 raise NonceWithheld(missing)
             self._state = self._asking_acks(state.entries, state.nonces)
             self._letters.begin_stage(SiteId(entry.site) for entry in state.entries)
@@ -278,10 +278,14 @@ class EpochOpening:
         constants = self._terms.constants
         least = constants.sites if self._has_nonces else constants.min_survivors  # a cohort of cross_device has n
         if count < least:
-            self._state = _Failed()
+            self._fail()
             raise TooFewSurvivors(
                 f"expected at least {least} sites in the epoch, got {count}. Open another epoch later."
             )
+
+    def _fail(self) -> None:
+        self._state = _Failed()
+        self._letters.begin_stage(())  # nobody is asked any more: what still comes answers nothing
 
     def _open(self, state: _AskingAcks) -> CoordinatorEpoch:
         keys: dict[int, bytes] = {entry.site: entry.public_key for entry in state.entries}
