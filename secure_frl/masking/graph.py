@@ -81,6 +81,8 @@ class Graph:
             return "expected survivors in ascending order out of the members, got another list"
         if len(named) < constants.min_survivors:
             return f"expected at least {constants.min_survivors} survivors, got {len(named)}"
+        # implied by the line before, since check_constants takes no charter but with h = min_survivors - c; it stands
+        # here too because what protects the people behind the data must not hang on a check in another file alone
         if constants.noise == "distributed" and len(named) - constants.max_colluders < constants.honest_shares:
             return f"expected {constants.honest_shares} honest noise shares, got fewer"
         present = self.mark(named)

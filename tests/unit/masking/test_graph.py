@@ -129,3 +129,15 @@ def test_survivors_in_two_groups_are_refused(make_constants):
     assert graph.survivors_fault(ring, ring, constants) is None
     assert graph.survivors_fault(arc, arc, constants) is None  # a circle that is cut once is one piece
     assert "two groups" in str(graph.survivors_fault(split, split, constants))
+
+
+def test_honest_noise_shares_are_counted_though_the_charter_implies_them(make_constants):
+    # no charter has h above min_survivors - c; were one to, the graph would still not let the survivors pass
+    graph, constants = circulant(
+        make_constants, 12, 10, threshold=2, min_survivors=3, max_colluders=1, honest_shares=8, noise="distributed"
+    )
+    everybody = list(range(12))
+
+    assert graph.survivors_fault(everybody[:9], everybody, constants) is None
+    assert "8 honest noise shares" in str(graph.survivors_fault(everybody[:8], everybody, constants))
+    assert graph.survivors_fault(everybody[:8], everybody, replace(constants, noise="local")) is None
