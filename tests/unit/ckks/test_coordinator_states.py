@@ -12,7 +12,14 @@ from small_federation import Federation
 
 from secure_frl.ckks.coordinator_states import CkksMaskedSum, CkksSum
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
-from secure_frl.errors import BadSignature, LocalProtocolError, PeerError, UnexpectedMessage, UnexpectedState
+from secure_frl.errors import (
+    BadSignature,
+    LocalProtocolError,
+    PeerError,
+    TooFewSurvivors,
+    UnexpectedMessage,
+    UnexpectedState,
+)
 from secure_frl.masking.contexts import sizes_of
 from secure_frl.wire.envelope import Address, read_header
 from secure_frl.wire.messages import MessageType
@@ -29,7 +36,13 @@ def sums_at(parties: BlindFederation) -> list[list[int] | None]:
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 TAKES = {  # written out from docs/protocol.md, section 18
-    CkksSum: {"AskingCiphertexts": {"R2C"}, "Summed": set(), "Publishing": {"R5C_REPLY"}, "Published": set()},
+    CkksSum: {
+        "AskingCiphertexts": {"R2C"},
+        "Summed": set(),
+        "Publishing": {"R5C_REPLY"},
+        "Published": set(),
+        "Aborted": set(),
+    },
     CkksMaskedSum: {
         "AskingKeys": {"R1"},
         "AskingInputs": {"R2C", "BAD_SHARE"},
@@ -38,13 +51,18 @@ TAKES = {  # written out from docs/protocol.md, section 18
         "Summed": set(),
         "Publishing": {"R5C_REPLY"},
         "Published": set(),
+        "Aborted": set(),
     },
 }
+ASKING = ("AskingCiphertexts", "AskingKeys", "AskingInputs", "AskingConfirmations", "AskingShares", "Publishing")
 STAGES = [(kind, stage) for kind, stages in TAKES.items() for stage in stages]
 
 
 def bring_to(parties: BlindFederation, stage: str) -> CkksSum:
     machine = parties.next_attempt()
+    if stage == "Aborted":
+        with pytest.raises(TooFewSurvivors):  # nobody has answered
+            machine.close_stage()
     for _ in range(5):
         if machine.state_name in (stage, "Summed"):
             break
@@ -80,7 +98,7 @@ def test_every_message_in_every_stage_is_refused_unless_genuine(federations, kin
         with pytest.raises(PeerError) as caught:
             machine.receive(0, frame)
         is_taken = message.name in TAKES[kind][stage] or message is T.REFUSAL
-        named = "BadSignature" if is_taken and stage not in ("Summed", "Published") else "UnexpectedMessage"
+        named = "BadSignature" if is_taken and stage in ASKING else "UnexpectedMessage"
         assert type(caught.value).__name__ == named, message
         assert machine.state_name == stage
         machine._letters._excluded.clear()

@@ -16,7 +16,10 @@ from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Worker
 from secure_frl.encoding.slots import SLOTS
 from secure_frl.errors import LedgerCorrupt
+from secure_frl.masking.contexts import sizes_of
 from secure_frl.wire.envelope import read_header
+from secure_frl.wire.messages import MessageType
+from secure_frl.wire.registry import REGISTRY
 
 BOTH = ("ckks", "ckks+masking")
 MAX_CORRECTION_WORD = 1 << 24  # of the federation's ring
@@ -100,6 +103,26 @@ def test_a_sum_that_is_wrong_before_it_is_opened_is_refused_by_name_and_not_open
     machine = parties.next_round()  # control: the honest one is opened
     assert len(parties.answer(machine, 1, parties.total_of(machine, 1))) == 32
     assert decrypted == [Op.DECRYPT]
+
+
+@pytest.mark.parametrize("protection", BOTH)
+def test_a_part_that_is_too_large_inside_the_greatest_total_is_refused_before_its_tag_is_checked(
+    federations, protection
+):
+    parties = federations(5, protection)
+    header, site = read_header(parties.total_of(parties.next_round(), 1)), parties.sites[1]
+    spec, sizes = REGISTRY[MessageType.R5C], sizes_of(parties.terms)
+    body, rest = spec.limit(sizes), spec.rest(sizes)
+    before = site._state
+
+    def code(body_bytes: int, rest_bytes: int) -> str | None:
+        frame = replace(header, body_bytes=body_bytes).encode() + bytes(body_bytes + spec.trailer_bytes + rest_bytes)
+        return parties.refusal(1, frame, site.handle(frame))
+
+    assert code(body + 1, 0) == "MalformedMessage"
+    assert code(1, rest + 1) == "MalformedMessage"
+    assert code(body, rest) == "BadSignature"  # both may be that large
+    assert site._state is before
 
 
 @pytest.mark.parametrize("protection", BOTH)

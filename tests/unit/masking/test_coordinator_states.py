@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from secure_frl.errors import InvalidParameter, PeerError, RoundAborted, TooFewSurvivors, UnexpectedState
+from secure_frl.errors import (
+    InvalidParameter,
+    PeerError,
+    RoundAborted,
+    TooFewSurvivors,
+    UnexpectedMessage,
+    UnexpectedState,
+)
 from secure_frl.masking.coordinator_states import TABLE, EpochOpening
 from secure_frl.wire.envelope import Address
 from secure_frl.wire.messages import MessageType
 from secure_frl.wire.registry import REGISTRY, Sizes
 
-STAGES = ["AskingKeys", "AskingInputs", "AskingConfirmations", "AskingShares", "Summed", "Publishing", "Published"]
+STAGES = [
+    "AskingKeys",
+    "AskingInputs",
+    "AskingConfirmations",
+    "AskingShares",
+    "Summed",
+    "Publishing",
+    "Published",
+    "Aborted",
+]
+ASKING = (*STAGES[:4], "Publishing")
 TAKES = {  # written out from section 5
     "AskingKeys": {"R1"},
     "AskingInputs": {"R2", "BAD_SHARE"},
@@ -19,12 +36,16 @@ TAKES = {  # written out from section 5
     "Summed": set(),
     "Publishing": {"R5_REPLY"},
     "Published": set(),
+    "Aborted": set(),
 }
 
 
 def bring_to(parties, stage):
     machine = parties.begin(parties.open())
-    for _ in range(min(STAGES.index(stage), 4)):
+    if stage == "Aborted":
+        with pytest.raises(TooFewSurvivors):  # nobody has answered
+            machine.close_stage()
+    for _ in range(0 if stage == "Aborted" else min(STAGES.index(stage), 4)):
         parties.exchange(machine)
         machine.close_stage()
     if stage in ("Publishing", "Published"):
@@ -54,7 +75,7 @@ def test_every_message_in_every_stage_is_refused_unless_genuine(federation, stag
         with pytest.raises(PeerError) as caught:
             machine.receive(0, frame)
         is_taken = kind.name in TAKES[stage] or kind is MessageType.REFUSAL
-        named = {"BadSignature"} if is_taken and stage not in ("Summed", "Published") else {"UnexpectedMessage"}
+        named = {"BadSignature"} if is_taken and stage in ASKING else {"UnexpectedMessage"}
         assert type(caught.value).__name__ in named, kind
         assert machine.state_name == stage
         machine._letters._excluded.clear()
@@ -82,10 +103,18 @@ def test_after_the_sum_only_its_publication_is_left(federation):
 def test_an_abort_is_final(federation):
     parties = federation(5)
     machine = parties.begin(parties.open())
+    replies = {site: parties.sites[site].handle(request) for site, request in machine.requests()}
+    machine.receive(0, replies[0])
 
     with pytest.raises(TooFewSurvivors):
         machine.close_stage()
+    machine.receive(0, replies[0])  # the same bytes again are harmless
+    for site in range(1, 5):
+        with pytest.raises(UnexpectedMessage):
+            machine.receive(site, replies[site])
 
+    assert machine.state_name == "Aborted"
+    assert machine.excluded == {}
     assert list(machine.requests()) == []
     for ask in (machine.close_stage, machine.outcome, lambda: machine.survivors):
         with pytest.raises(UnexpectedState):

@@ -9,10 +9,12 @@ import pytest
 from msgspec import structs
 
 from secure_frl.errors import CharterRefused, InvalidParameter, NonceWithheld, RoundAborted, TooFewSurvivors
-from secure_frl.masking.contexts import check_constants, epoch_hash, is_enrolled, nonce_commitment
+from secure_frl.masking.contexts import check_constants, epoch_hash, is_enrolled, nonce_commitment, sizes_of
 from secure_frl.masking.coordinator_states import EpochOpening
-from secure_frl.wire.envelope import read_header, sign_frame
+from secure_frl.secure_sum import COORDINATOR_ID
+from secure_frl.wire.envelope import EMPTY_32, Address, read_header, sign_frame
 from secure_frl.wire.messages import EpochList, EpochNonces, MessageType, decode_body, encode_body
+from secure_frl.wire.registry import REGISTRY
 
 N = 101  # k = 10, t = 4, min_survivors = 95: see conftest.py
 
@@ -182,6 +184,30 @@ def test_a_site_refuses_nonces_that_do_not_open_the_list_it_saw(federation, lie)
 
     assert parties.refusal(site, request, parties.sites[site].handle(request)) == "EpochRefused"
     assert parties.sites[site].state_name == "NonceShown"
+
+
+def test_a_site_that_has_shown_its_nonce_takes_only_a_new_epoch_or_the_nonces(federation):
+    parties = federation(N)
+    opening = opening_of(parties)
+    parties.exchange(opening)
+    opening.close_stage()
+    site, shown = parties.sites[0], dict(opening.requests())[0]
+    answer = site.handle(shown)
+    state = site._state
+
+    for kind, spec in REGISTRY.items():  # bodies of zeros behind plausible headers
+        size = spec.limit(sizes_of(parties.terms))
+        address = Address(parties.terms.session, 1, 1, 0, COORDINATOR_ID, 0, EMPTY_32)
+        request = address.header(kind, size).encode() + bytes(size + spec.trailer_bytes)
+        code = parties.refusal(0, request, site.handle(request))
+        if kind in (MessageType.E0, MessageType.E2):
+            assert code == "BadSignature", kind
+        else:
+            assert code in {"UnexpectedMessage", "AlreadyAnswered"}, kind
+        assert site._state is state
+    assert site.state_name == "NonceShown"
+    assert site.handle(shown) == answer  # the identical request has its identical answer
+    assert parties.hosts[0].closed == []
 
 
 def test_a_site_refuses_a_list_in_which_one_site_has_committed_to_nothing(federation):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secure_frl.errors import BadSignature, LateMessage, PeerError, SecureFrlError, UnexpectedMessage
-from secure_frl.masking.contexts import members_hash, model_tag
+from secure_frl.masking.contexts import members_hash, model_tag, sizes_of
 from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.refusals import read_refusal
 from secure_frl.masking.site_memory import EpochOpen
@@ -25,6 +26,7 @@ from secure_frl.wire.messages import (
     encode_body,
 )
 from secure_frl.wire.records import Confirmation, Member, pack_members, pack_records
+from secure_frl.wire.registry import REGISTRY
 
 NAMED = {"MalformedMessage", "UnexpectedMessage", "BadSignature", "AlreadyAnswered", "RoundRefused", "EpochRefused"}
 
@@ -203,6 +205,63 @@ def test_an_identical_request_gets_identical_bytes_and_another_one_is_refused(fe
     assert parties.sites[0].handle(requests[0]) == first
     assert refusal_code(parties, 0, other, parties.sites[0].handle(other)) == "AlreadyAnswered"
     assert parties.registers[0].trail.count("record R3b") == 1
+
+
+def test_a_site_that_joined_a_newer_attempt_gives_no_old_answer_again(federation):
+    parties = federation(5)
+    epoch = parties.open()
+    machine = parties.begin(epoch)
+    started = dict(machine.requests())
+    parties.exchange(machine)
+    machine.close_stage()
+    asked = dict(machine.requests())
+    parties.exchange(machine, lost=range(5))
+    site = parties.sites[0]
+    assert read_header(site.handle(asked[0])).type == MessageType.R2  # while its attempt lasts
+
+    parties.exchange(parties.begin(epoch, 1, 1))
+
+    kinds = {MessageType.E0, MessageType.E1, MessageType.R0}
+    assert set(site._sent) == kinds  # no vector of a spent attempt stays in memory
+    assert refusal_code(parties, 0, asked[0], site.handle(asked[0])) == "AlreadyAnswered"
+    assert refusal_code(parties, 0, started[0], site.handle(started[0])) == "AlreadyAnswered"
+
+
+def test_a_site_that_complained_gives_no_answer_of_its_attempt_again(federation):
+    parties = federation(5)
+    machine = parties.begin(parties.open())
+    started = dict(machine.requests())
+    parties.exchange(machine)
+    machine.close_stage()
+    state, site = machine._state, parties.sites[0]
+    spoiled = Inbox(state.dealt.of(0)[:-1] + bytes([state.dealt.of(0)[-1] ^ 1]))
+    asked = state.view.seal(0, MessageType.R1P, state.view.ctx1, spoiled, state.packed, state.packed_hash)
+    assert read_header(site.handle(asked)).type == MessageType.BAD_SHARE
+
+    assert refusal_code(parties, 0, started[0], site.handle(started[0])) == "AlreadyAnswered"
+    assert set(site._sent) == {MessageType.R1P}
+
+
+@pytest.mark.parametrize("kind", [MessageType.R0, MessageType.R1P], ids=lambda kind: kind.name)
+def test_a_part_that_is_too_large_inside_the_greatest_total_is_refused_before_its_tag_is_checked(federation, kind):
+    parties = federation(3)
+    machine = parties.begin(parties.open())
+    if kind is MessageType.R1P:
+        parties.exchange(machine)
+        machine.close_stage()
+    header, site = read_header(dict(machine.requests())[0]), parties.sites[0]
+    spec, sizes = REGISTRY[kind], sizes_of(parties.terms)
+    body, rest = spec.limit(sizes), spec.rest(sizes)
+    before = site._state
+
+    def code(body_bytes, rest_bytes):
+        frame = replace(header, body_bytes=body_bytes).encode() + bytes(body_bytes + spec.trailer_bytes + rest_bytes)
+        return refusal_code(parties, 0, frame, site.handle(frame))
+
+    assert code(body + 1, 0) == "MalformedMessage"
+    assert code(1, rest + 1) == "MalformedMessage"
+    assert code(body, rest) == "BadSignature"  # both may be that large
+    assert site._state is before
 
 
 # --- an insider with valid keys -------------------------------------------------------------------------------------
