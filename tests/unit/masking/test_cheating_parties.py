@@ -21,7 +21,7 @@ from secure_frl.wire.messages import (
     decode_body,
     encode_body,
 )
-from secure_frl.wire.records import DEALT_BYTES, Member, pack_members
+from secure_frl.wire.records import DEALT_BYTES, Member, Share, pack_members, pack_records, unpack_records
 
 # --- published sums --------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,8 @@ def test_a_dealer_whose_shares_do_not_open_is_named_and_the_complaining_site_cou
     assert parties.hosts[0].closed[0] == "aborted"
 
 
-def test_a_holder_that_returns_other_shares_is_out_and_the_sum_is_exact(federation):
+@pytest.mark.parametrize("owner", [0, 3], ids=["another site's", "its own"])
+def test_a_holder_that_returns_other_shares_is_out_and_the_sum_is_exact(federation, owner):
     parties = federation(10)
     machine = parties.begin(parties.open())
     view = machine._view
@@ -164,7 +165,9 @@ def test_a_holder_that_returns_other_shares_is_out_and_the_sum_is_exact(federati
 
         def change(plain):
             body = decode_body(ReturnedShares, plain)
-            return encode_body(ReturnedShares(body.of_seeds[:4] + bytes(64) + body.of_seeds[68:], body.of_keys))
+            found = unpack_records(Share, body.of_seeds)
+            shares = [Share(site, bytes(64) if site == owner else words) for site, words in found]
+            return encode_body(ReturnedShares(pack_records(shares), body.of_keys))
 
         return resealed(view, 3, header, salt, frame, change)
 

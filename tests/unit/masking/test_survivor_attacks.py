@@ -12,16 +12,18 @@ from attackers_view import upload as masked_input
 
 from secure_frl.encoding.lanes import from_ring_sum, to_ring_vector
 from secure_frl.errors import RoundAborted
-from secure_frl.masking import contexts, prg, site_attempt, site_states
-from secure_frl.masking.coordinator_memory import AskingShares
+from secure_frl.masking import contexts, coordinator_states, prg, site_attempt, site_states
+from secure_frl.masking.coordinator_memory import AskingConfirmations, AskingShares
+from secure_frl.masking.coordinator_requests import requests_of
+from secure_frl.masking.graph import Graph
 from secure_frl.masking.keys import KeyPair, pair_key, self_key
 from secure_frl.masking.neighbourhoods import PairTable
 from secure_frl.masking.secret_sharing import SHARE_BYTES, combine
 from secure_frl.masking.site_memory import InputSent
 from secure_frl.masking.unmasking import unmask_
-from secure_frl.wire.envelope import read_header
-from secure_frl.wire.messages import Confirmations, MessageType, ReturnedShares, decode_body
-from secure_frl.wire.records import Confirmation, Share, pack_records, unpack_records
+from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, read_header
+from secure_frl.wire.messages import Confirmations, Inbox, MessageType, ReturnedShares, decode_body
+from secure_frl.wire.records import Confirmation, DealtShares, Share, pack_members, pack_records, unpack_records
 
 
 def items_of(state, site, frame):
@@ -254,6 +256,20 @@ def test_confirmations_of_another_set_that_the_coordinator_rewrites_count_for_no
     assert "record R4" not in parties.registers[0].trail
 
 
+def test_a_confirmation_for_another_site_counts_for_nothing_though_its_word_is_right(federation):
+    parties = federation(5)
+    machine = parties.up_to_survivors()
+    state, items = machine._state, []
+    for site in (0, 1, 2, 3):
+        items += items_of(state, site, parties.sites[site].handle(parties.name_survivors(state, site, [0, 1, 2, 3])))
+    mine = [item for item in items if item.receiver == 0]
+    body = Confirmations(pack_records([*mine[:-1], mine[-1]._replace(receiver=2)]))
+    request = state.view.seal(0, MessageType.R3C, state.ctx2, body)
+
+    assert parties.refusal(0, request, parties.sites[0].handle(request)) == "TooFewConfirmations"
+    assert "record R4" not in parties.registers[0].trail
+
+
 def test_one_confirmation_repeated_counts_once(federation):
     parties = federation(5)
     machine = parties.up_to_survivors()
@@ -263,3 +279,81 @@ def test_one_confirmation_repeated_counts_once(federation):
     request = pass_mail(state, 0, [item for item in items if item.sender == 1] * 4)
 
     assert parties.refusal(0, request, parties.sites[0].handle(request)) == "TooFewConfirmations"
+
+
+# --- different member lists: the use of 2t > n + c -------------------------------------------------------------------
+
+VICTIM, CORRUPT = 0, (1, 2, 3)  # of ten sites
+
+
+def split_the_view(parties):
+    """Tell the victim of other members than everybody else. Returns its words, or the name of its refusal.
+
+    Everybody else sees the whole cohort and a survivor set with the victim in it, so that t of them give shares of its
+    seed and of the mask keys of those named lost. The victim's own list has only these lost, it and the corrupt sites.
+    """
+    n, t = parties.n, parties.constants.threshold
+    machine = parties.begin(parties.open())
+    parties.exchange(machine)
+    own_keys = {site: parties.sites[site]._state.keys for site in CORRUPT}  # which they hand over
+    machine.close_stage()
+    state = machine._state
+    lost = tuple(range(t + 1, n))  # the others give shares only if t of them, without the victim, confirm
+    members = {site: state.members[site] for site in (VICTIM, *CORRUPT, *lost)}
+    packed = pack_members((site, keys.public_key, keys.seed_commitment) for site, keys in members.items())
+    dealt = [item for item in unpack_records(DealtShares, state.dealt.of(VICTIM)) if item.site in members]
+    digest = contexts.members_hash(packed)
+    body = Inbox(pack_records(dealt))
+    request = state.view.seal(VICTIM, MessageType.R1P, state.view.ctx1, body, packed, digest)
+    sent = parties.sites[VICTIM].handle(request)
+    code = parties.refusal(VICTIM, request, sent)
+    if code is not None:
+        return code
+
+    for site in range(1, n):
+        parties.sites[site].handle(dict(requests_of(state, [site]))[site])
+    survivors, items, rows = tuple(range(t + 1)), [], []
+    named = AskingConfirmations(
+        state.view, state.ctx2, state.members, state.dealt, survivors, state.accumulator, state.dealt, set()
+    )
+    for site in survivors[1:]:
+        items += items_of(state, site, parties.sites[site].handle(parties.name_survivors(named, site, survivors)))
+    for site in survivors[1:]:
+        rows.append((site, shares_of(state, site, parties.sites[site].handle(pass_mail(state, site, items)))))
+    seed = combine({site: seeds[VICTIM] for site, (seeds, _) in rows})
+    keys = {other: KeyPair.from_secret(combine({site: of[other] for site, (_, of) in rows})) for other in lost}
+    words, adder = np.frombuffer(sent[HEADER_BYTES:-TAG_BYTES], "<u4").copy(), prg.PairwiseMasks(21)
+    context = state.view.context
+    ctx2 = contexts.mask_context(state.view.ctx1, context.policy_tag, context.config_hash, digest)
+    adder.add_(words, self_key(seed, ctx2, VICTIM), -1)
+    for other, pair in (own_keys | keys).items():
+        adder.add_(words, pair_key(pair, members[VICTIM].public_key, ctx2, VICTIM, other), -1)  # all above its id
+    return words & np.uint32((1 << parties.constants.modulus_bits) - 1)
+
+
+def of_ten(threshold):
+    return {"threshold": threshold, "max_colluders": 3, "min_survivors": threshold, "honest_shares": threshold - 3}
+
+
+def test_a_site_that_is_told_of_other_members_than_the_others_stays_closed(federation):
+    parties = federation(10, **of_ten(7))  # 2t = 14 > 13 = n + c: no such list has more than n + c - t = 6 members
+
+    assert split_the_view(parties) == "RosterRefused"
+    assert "at least 7 members, got 6" in parties.logs[VICTIM][-1][1]
+    assert "release" not in parties.registers[VICTIM].trail
+
+
+@pytest.mark.parametrize("without", ["one share more", "the bounds of a member list"])
+def test_control_a_split_view_opens_one_site(federation, monkeypatch, without):
+    threshold = 7
+    if without == "one share more":  # 2t = 12: a charter that no site would take
+        threshold = 6
+        for module in (contexts, coordinator_states, site_states):
+            monkeypatch.setattr(module, "check_constants", lambda constants: None)
+    parties = federation(10, **of_ten(threshold))
+    if without != "one share more":
+        monkeypatch.setattr(Graph, "members_fault", lambda graph, members, constants: None)
+
+    opened = split_the_view(parties)
+
+    assert opened.tolist() == to_ring_vector(parties.values[VICTIM], parties.constants).words.tolist()
