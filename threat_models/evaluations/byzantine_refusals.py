@@ -11,7 +11,7 @@ import numpy as np
 from secure_frl.consortium.charter import make_charter
 from secure_frl.consortium.identity import Identity
 from secure_frl.consortium.roster import RosterEntry, decode_roster, sign_roster
-from secure_frl.errors import RoundAborted, SecureFrlError
+from secure_frl.errors import BadSignature, CharterRefused, SecureFrlError, SumOutOfRange
 from secure_frl.privacy.planning import sum_constants
 from secure_frl.randomness import rehearsal_source
 from secure_frl.study import Study
@@ -61,12 +61,9 @@ def measure_range(study: Study, effort: Effort) -> Iterator[Cell]:
         defence_digest=digest,
     )
     masked.seats[-1].integers += 1
-    refusal = ""
-    try:
-        masked.sum(2, _TAG)
-    except RoundAborted as error:
-        refusal = type(error).__name__
-    yield refused(BYZANTINE, NORM_BOUND, "one more in every coordinate", refusal, WHY_RANGE, digest, effort)
+    found = _refusal(lambda: masked.sum(2, _TAG))
+    game = "one more in every coordinate"
+    yield refused(BYZANTINE, NORM_BOUND, game, found, SumOutOfRange, WHY_RANGE, digest, effort)
 
 
 def measure_sybils(study: Study, effort: Effort) -> Iterator[Cell]:
@@ -81,17 +78,29 @@ def measure_sybils(study: Study, effort: Effort) -> Iterator[Cell]:
     charter.check_roster(decode_roster(roster.encode()))  # the true one is taken, or a refusal would say nothing
     forged = replace(roster, entries=(*roster.entries, *sybils))
     found = _refusal(lambda: decode_roster(forged.encode()))
-    yield refused(FREE_RIDER, NORM_BOUND, "Sybils added to a signed roster", found, WHY_ROSTER, digest, effort)
+    game = "Sybils added to a signed roster"
+    yield refused(FREE_RIDER, NORM_BOUND, game, found, BadSignature, WHY_ROSTER, digest, effort)
     own = sign_roster(operator, [*honest, *sybils])
     found = _refusal(lambda: charter.check_roster(decode_roster(own.encode())))
-    yield refused(FREE_RIDER, NORM_BOUND, "a roster that the operator signed", found, WHY_ROSTER, digest, effort)
+    game = "a roster that the operator signed"
+    yield refused(FREE_RIDER, NORM_BOUND, game, found, CharterRefused, WHY_ROSTER, digest, effort)
 
 
 def refused(
-    threat: Threat, defence: Defence, game: str, refusal: str, sentence: str, digest: str, effort: Effort
+    threat: Threat,
+    defence: Defence,
+    game: str,
+    refusal: str,
+    expected: type[SecureFrlError],
+    sentence: str,
+    digest: str,
+    effort: Effort,
 ) -> Cell:
-    """Return the cell of something that honest parties refuse, or, with an empty refusal, did not."""
-    value = 0.0 if refusal else 1.0
+    """Return the cell of something that honest parties refuse, or, with an empty refusal, did not.
+
+    expected: the refusal that says what is wrong here; another error ended the attempt, and refused nothing.
+    """
+    value, as_expected = 0.0 if refusal else 1.0, f"refused_by_{expected.__name__}"
     return site_cell(
         threat,
         defence,
@@ -101,7 +110,8 @@ def refused(
         metric="accepted",
         n=1,
         game=game,
-        bars=(Bar(at_most=0.0),),
+        bars=(Bar(at_most=0.0), Bar(as_expected, at_least=1.0)),
+        figures={as_expected: float(refusal == expected.__name__)},
         refusal=refusal,
         sentence=sentence,
         defence_digest=digest,

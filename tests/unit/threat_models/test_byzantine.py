@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from secure_frl.errors import BadSignature, InvalidParameter, SumOutOfRange
+from secure_frl.errors import BadSignature, InvalidParameter, SumOutOfRange, TooFewSurvivors
 from secure_frl.federation.simulated_patients import SimulatedPatients
 from secure_frl.learning.acting import UniformActing
 from secure_frl.learning.settings import setting_of
@@ -26,7 +26,7 @@ from threat_models.evaluations.byzantine_cells import HARMLESS, NOT_THE_TRIGGER
 from threat_models.evaluations.byzantine_groups import price_of_groups
 from threat_models.evaluations.byzantine_people import FALSIFIED, Poles
 from threat_models.evaluations.byzantine_refusals import measure_range, measure_sybils
-from threat_models.evaluations.byzantine_rounds import Federation, Groups, Plot, groups_of
+from threat_models.evaluations.byzantine_rounds import Federation, Groups, MaskedSums, Plot, groups_of
 from threat_models.evaluations.byzantine_study import Case, Compared, Outcome, study_of, train
 from threat_models.laboratory import rehearse
 from threat_models.matrix import matrix_of
@@ -161,10 +161,28 @@ def test_what_no_honest_sites_could_send_is_refused(study: Study) -> None:
     inside, outside = measure_range(study, Effort(quick=True))
     assert outside.refusal == SumOutOfRange.__name__
     assert inside.defence_digest == outside.defence_digest != ""
-    assert all(bar.holds(outside) for bar in outside.bars)
+    assert judge([outside]) == [Verdict.HOLDS]
     # one site moves each of P coordinates by about n clips: sqrt(P) n in all
     assert inside.value == pytest.approx(12 * np.sqrt(inside.figures["values"]), rel=1e-3)
-    assert [cell.refusal for cell in measure_sybils(study, Effort(quick=True))] == ["BadSignature", "CharterRefused"]
+    sybils = list(measure_sybils(study, Effort(quick=True)))
+    assert [cell.refusal for cell in sybils] == ["BadSignature", "CharterRefused"]
+    assert judge(sybils) == [Verdict.HOLDS, Verdict.HOLDS]
+
+
+def test_another_error_than_the_one_that_says_what_is_wrong_is_no_refusal(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_few(self: MaskedSums, number: int, tag: bytes) -> None:
+        raise TooFewSurvivors("expected 11 sites, got 3. Try again.")
+
+    measured = measure_range(study, Effort(quick=True))
+    next(measured)
+    monkeypatch.setattr(MaskedSums, "sum", too_few)
+
+    (outside,) = measured
+
+    assert outside.refusal == "TooFewSurvivors"
+    assert judge([outside]) == [Verdict.FAILS]
 
 
 def test_where_the_true_roster_is_refused_too_a_refused_sybil_is_no_result(
