@@ -80,7 +80,7 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
     # Half-way between what an honest sum says of one of its people when it is read whole, and what a site that takes
     # the policy gives away.
     not_read = (Bar("planted_under_true_tag_found", at_most=(WINS + 1 / attacked.sites.count) / 2),)
-    view, asked = str(View.COORDINATOR), max(1, len(told.memory.policies) or 3)
+    view, asked = str(View.COORDINATOR), attacked.sites.count  # each site at least once: the run ends at its refusals
     yield refused(
         THREAT.name,
         MASKING,
