@@ -25,39 +25,34 @@ class Defence:
     """One column."""
 
     name: str  # as --defence takes it
-    title: str
     changes: Mapping[str, Any]  # dotted keys of the study; Any: TOML values
     clip: bool = True  # whether units are clipped at the study's norm, or at a bound that none reaches
     epsilon: float | None = None  # of one release
 
 
 NOTHING = {"privacy.noise": "unsafe-none"}
-PLAIN = Defence("unsafe-plain", "no protection", {"protection.method": "unsafe-plain", **NOTHING}, clip=False)
-CLIP = Defence("clip", "clip alone", {"protection.method": "unsafe-plain", **NOTHING})
+PLAIN = Defence("unsafe-plain", {"protection.method": "unsafe-plain", **NOTHING}, clip=False)
+CLIP = Defence("clip", {"protection.method": "unsafe-plain", **NOTHING})
 LOCAL_8 = Defence(
     "local-8",
-    "local noise, epsilon 8",
     {"protection.method": "unsafe-plain", "privacy.noise": "local", "privacy.target_epsilon": 8.0},
     epsilon=8.0,
 )
 LOCAL_1 = Defence(
     "local-1",
-    "local noise, epsilon 1",
     {"protection.method": "unsafe-plain", "privacy.noise": "local", "privacy.target_epsilon": 1.0},
     epsilon=1.0,
 )
-MASKING = Defence("masking", "masking alone", {"protection.method": "masking", **NOTHING})
-CKKS = Defence("ckks", "ckks alone", {"protection.method": "ckks", **NOTHING})
-CKKS_MASKING = Defence("ckks+masking", "ckks over masks", {"protection.method": "ckks+masking", **NOTHING})
+MASKING = Defence("masking", {"protection.method": "masking", **NOTHING})
+CKKS = Defence("ckks", {"protection.method": "ckks", **NOTHING})
+CKKS_MASKING = Defence("ckks+masking", {"protection.method": "ckks+masking", **NOTHING})
 MASKING_8 = Defence(
     "masking+dp-8",
-    "masking, distributed noise, epsilon 8",
     {"protection.method": "masking", "privacy.noise": "distributed", "privacy.target_epsilon": 8.0},
     epsilon=8.0,
 )
 MASKING_1 = Defence(
     "masking+dp-1",
-    "masking, distributed noise, epsilon 1",
     {"protection.method": "masking", "privacy.noise": "distributed", "privacy.target_epsilon": 1.0},
     epsilon=1.0,
 )

@@ -1,7 +1,8 @@
 """What an adversary is: where it stands, what it is given, and what it says in the end. Types only.
 
-An adversary sees a `CapturedView` and `PublicInfo`, nothing else: no truth, no other party's memory. What it says is a
-`Guess`, which a scorer holds against the truth that only scorers open.
+An adversary sees a `CapturedView` and `PublicInfo`, nothing else: no truth, no other party's memory. `prepare(public,
+rng)` is what it computes before it has a view, where there is such a thing; `run(view)` returns a `Guess`, which a
+scorer holds against the truth that only scorers open.
 """
 
 from __future__ import annotations
@@ -157,21 +158,4 @@ class PublicInfo(Protocol):
 
     def trained(self, people: Trajectories, rounds: int, seed: int) -> Vector:
         """Return the policy after rounds with the same people at all sites: anybody can train a shadow federation."""
-        ...
-
-
-class Adversary(Protocol):
-    """One attack. `prepare` once, `run` on any number of views."""
-
-    @property
-    def threat(self) -> Threat:
-        """Return what it is."""
-        ...
-
-    def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
-        """Compute what needs no view: architecture, codebook, shadow data."""
-        ...
-
-    def run(self, view: CapturedView) -> Guess:
-        """Return what the attack says; a function of the view and of what was prepared only."""
         ...

@@ -46,8 +46,6 @@ THREAT = Threat(
 class WhoDied:
     """The adversary: it sees a view and what everybody knows, nothing else."""
 
-    threat = THREAT
-
     def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
         """Keep what is public."""
         self._public = public

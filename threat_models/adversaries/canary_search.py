@@ -34,8 +34,6 @@ LEAST_DISTINCT = 4  # fewer could be a run of zeros
 class CanarySearch:
     """Knows every planted update, and looks for each in every frame, at any alignment."""
 
-    threat = THREAT
-
     def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
         """Keep what is public."""
         self._public = public

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from threat_models.threat import CapturedView, Guess, PublicInfo, Threat, Vector, View
+from threat_models.threat import CapturedView, Guess, Threat, Vector, View
 
 THREAT = Threat(
     id="SFRL-D1b",
@@ -28,11 +28,6 @@ RIDGE = 1e-3
 
 class ByteClassifier:
     """A linear discriminant of byte counts and length."""
-
-    threat = THREAT
-
-    def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
-        """Nothing is needed."""
 
     def learn(self, features: Vector, labels: np.ndarray) -> None:
         """Fit on what `run` returned. features: [ciphertexts, 257]. labels: bool [ciphertexts]."""

@@ -27,8 +27,6 @@ THREAT = Threat(
 class CohortDifferencing:
     """Subtracts every two sums of which one has a single site more, in one round or in the next."""
 
-    threat = THREAT
-
     def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
         """Compute the gradients of every state and action under the first policy."""
         self._public = public

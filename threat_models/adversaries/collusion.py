@@ -26,8 +26,6 @@ THREAT = Threat(
 class Collusion:
     """Scores states by what is left of each sum."""
 
-    threat = THREAT
-
     def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
         """Compute the gradients of every state and action under the first policy."""
         self._public = public

@@ -27,8 +27,6 @@ THREAT = Threat(
 class ColumnSupport:
     """Scores a state by the length of its row: in each upload, and in each sum."""
 
-    threat = THREAT
-
     def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
         """Keep what is public."""
         self._public = public

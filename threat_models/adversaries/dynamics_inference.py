@@ -45,8 +45,6 @@ class World:
 class DynamicsInference:
     """Scores candidates by how well a policy agrees with what is worth doing in each."""
 
-    threat = THREAT
-
     def __init__(self, worlds: Sequence[World]) -> None:
         """worlds: the candidates, in any order; the guess has theirs."""
         self._worlds = tuple(worlds)

@@ -38,8 +38,6 @@ THREAT = Threat(
 class GradMatch:
     """Fits `steps` steps a person to the longest messages of a view: those that rounding blurs least."""
 
-    threat = THREAT
-
     def __init__(self, steps: int, messages: int, iterations: int) -> None:
         """steps: of a person. messages: how many of a view are attacked. iterations: of the optimiser, a start."""
         self._steps, self._messages, self._iterations = steps, messages, iterations

@@ -52,8 +52,6 @@ MISSED = Threat(
 class Imprint:
     """Makes the policy, and reads steps off sums and uploads that were made under it."""
 
-    threat = THREAT
-
     def __init__(self, spread: float, steepness: float = STEEPNESS) -> None:
         """spread: deviation of a person's features around those of the state; public knowledge about people."""
         self._spread, self._steepness = spread, steepness

@@ -30,8 +30,6 @@ THREAT = Threat(
 class SteeredImprint(Imprint):
     """An imprint near enough to be steered to."""
 
-    threat = THREAT
-
     def __init__(self, spread: float) -> None:
         """See Imprint."""
         super().__init__(spread, STEEPNESS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from threat_models.threat import CapturedView, Guess, PublicInfo, Threat, View
+from threat_models.threat import CapturedView, Guess, Threat, View
 
 THREAT = Threat(
     id="SFRL-D2",
@@ -27,11 +27,6 @@ THREAT = Threat(
 
 class KeyFromDecryptions:
     """Solves for the key; whether what it was given had noise in it decides whether the answer is one."""
-
-    threat = THREAT
-
-    def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
-        """Nothing is needed: the parameters are in the view."""
 
     def run(self, view: CapturedView) -> Guess:
         """Return uint64 [N] under "key".

@@ -31,8 +31,6 @@ THREAT = Threat(
 class KeyCompromise:
     """Opens what it can, then scores states as column support does."""
 
-    threat = THREAT
-
     def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
         """Keep what is public."""
         self._public = public

@@ -41,8 +41,6 @@ THREAT = Threat(
 class MembershipPolicy:
     """Scores candidates by what each one's presence makes of a policy."""
 
-    threat = THREAT
-
     def __init__(self, candidates: People, others: People, *, rounds: int, shadows: int) -> None:
         """others: people of the same law who were in nothing. rounds: of a shadow, as the charter says."""
         self._candidates, self._others, self._rounds, self._shadows = candidates, others, rounds, shadows

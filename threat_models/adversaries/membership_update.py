@@ -52,8 +52,6 @@ class Candidates:
 class MembershipUpdate:
     """Scores candidates by what each one's presence would have changed."""
 
-    threat = THREAT
-
     def __init__(self, pools: Mapping[tuple[int, int], Candidates], *, window: int, shadows: int) -> None:
         """pools: by (round, site). window: slots of each site, each filled by a coin. shadows: people to learn from."""
         self._pools, self._window, self._shadows = pools, window, shadows

@@ -6,7 +6,7 @@ import numpy as np
 
 from secure_frl.wire.envelope import read_header
 from secure_frl.wire.messages import MessageType
-from threat_models.threat import CapturedView, Guess, PublicInfo, Threat, View
+from threat_models.threat import CapturedView, Guess, Threat, View
 
 THREAT = Threat(
     id="SFRL-D5",
@@ -25,11 +25,6 @@ THREAT = Threat(
 
 class Metadata:
     """Measures every exchange of a round; larger scores are for less traffic, fewer answers, and longer work."""
-
-    threat = THREAT
-
-    def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
-        """Nothing is needed."""
 
     def run(self, view: CapturedView) -> Guess:
         """Return arrays with one entry a round and site: "round", "site", "sizes", "answers" and "times"."""

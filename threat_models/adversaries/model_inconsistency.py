@@ -48,8 +48,6 @@ def silent_policy(public: PublicInfo) -> Vector:
 class ModelInconsistency:
     """Takes the known messages of the other sites out of a sum, and scores states by what is left."""
 
-    threat = THREAT
-
     def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
         """Compute the gradients of every state and action under the policy that the victim meets."""
         self._public = public

@@ -40,8 +40,6 @@ THREAT = Threat(
 class PropertyInference:
     """Scores each update by how far it lies in the direction of people who have a property."""
 
-    threat = THREAT
-
     def __init__(self, has_property: NDArray[np.bool_], *, window: int, shadows: int) -> None:
         """has_property: bool [live states], of the state in which a person comes. window: people of a site and round.
 

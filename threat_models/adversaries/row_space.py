@@ -48,8 +48,6 @@ THREAT = Threat(
 class RowSpace:
     """Scores states by each method of the family, for each upload and each sum."""
 
-    threat = THREAT
-
     def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
         """Compute the gradients of every state and action under the first policy."""
         self._public = public

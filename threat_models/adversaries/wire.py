@@ -12,7 +12,7 @@ import numpy as np
 
 from secure_frl.wire.envelope import HEADER_BYTES, read_header
 from secure_frl.wire.messages import MessageType
-from threat_models.threat import CapturedView, Guess, PublicInfo, Threat, View
+from threat_models.threat import Threat, View
 
 THREAT = Threat(
     id="SFRL-D3",
@@ -45,19 +45,10 @@ Bent = tuple[str, bytes]  # family, frame
 class FrameBender:
     """Makes false frames of true ones, from a generator; it keeps what it has seen."""
 
-    threat = THREAT
-
     def __init__(self, rng: np.random.Generator, each: int) -> None:
         """each: how many false frames come with a true one."""
         self._rng, self._each = rng, each
         self._seen: dict[tuple[str, int], list[bytes]] = {}  # by direction and site
-
-    def prepare(self, public: PublicInfo, rng: np.random.Generator) -> None:
-        """Nothing is needed."""
-
-    def run(self, view: CapturedView) -> Guess:
-        """Return nothing: this adversary acts, and whether it was believed is for others to say."""
-        return {}
 
     def bent(self, direction: str, site: int, frame: bytes, of_others: Sequence[int]) -> Iterator[Bent]:
         """Yield false frames to deliver before the true one. of_others: sites whose frames may be misdirected here."""

@@ -29,8 +29,8 @@ from threat_models.statistics import mean_interval
 SITES, MALICIOUS = 12, 2  # f/n = 1/6: the most that anything is claimed for
 GROUPED_SITES, GROUP = 15, 3  # five groups: more than twice two malicious sites
 BOUND, NO_BOUND = 0.1, 2.0  # clips; the median site's move is about 0.2 long, and ten times that fits the wide one
-NORM_BOUND = Defence("masking+norm-bound", "masking, with a clip that binds every site's move", MASKING.changes)
-GROUPS = Defence("masking+groups", "a masked sum a group, and a robust rule over them", MASKING.changes, clip=False)
+NORM_BOUND = Defence("masking+norm-bound", MASKING.changes)  # the clip binds every site's move
+GROUPS = Defence("masking+groups", MASKING.changes, clip=False)  # a sum a group, and a robust rule over them
 REFERENCE: Mapping[str, Any] = {  # Any: TOML values
     "sites.max_colluders": 1,
     "sites.simulate_drop.before_masked": 0,

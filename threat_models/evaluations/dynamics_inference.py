@@ -54,7 +54,6 @@ REFERENCE: Mapping[str, Any] = {  # Any: TOML values
 MASKING_4 = replace(
     MASKING_8,
     name="masking+dp-4",
-    title="masking, distributed noise, epsilon 4",
     changes={**MASKING_8.changes, "privacy.target_epsilon": 4.0},
     epsilon=4.0,
 )

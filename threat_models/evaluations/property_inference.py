@@ -62,12 +62,9 @@ REFERENCE: Mapping[str, Any] = {  # Any: TOML values
     "privacy.max_sites_per_person": 1,
     "output.evaluation_episodes": 2,
 }
-CLIPPED_SITES = Defence(
-    "clip, unit site", "a whole site's update clipped, no noise", {**CLIP.changes, "privacy.unit": SITE}
-)
+CLIPPED_SITES = Defence("clip, unit site", {**CLIP.changes, "privacy.unit": SITE})
 OF_SITES = Defence(  # at epsilon 8 the ceiling is .985, which this attack does not pass without any noise either
     "local-1, unit site",
-    "local noise for a whole site, epsilon 1",
     {**LOCAL_1.changes, "privacy.unit": SITE},
     epsilon=1.0,
 )
