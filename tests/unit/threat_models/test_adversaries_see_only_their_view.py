@@ -22,7 +22,10 @@ ALLOWED = (
     "torch",
 )
 ALLOWED_WHOLE = {"secure_frl", "__future__", "collections", "dataclasses", "functools", "math", "typing", "itertools"}
-REACHING = {"__import__", "eval", "exec", "open", "globals", "vars", "compile"}
+REACHING = {"__import__", "eval", "exec", "open", "globals", "vars", "compile", "getattr"}
+# A rehearsal's seed is in its study, and everybody there is made of it: no attacker of a real run has it. The others
+# give the whole study as values, in which the seed's name is in quotes.
+HIDDEN = {"seed", "plain", "canonical", "model_dump", "model_dump_json", "__dict__"}
 
 pytestmark = pytest.mark.threats
 
@@ -49,9 +52,8 @@ def _forbidden(source: str) -> set[str]:
         if not (is_listed or name in public or name.split(".")[0] in ALLOWED_WHOLE - {"secure_frl"}):
             bad.add(name)
     called = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
-    # A rehearsal's seed is in its study, and everybody there is made of it: no attacker of a real run has it.
-    seeds = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)} & {"seed"}
-    return bad | (called & REACHING) | seeds
+    reached = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    return bad | (called & REACHING) | (reached & HIDDEN)
 
 
 @pytest.mark.parametrize("path", ADVERSARIES, ids=lambda path: path.stem)
@@ -70,6 +72,9 @@ def test_an_adversary_imports_the_wire_and_public_names_only(path: Path) -> None
         "import importlib",
         "x = open('truth')",
         "people = public.people(policy, 10, public.study.study.seed)",
+        "seed = getattr(public.study.study, 'se' + 'ed')",
+        "seed = public.study.plain()['study']['seed']",
+        "held = public.study.canonical()",
         "from ..truth import Truth",
     ],
 )
