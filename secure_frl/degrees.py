@@ -16,15 +16,17 @@ LEAST_PRIVACY_EXPONENT = 20  # a charter below it promises nothing worth signing
 
 
 @lru_cache(maxsize=64)
-def neighbours_and_threshold(sites: int, corrupt: int, dropped: int, privacy_exponent: int) -> tuple[int, int] | None:
+def neighbours_and_threshold(
+    sites: int, corrupt: int, dropped: int, privacy_exponent: int, *, malicious: bool = False
+) -> tuple[int, int] | None:
     """Return (k, t): the smallest even degree, then the smallest threshold, that keep all rules; None without any.
 
-    For a coordinator that follows the protocol; nothing is claimed of one that tells honest sites different things.
+    malicious: a coordinator that tells honest sites different things; computed for comparison, never claimed.
     """
     for degree in range(2, sites - 1, 2):
         if not _stays_connected(sites, corrupt + dropped, degree, privacy_exponent):
             continue
-        threshold = _smallest_threshold(sites, corrupt, degree, privacy_exponent)
+        threshold = _smallest_threshold(sites, corrupt, degree, privacy_exponent, malicious=malicious)
         if threshold is not None and is_live(sites, dropped, degree, threshold):
             return degree, threshold
     return None
@@ -58,12 +60,15 @@ def _stays_connected(sites: int, gone: int, degree: int, privacy_exponent: int) 
     return bool(math.comb(sites, 2) * gone**degree << (privacy_exponent + 1) <= sites**degree)
 
 
-def _smallest_threshold(sites: int, corrupt: int, degree: int, privacy_exponent: int) -> int | None:
-    """Return the least t with n * P(X >= t) <= 2^-(s+1)."""
+def _smallest_threshold(sites: int, corrupt: int, degree: int, privacy_exponent: int, *, malicious: bool) -> int | None:
+    """Return the least t with n * P(X >= t) <= 2^-(s+1); malicious: n * P(k + 1 + X >= 2t) <= 2^-(s+1)."""
     whole = math.comb(sites - 1, degree)
     bad = _tails(sites - 1, corrupt, degree)
-    rare = (at for at in range(1, degree + 1) if sites * bad[at] << (privacy_exponent + 1) <= whole)
-    return next(rare, None)
+    rare = [at for at in range(1, degree + 2) if sites * bad[at] << (privacy_exponent + 1) <= whole]
+    if not rare:
+        return None
+    threshold = (degree + 1 + rare[0] + 1) // 2 if malicious else rare[0]
+    return threshold if threshold <= degree else None
 
 
 def _tails(others: int, marked: int, drawn: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Degrees and thresholds against the design's table, and one rule counted by hand."""
+"""Degrees and thresholds against the design's whole table, and one rule counted by hand."""
 
 from __future__ import annotations
 
@@ -9,25 +9,34 @@ import pytest
 from secure_frl.degrees import fraction_of, is_live, is_private, neighbours_and_threshold
 
 SITES = (100, 200, 500, 1000, 2000, 5000, 10000)
-# secure_aggregation.md, section 7, for a coordinator that follows the protocol: corrupt, dropped, s; k,t for each n
+# secure_aggregation.md, section 7: coordinator, corrupt, dropped, s; then k,t for each n
 TABLE = """
-0.1 0.1 40 | 24,11 34,19 42,24 48,27 50,28 52,30 54,31
-0.1 0.1 20 | 22,11 28,14 32,17 36,18 38,20 40,21 42,22
-0.2 0.2 40 | 42,21 62,34 88,48 98,54 108,59 118,64 122,67
-0.2 0.2 20 | 38,20 52,27 68,35 76,39 84,43 90,46 94,48
-0.1 0.3 40 | 42,11 54,21 76,31 88,36 98,40 106,43 108,44
-0.3333333333333333 0.1 40 | 44,33 66,47 90,64 102,72 112,79 124,87 126,88
-0.33 0.3 40 | 80,34 116,63 192,105 250,136 292,159 336,183 356,193
+semi 0.1 0.1 40 | 24,11 34,19 42,24 48,27 50,28 52,30 54,31
+semi 0.1 0.1 20 | 22,11 28,14 32,17 36,18 38,20 40,21 42,22
+semi 0.2 0.2 40 | 42,21 62,34 88,48 98,54 108,59 118,64 122,67
+semi 0.2 0.2 20 | 38,20 52,27 68,35 76,39 84,43 90,46 94,48
+semi 0.1 0.3 40 | 42,11 54,21 76,31 88,36 98,40 106,43 108,44
+semi 0.3333333333333333 0.1 40 | 44,33 66,47 90,64 102,72 112,79 124,87 126,88
+semi 0.33 0.3 40 | 80,34 116,63 192,105 250,136 292,159 336,183 356,193
+malicious 0.1 0.1 40 | 32,22 56,39 84,59 100,70 110,77 116,81 122,85
+malicious 0.2 0.2 40 | 62,42 118,80 224,153 306,209 378,258 446,304 486,331
+malicious 0.3333333333333333 0.1 40 | 56,46 100,80 174,137 224,176 264,207 298,233 316,247
 """
 ROWS = [line.split(" | ") for line in TABLE.strip().splitlines()]
 
 
 @pytest.mark.parametrize(("row", "cells"), ROWS, ids=[row for row, _ in ROWS])
 def test_degree_and_threshold_are_those_of_the_design(row: str, cells: str) -> None:
-    corrupt, dropped, exponent = row.split()
+    coordinator, corrupt, dropped, exponent = row.split()
 
     found = [
-        neighbours_and_threshold(n, fraction_of(n, float(corrupt)), fraction_of(n, float(dropped)), int(exponent))
+        neighbours_and_threshold(
+            n,
+            fraction_of(n, float(corrupt)),
+            fraction_of(n, float(dropped)),
+            int(exponent),
+            malicious=coordinator == "malicious",
+        )
         for n in SITES
     ]
 
