@@ -31,6 +31,8 @@ CELLS: tuple[Cell, ...] = (
     ("exhausted", "R0", "host"),
     ("expired", "E1", "clock"),
     ("expired", "R0", "clock"),
+    ("expired", "E0", "roster"),  # one site's enrolment ends: before its key is taken,
+    ("expired", "E1", "roster"),  # or when it stands in the list already
     ("expired", "E0_REPLY", "clock"),  # between a site's answer and the coordinator's reading of it
 )
 

@@ -15,7 +15,7 @@ from fault_insider import Opened, opened, word_type
 from fault_lies import coordinator_lie, peer_lie
 from fault_oracle import Oracle
 from fault_tally import Tally, Violation
-from fault_world import FEW_DEVICES, NOW, World, charter_of
+from fault_world import ENROLMENT_S, FEW_DEVICES, NOW, World, charter_of
 from seal_watch import SealWatch
 
 from secure_frl import errors
@@ -81,6 +81,8 @@ class Deliveries(Oracle):
         self.plan.setdefault((number, stage), []).append(Fault(kind, stage, role, site))
         if stage.startswith("E"):
             self.turnovers.add(number)
+        if role == "roster":
+            self.world.end_enrolment(site)
 
     # --- one stage
 
@@ -201,9 +203,13 @@ class Deliveries(Oracle):
         is_over = False
         for fault in [f for f in self.plan.get((number, stage), []) if f.kind in _AT_BOUNDARIES]:
             self.plan[number, stage].remove(fault)
+            if fault.role == "roster" and fault.site in self.world.ended:
+                continue  # since an earlier epoch expired
             self.tally.cells[fault.cell] += 1
             if fault.role == "clock":
                 self.world.now = self.expiry_s + 1
+            elif fault.role == "roster":
+                self.world.now = max(self.world.now, ENROLMENT_S)
             elif fault.role == "host":
                 host = self.world.hosts[fault.site]
                 if fault.kind == "failing":

@@ -19,21 +19,26 @@ from typing import Any
 
 import numpy as np
 from fault_bending import ANSWER_TO, DOWN, library, next_tag
-from fault_insider import HUGE, Opened, altered, opened
+from fault_insider import HUGE, Opened, altered, listed_of, opened
 from fault_lies import coordinator_lie, peer_lie
-from fault_world import FIRST_MODEL, World, charter_of, remembered_signatures
-from mutation_rules import is_acceptable
+from fault_world import FEW_DEVICES, FIRST_MODEL, World, charter_of, remembered_signatures, small_graphs
+from mutation_rules import is_acceptable, whom_to_blame
 
 from secure_frl import errors
 from secure_frl.errors import BadShare, HolderCheated, PeerError, Refused, RoundAborted
+from secure_frl.masking.contexts import mask_context, members_hash
 from secure_frl.masking.neighbourhoods import PairTable
 from secure_frl.masking.refusals import CODES
 from secure_frl.masking.site_memory import SharesSent
-from secure_frl.wire.envelope import HEADER_BYTES, Header, sign_frame
-from secure_frl.wire.messages import MessageType, RefusalCode, encode_body
+from secure_frl.wire.envelope import HEADER_BYTES, Header, sign_frame, unseal_frame
+from secure_frl.wire.messages import Complaint, MessageType, RefusalCode, decode_body, encode_body
 
 T = MessageType
 _SHAPES = ((3, 0, 24, 2), (4, 0, 24, 2), (5, 0, 16, 3), (4, 0, 40, 1))
+_DEVICES, _DEVICES_IN = (
+    (11, FEW_DEVICES, 24, 2),
+    20,
+)  # the only ones with E2, in one world of so many, for they are slow
 _PER_STAGE = 40  # mutations of each message of a world
 _MEASURED_WORLDS = 25  # memory is measured in one world of so many, for measuring is slow
 
@@ -45,13 +50,14 @@ class Score:
     messages: int = 0
     before_sealing: int = 0
     accepted: int = 0  # and acceptable
+    blamed: int = 0  # complaints, each against whom it should be
     peak_bytes: int = 0
     names: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
     def add(self, other: Score) -> None:
-        for name in ("messages", "before_sealing", "accepted"):
+        for name in ("messages", "before_sealing", "accepted", "blamed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
         self.names.update(other.names)
@@ -61,8 +67,9 @@ class Score:
     def report(self) -> str:
         return (
             f"{self.messages} messages, {self.before_sealing} changed before sealing, {self.accepted} acceptable ones "
-            f"accepted; greatest peak {self.peak_bytes} bytes; refusals {dict(self.names)}; "
-            f"by type {dict(self.kinds)}; failures {len(self.failures)} {self.failures[:5]}"
+            f"accepted, {self.blamed} due complaints; greatest peak {self.peak_bytes} bytes; "
+            f"refusals {dict(self.names)}; by type {dict(self.kinds)}; "
+            f"failures {len(self.failures)} {self.failures[:5]}"
         )
 
 
@@ -71,7 +78,7 @@ class Bench:
 
     def __init__(self, seed: int, score: Score, per_stage: int = _PER_STAGE, shape: Any = None) -> None:
         self.r, self.score, self.per_stage, self.seed = Random(seed), score, per_stage, seed
-        shape = shape or _SHAPES[seed % len(_SHAPES)]
+        shape = shape or (_SHAPES[seed % len(_SHAPES)] if seed % _DEVICES_IN else _DEVICES)
         self.library = library(*shape)
         self.world = World(charter_of(*shape), seed, template=False)
         self.n = shape[0]
@@ -146,12 +153,12 @@ class Bench:
         frame, used, plain = self.changed(machine, site, request, letter)
         acceptable = used is not None and is_acceptable(self.world, machine, site, used, plain)
         is_sound = frame == request and not (stage == "R0" and site in self.fooled)
-        self.deliver_to_site(stage, site, frame, used is not None, acceptable or is_sound, plain)
+        self.deliver_to_site(machine, stage, site, frame, used, acceptable or is_sound, plain)
 
     def deliver_to_site(
-        self, stage: str, site: int, frame: bytes, is_insiders: bool, acceptable: bool, plain: bytes
+        self, machine: Any, stage: str, site: int, frame: bytes, letter: Opened | None, acceptable: bool, plain: bytes
     ) -> None:
-        """Let a site answer, judge its answer, and put its memory back."""
+        """Let a site answer, judge its answer, and put its memory back. letter: None for bytes of no insider."""
         protocol, world = self.world.sites[site], self.world
         register, host, log = world.registers[site], world.hosts[site], world.logs[site]
         kept = (protocol._state, dict(protocol._sent), register.epoch, list(register.rows), host.model)
@@ -165,8 +172,10 @@ class Bench:
             self.named(log[-1][0], f"{stage} at a site: {log[-1]}")
             if log[-1][0] not in CODES:
                 self.fail(f"{stage}: {log[-1]}")
-            if not is_insiders and protocol._state is not kept[0]:
+            if letter is None and protocol._state is not kept[0]:
                 self.fail(f"{stage}: noise moved a site to {protocol.state_name}")
+        blamed = set(_complaint_of(protocol, reply, plain)) if reply[4] == T.BAD_SHARE else set()
+        self.judge_blame(blamed, machine, site, letter, plain)
         self.judge(is_accepted, acceptable, f"{stage} to site {site}", plain)
         log.clear()
         host.outcomes.clear()
@@ -183,13 +192,13 @@ class Bench:
         if self.r.random() < 0.03:
             self.score.before_sealing += 1
             self.score.kinds["refusal"] += 1
-            self.deliver_to_coordinator(machine, stage, site, self.refusal(site, letter), False, b"")
+            self.deliver_to_coordinator(machine, stage, site, self.refusal(site, letter), None, False, b"")
             return
         frame, used, plain = self.changed(machine, site, reply, letter)
         if commitment is not None:  # a lie about the seed changes its teller's memory
             object.__setattr__(own, "seed_commitment", commitment)
         acceptable = used is not None and is_acceptable(self.world, machine, site, used, plain)
-        self.deliver_to_coordinator(machine, stage, site, frame, acceptable or frame == reply, plain)
+        self.deliver_to_coordinator(machine, stage, site, frame, used, acceptable or frame == reply, plain)
 
     def refusal(self, site: int, letter: Opened) -> bytes:
         """A refusal in the site's own hand: of the request or of another one, with a code that may not exist."""
@@ -199,9 +208,9 @@ class Bench:
         return sign_frame(head, body, self.world.charter.site_keys[site])
 
     def deliver_to_coordinator(
-        self, machine: Any, stage: str, site: int, frame: bytes, acceptable: bool, plain: bytes
+        self, machine: Any, stage: str, site: int, frame: bytes, letter: Opened | None, acceptable: bool, plain: bytes
     ) -> None:
-        """Let the coordinator take an answer, judge what it made of it, and put its memory back."""
+        """Let the coordinator take an answer, judge what it made of it, and put its memory back. letter: as above."""
         kept, before = _kept(machine), _fingerprint(machine)
         is_accepted, may_change = True, True
         try:
@@ -217,6 +226,7 @@ class Bench:
         self.score.messages += 1
         if not is_accepted and not may_change and _fingerprint(machine) != before:
             self.fail(f"{stage}: a refused answer changed the stage")
+        self.judge_blame(set(getattr(machine._state, "complaints", {}).get(site, ())), machine, site, letter, plain)
         self.judge(is_accepted, acceptable, f"{stage} of site {site}", plain)
         _put_back(machine, kept)
 
@@ -236,6 +246,12 @@ class Bench:
         elif acceptable and not is_accepted:
             self.fail(f"{where} refused although acceptable: {plain[:80].hex()}")
 
+    def judge_blame(self, blamed: set[int], machine: Any, site: int, letter: Opened | None, plain: bytes) -> None:
+        due = whom_to_blame(self.world, machine, site, letter, plain) if letter is not None else set()
+        self.score.blamed += bool(due)
+        if blamed != due:
+            self.fail(f"dealers {blamed} blamed, not {due}: {plain[:80].hex()}")
+
     def named(self, name: str, where: str) -> None:
         self.score.names[name] += 1
         if not hasattr(errors, name):
@@ -243,6 +259,14 @@ class Bench:
 
     def fail(self, what: str) -> None:
         self.score.failures.append(f"seed {self.seed}: {what}")
+
+
+def _complaint_of(protocol: Any, reply: bytes, plain: bytes) -> tuple[int, ...]:
+    """Whom a site blames in its answer to this R1'."""
+    attempt = protocol._state.attempt
+    context, listed = attempt.context, listed_of(plain)[0]
+    ctx2 = mask_context(attempt.ctx1, context.policy_tag, context.config_hash, members_hash(listed))
+    return decode_body(Complaint, unseal_frame(reply, attempt.link(T.BAD_SHARE, ctx2))).dealers
 
 
 def changed_bytes(r: Random, frame: bytes) -> bytes:
@@ -339,7 +363,7 @@ def _fingerprint(machine: Any) -> Any:
 def run_mutations(first_seed: int, messages: int) -> Score:
     """Try at least this many mutated messages, in worlds with seeds from first_seed on."""
     score, seed = Score(), first_seed
-    with remembered_signatures():
+    with remembered_signatures(), small_graphs():
         while score.messages < messages:
             is_measured = (seed - first_seed) % _MEASURED_WORLDS == 1  # tables are filled by the first one
             if is_measured:

@@ -92,7 +92,11 @@ class Schedule(Deliveries):
                 self.in_epoch = set(range(self.n))  # a restart before E0 forgets nothing of the new epoch
             if self.world.now > self.expiry_s:
                 answered = set()
+            if stage == "E1" and answered & self.world.ended:
+                answered = set()  # nobody takes a list with a site that is enrolled no more
             answered = self.stage(machine, number, stage, answered & self.in_epoch)
+            if stage == "E0":
+                answered -= self.world.ended
             constants = self.charter.constants
             is_whole = constants.profile == "cross_device"
             foretold = len(answered) >= (self.n if is_whole else constants.min_survivors)

@@ -33,6 +33,7 @@ STAGES = ("R1", "R2", "R3b", "R4", "closed")
 FIRST_MODEL = b"first model"
 NOW = 1_000_000.0
 BOUND = 100
+ENROLMENT_S = NOW + 5.0  # until then, for a site whose enrolment ends during a schedule
 FEW_DEVICES = -1  # in place of an index into thresholds(n): cross_device
 
 
@@ -220,7 +221,7 @@ class World:
     """n sites and a coordinator under one charter, in epoch 1 unless `template` is False."""
 
     def __init__(self, charter: Charter, seed: int, template: bool = True) -> None:
-        self.charter, self.seed, self.now = charter, seed, NOW
+        self.charter, self.terms, self.seed, self.now = charter, charter.terms, seed, NOW
         n = charter.constants.sites
         values = np.random.default_rng(seed).integers(-BOUND, BOUND + 1, (n, charter.constants.length))
         self.hosts = [Host(charter.constants, values[i]) for i in range(n)]
@@ -242,7 +243,7 @@ class World:
         """A site's process begins, or begins again: register and host stay."""
         self.starts += 1
         return SiteProtocol(
-            self.charter.terms,
+            self.terms,
             site,
             self.charter.site_keys[site],
             self.registers[site],
@@ -274,12 +275,25 @@ class World:
     def clock(self) -> float:
         return self.now
 
+    def end_enrolment(self, site: int) -> None:
+        """Let the roster that everybody reads name ENROLMENT_S as the end of one site's enrolment."""
+        ends = list(self.terms.site_expiries_s or [NOW + 1e9] * len(self.sites))
+        ends[site] = ENROLMENT_S
+        self.terms = replace(self.terms, site_expiries_s=tuple(ends))
+        for protocol in self.sites:
+            protocol._party = replace(protocol._party, terms=self.terms)
+
+    @property
+    def ended(self) -> set[int]:
+        """The sites whose enrolment is over."""
+        return {site for site, end in enumerate(self.terms.site_expiries_s) if self.now >= end}
+
     def restart(self, site: int) -> None:
         self.sites[site] = self.start(SiteId(site))
 
     def opening(self, epoch: int, first_round: int) -> EpochOpening:
         return EpochOpening(
-            self.charter.terms,
+            self.terms,
             self.charter.coordinator_key,
             self.random,
             self.clock,
@@ -293,7 +307,7 @@ class World:
     ) -> MaskedSum:
         assert self.epoch is not None
         tag = model_tag(model)
-        return MaskedSum(self.charter.terms, self.epoch, number, attempt, cohort, tag, lacking, self.random)
+        return MaskedSum(self.terms, self.epoch, number, attempt, cohort, tag, lacking, self.random)
 
 
 def _copy(channels: Channels) -> Channels:

@@ -19,16 +19,20 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fault_bending import ANSWER_TO, next_tag
-from fault_insider import Opened, opened
+from fault_insider import Opened, listed_of, opened
 from fault_mutations import Bench, Score
+from fault_world import FEW_DEVICES, small_graphs
 from mutation_rules import is_acceptable
 
 from secure_frl.errors import MalformedMessage
 from secure_frl.wire.canonical import parse_canonical_object
 from secure_frl.wire.messages import decode_body
+from secure_frl.wire.records import Confirmation, DealtShares, MemberList, Share, unpack_records
 from secure_frl.wire.registry import REGISTRY
 
-STAGES = ("E0", "E1", "R0", "R1P", "R3A", "R3C", "R5")
+STAGES = ("E0", "E1", "E2", "R0", "R1P", "R3A", "R3C", "R5")
+DEVICES = (11, FEW_DEVICES, 24, 2)  # the only ones with E2
+_PACKED_IN = {"R1": "dealt", "R1P": "members", "R3B": "items", "R3C": "items", "R4": "of_seeds"}  # or the clear list
 BODIES = tuple(spec.body for spec in REGISTRY.values() if spec.body is not None)
 
 
@@ -52,9 +56,10 @@ class Place:
         if letter is not None and not acceptable:
             acceptable = is_acceptable(bench.world, self.machine, self.site, letter, plain)
         if self.at_site:
-            bench.deliver_to_site(self.stage, self.site, frame, letter is not None, acceptable, plain)
+            bench.deliver_to_site(self.machine, self.stage, self.site, frame, letter, acceptable, plain)
         else:
-            bench.deliver_to_coordinator(self.machine, ANSWER_TO[self.stage], self.site, frame, acceptable, plain)
+            stage = ANSWER_TO[self.stage]
+            bench.deliver_to_coordinator(self.machine, stage, self.site, frame, letter, acceptable, plain)
         if bench.score.failures:
             raise AssertionError(bench.score.failures.pop())
 
@@ -65,10 +70,10 @@ def places(seed: int = 5) -> list[Place]:
 
 
 def _stopped(stage: str, at_site: bool, seed: int) -> Place:
-    bench = Bench(seed, Score(), per_stage=0)
+    bench = Bench(seed, Score(), per_stage=0, shape=DEVICES if stage == "E2" else None)
     world = bench.world
     machine: Any = world.opening(1, 1)
-    for name in STAGES:
+    for name in (*world.charter.opening_stages, "R0", "R1P", "R3A", "R3C", "R5"):
         if name == "R0":
             world.epoch = machine.outcome()
             machine = world.attempt(1, 0, world.epoch.members, world.hosts[0].model, {})
@@ -88,7 +93,8 @@ class Target:
     """What a fuzzer calls with each input."""
 
     def __init__(self) -> None:
-        self.places = places()
+        with small_graphs():
+            self.places = places()
 
     def __call__(self, data: bytes) -> None:
         if len(data) < 2:
@@ -97,7 +103,8 @@ class Target:
         if where == len(self.places):
             decode_everything(payload)
         else:
-            self.places[where].try_bytes(payload, data[1] % 2 == 1)
+            with small_graphs():
+                self.places[where].try_bytes(payload, data[1] % 2 == 1)
 
     def corpus(self) -> Iterator[tuple[str, bytes]]:
         """The genuine frame and plaintext of every place, and every body for the decoders."""
@@ -106,13 +113,23 @@ class Target:
             yield f"{place.stage}-{end}-frame", bytes([number, 0]) + place.frame
             yield f"{place.stage}-{end}-plaintext", bytes([number, 1]) + place.letter.plain
             yield f"{place.stage}-{end}-decoders", bytes([len(self.places), 0]) + place.letter.plain
+            if place.letter.kind.name in _PACKED_IN:
+                yield f"{place.stage}-{end}-records", bytes([len(self.places), 0]) + _packed(place.letter)
         for number, text in enumerate((b'{"a":1}', b"[1]", b'{"a": 1}', b'{"a":' * 99)):
             yield f"json-{number}", bytes([len(self.places), 0]) + text
+
+
+def _packed(letter: Opened) -> bytes:
+    """The packed records of a message."""
+    field = _PACKED_IN[letter.kind.name]
+    return listed_of(letter.plain)[0] if field == "members" else bytes(getattr(letter.body(), field))
 
 
 def decode_everything(data: bytes) -> None:
     """Nothing but MalformedMessage leaves a decoder."""
     readers: list[Callable[[], object]] = [lambda body=body: decode_body(body, data) for body in BODIES]  # type: ignore[misc]
+    readers += [lambda kind=kind: unpack_records(kind, data) for kind in (DealtShares, Confirmation, Share)]  # type: ignore[misc]
+    readers.append(lambda: MemberList.read(data))
     readers.append(lambda: parse_canonical_object(data, what="a file", max_bytes=300))
     for read in readers:
         try:

@@ -32,29 +32,49 @@ _P = 2**255 - 19
 
 def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> bool:
     """Whether the receiver of this message may take it."""
+    body = _readable(world, machine, site, letter, plain)
+    return body is not None and _RULES[letter.kind](world, machine, site, letter, body)
+
+
+def whom_to_blame(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> set[int]:
+    """Whom the receiver must blame: a site the dealers whose mail in R1' is not what they sent, and nobody else.
+
+    Of a complaint, whom the coordinator must note as blamed: it cannot tell a cheating dealer from a lying complainer,
+    but it can tell who deals to whom. Empty where no complaint may come of the message.
+    """
+    body = _readable(world, machine, site, letter, plain)
+    if body is None or letter.kind not in (T.R1P, T.BAD_SHARE):
+        return set()
+    if letter.kind is T.R1P:
+        return _spoilt(world, machine, site, letter, body) or set()
+    named, others = list(body.dealers), _beside(machine, site) & set(machine._state.members)
+    return set(named) if named == sorted(set(named) & others) else set()
+
+
+def _readable(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> Any:
+    """The body behind a right header, of R1' with the list; None where section 6 refuses it whatever it says."""
     if letter.header.type != letter.kind or letter.header.session != world.charter.terms.session:
-        return False
+        return None
     if len(plain) != len(letter.plain) and _has_one_length(machine, site, letter):
-        return False
-    rule = _RULES[letter.kind]
+        return None
+    if not _addressed(world, machine, site, letter):
+        return None
     body_type = letter.body_type
     if body_type is None:
-        return rule(world, machine, site, letter, plain)
+        return plain
     listed = b""
     if letter.kind is T.R1P:
         listed, plain = listed_of(plain)
     try:
         body = msgspec.msgpack.decode(plain, type=body_type)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
-        return False
+        return None
     spec = REGISTRY[letter.kind]
     constants = world.charter.constants
     limit = spec.limit(Sizes(constants.sites, constants.length, constants.modulus_bits))
     if len(plain) > limit or (spec.exact and len(plain) != limit):
-        return False
-    if letter.kind is T.R1P:
-        return _r1p(world, machine, site, letter, (body, listed)) and _addressed(world, machine, site, letter)
-    return rule(world, machine, site, letter, body) and _addressed(world, machine, site, letter)
+        return None
+    return (body, listed) if letter.kind is T.R1P else body
 
 
 def _has_one_length(machine: Any, site: int, letter: Opened) -> bool:
@@ -210,29 +230,35 @@ def _rows(listed: bytes) -> list[tuple[int, bytes, bytes]] | None:
 
 
 def _r1p(world: Any, machine: Any, site: int, letter: Opened, sealed: Any) -> bool:
+    return _spoilt(world, machine, site, letter, sealed) == set()
+
+
+def _spoilt(world: Any, machine: Any, site: int, letter: Opened, sealed: Any) -> set[int] | None:
+    """The dealers whose mail or entry is not theirs, in an R1' of the right form; None for another form."""
     body, listed = sealed
     near = _beside(machine, site) | {site}
     dealt, members, truth = _cut(body.dealt, *_DEALT), _rows(listed), _rows(listed_of(letter.plain)[0])
     mail = _cut(letter.body().dealt, *_DEALT)
     if dealt is None or members is None or truth is None or mail is None:
-        return False
+        return None
     ids = [member[0] for member in members]
     constants, cohort = world.charter.constants, machine._view.context.cohort
     keys = [_point(member[1]) for member in members]
-    # of a site with which it shares no mask, a site cannot know the key; a false one makes it another ctx2 only
-    entries = [member for member in members if member[0] in near]
-    return (
+    fits = (
         len(members) <= constants.sites
         and ids == sorted(set(ids))
         and site in ids
         and set(ids) <= set(cohort)
-        and all(member in truth for member in entries)
+        and all(member in truth for member in members if member[0] == site)
         and len(set(keys)) == len(keys)
         and not set(keys) & {_point(key) for key in machine._view.epoch.public_keys}
-        and dealt == [item for item in mail if item[0] in ids]
+        and [item[0] for item in dealt] == [item[0] for item in mail if item[0] in ids]
         and len(ids) >= constants.min_survivors
         and _holds(machine, ids, constants.threshold)
     )
+    # of a site with which it shares no mask, a site cannot know the key; a false one makes it another ctx2 only
+    false = [member for member in members if member[0] in near and member not in truth]
+    return {record[0] for record in (*false, *(item for item in dealt if item not in mail))} if fits else None
 
 
 def _r3a(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
@@ -328,7 +354,7 @@ def _r2(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> bo
     size = 4 if constants.modulus_bits <= 32 else 8
     words = [int.from_bytes(plain[i : i + size], "little") for i in range(0, len(plain), size)]
     fits = all(word < 1 << constants.modulus_bits for word in words)
-    return len(plain) == size * (constants.length + 4) and fits and _addressed(world, machine, site, letter)
+    return len(plain) == size * (constants.length + 4) and fits
 
 
 def _r3b(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
@@ -368,4 +394,4 @@ _RULES = {
     T.R5_REPLY: _r5_reply,
     T.BAD_SHARE: _never,
 }
-__all__ = ["LOW_ORDER", "is_acceptable"]
+__all__ = ["LOW_ORDER", "is_acceptable", "whom_to_blame"]

@@ -20,7 +20,7 @@ def test_the_corpus_and_changes_of_it_break_nothing() -> None:
         for _ in range(15):
             target(data[:2] + changed_bytes(random, data[2:] or b"\x00"))
 
-    assert len(corpus) == 3 * 14 + 4
+    assert len(corpus) == 3 * 16 + 5 + 4
 
 
 def test_control_the_target_sees_a_coordinator_that_takes_shares_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:

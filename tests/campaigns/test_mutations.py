@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from campaign_seeds import seed_of_a_campaign, seed_of_the_default_suite
 from fault_mutations import Score, run_campaign, run_mutations
 
-from secure_frl.masking import coordinator_stages
+from secure_frl.masking import coordinator_stages, site_attempt
 from secure_frl.masking.graph import Graph
 
 DEFAULT_MESSAGES = 4_000
@@ -39,6 +40,20 @@ def test_control_the_rules_see_a_site_that_takes_any_survivor_set(monkeypatch: p
     score = run_mutations(7, 4_000)
 
     assert any(failure.split(": ")[1].startswith("R3A to site") for failure in score.failures)
+
+
+def test_control_the_rules_see_a_site_that_blames_an_honest_dealer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = site_attempt.open_dealt
+
+    def blaming(*mail: Any) -> Any:
+        opened, bad = genuine(*mail)
+        return opened, sorted({*bad, *list(opened)[:1]}) if bad else bad
+
+    monkeypatch.setattr(site_attempt, "open_dealt", blaming)
+
+    score = run_mutations(7, 4_000)
+
+    assert any("blamed, not" in failure for failure in score.failures)
 
 
 def test_control_the_rules_see_a_coordinator_that_takes_any_shares(monkeypatch: pytest.MonkeyPatch) -> None:
