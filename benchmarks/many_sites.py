@@ -52,7 +52,6 @@ class Cost:
 
     cpu_s: dict[str, float]  # by stage
     unmasking_bytes: int  # allocated at the peak of unmasking, beyond what was there before
-    input_bytes: int  # the same while a masked input is taken
 
     @property
     def total_cpu_s(self) -> float:
@@ -93,8 +92,6 @@ class ManySites:
         self._secrets: dict[SiteId, _Secrets] = {}
         cpu_s = {"R0-R1": self._exchange(machine, self._sites, self._deal)}
         self._ctx2 = machine._state.ctx2  # type: ignore[union-attr]  # known from U2 on
-        first = self._input(there[0], gone)
-        input_bytes = self._traced(lambda: self._take(machine, there[0], first))
         cpu_s["R1p-R2"] = self._exchange(machine, there, lambda site: self._input(site, gone))
         cpu_s["R3a-R3b"] = self._exchange(machine, there, lambda site: self._confirm(site, gone))
         start = time.process_time()
@@ -114,7 +111,7 @@ class ManySites:
         cpu_s["unmask"] = time.process_time() - start
         if not np.array_equal(machine.outcome().integers, len(there) * self._integers):
             raise LocalProtocolError("expected the sum of what went in, got another. Fix the protocol.")
-        return Cost(cpu_s, unmasking_bytes, input_bytes)
+        return Cost(cpu_s, unmasking_bytes)
 
     # --- driving and measuring
 
