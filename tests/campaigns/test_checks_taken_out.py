@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from removals import ROOT, Removal, check_that_it_is_noticed, lay_out, put_to
 
-MASKING = "tests/unit/masking"
+MASKING, REGISTER = "tests/unit/masking", "tests/unit/records/test_register.py"
 
 REMOVALS = (
     Removal(
@@ -27,12 +27,33 @@ REMOVALS = (
     Removal(
         "two survivor-confirmation answers: the same attempt",
         "masking/site_attempt.py",
+        '    record(party, attempt, "R3b", hashlib.sha256(reply).digest())\n'
+        "    signature, seed_shares, key_shares = body.signature, state.seed_shares, state.key_shares\n"
+        "    confirmed = SetConfirmed("
+        "attempt, state.ctx2, survivors, digest, signature, awaited, seed_shares, key_shares)\n"
         "    return confirmed, reply\n",
-        "    party.register.rows.pop()\n    return state, reply\n",  # neither remembered nor written down
+        "    return state, reply\n",  # neither remembered nor written down
         (
             f"{MASKING}/test_tampering.py::test_an_identical_request_gets_identical_bytes_and_another_one_is_refused",
             f"{MASKING}/test_site_states.py::test_secrets_are_gone_when_their_life_is_over",
         ),
+    ),
+    Removal(
+        "two survivor-confirmation answers: the register that outlives the process",
+        "records/register.py",
+        "                self._check_newer(last, (round_number, attempt, rank), stage)\n",
+        "                pass\n",
+        (
+            f"{REGISTER}::test_a_stage_is_answered_once_over_a_restart",
+            f"{REGISTER}::test_another_attempt_is_possible_only_before_survivors_are_confirmed",
+        ),
+    ),
+    Removal(
+        "two survivor-confirmation answers: the database below that check",
+        "records/register.py",
+        "WHERE stage IN ('R3b', 'R4')",
+        "WHERE stage IN ('R4')",
+        (f"{REGISTER}::test_the_database_itself_refuses_a_second_confirmation",),
     ),
     Removal(
         "unmask answer after restart",
@@ -178,8 +199,8 @@ Copy = Callable[[], Path]
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
-    """Return a function that lays out the package with its masking tests in a folder of their own."""
-    return lambda: lay_out(tmp_path / "copy", MASKING)
+    """Return a function that lays out the package with the tests it is put to in a folder of their own."""
+    return lambda: lay_out(tmp_path / "copy", MASKING, REGISTER)
 
 
 @pytest.mark.parametrize("removal", [r for r in REMOVALS if r.check in DEFAULT], ids=lambda removal: removal.check)
