@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -46,3 +47,24 @@ def unmask(parties: Any, state: Any, victim: int, seed: bytes, pair: KeyPair) ->
             key = pair_key(pair, dealt.public_key, state.ctx2, victim, other)
             adder.add_(words, key, -1 if victim < other else +1)
     return words & width_mask(parties)
+
+
+def reachable(thing: object, seen: set[int] | None = None) -> Iterator[bytes]:
+    """Yield every 32-byte string that a memory image of an object holds."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, bytes):
+        if len(thing) == 32:
+            yield thing
+        return
+    if isinstance(thing, dict):
+        inner: list[Any] = [*thing.keys(), *thing.values()]
+    elif isinstance(thing, list | tuple | set | frozenset):
+        inner = list(thing)
+    else:
+        names = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+        inner = [getattr(thing, name, None) for name in names] + list(getattr(thing, "__dict__", {}).values())
+    for one in inner:
+        yield from reachable(one, seen)

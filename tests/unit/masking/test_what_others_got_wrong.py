@@ -8,12 +8,32 @@ refused by name or finds nothing.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 ATTACKS, SURVIVORS = "test_protocol_attacks.py", "test_survivor_attacks.py"
 STATES = "test_site_states.py"
 SECRETS, TRUST = "test_what_others_got_wrong_in_secrets.py", "test_what_others_got_wrong_in_trust.py"
-WORDS = "test_what_others_got_wrong_in_words.py"
+WORDS, SHARING = "test_what_others_got_wrong_in_words.py", "test_what_others_got_wrong_in_sharing.py"
+SEEN_IN = {  # the list of section 12, by implementation
+    "Flower": (
+        "one victim in both lists",
+        "protocol parameters taken from the server",
+        "folded seeds",
+        "weights in clear",
+    ),
+    "OpenFL": ("a mask that is one float per vector", "an aggregator that rebuilds every seed and key"),
+    "APPFL": ("float masks correlated with the plain vector", "one secret shared by all"),
+    "Fed-BioMed": ("bit budgets", "carry into the next element", "failure after 70 rounds"),
+    "several": (
+        "no authentication of keys",
+        "no agreement on survivors",
+        "secrets kept after the round",
+        "thresholds of 2",
+        "silent overflow",
+        "pickle from a peer",
+    ),
+}
 ENTRIES: dict[str, list[tuple[str, str]]] = {  # entry -> (file beside this one, test)
     "one victim in both lists": [
         (SURVIVORS, "test_a_site_is_never_both_survivor_and_lost"),
@@ -67,21 +87,51 @@ ENTRIES: dict[str, list[tuple[str, str]]] = {  # entry -> (file beside this one,
         (WORDS, "test_an_upload_does_not_correlate_with_the_update"),
         (WORDS, "test_control_normal_masks_correlate"),
     ],
+    "an aggregator that rebuilds every seed and key": [
+        (SHARING, "test_a_coordinator_can_rebuild_no_site_that_sent_its_input"),
+        (SHARING, "test_control_sites_that_return_every_share_let_it_rebuild_every_input"),
+    ],
+    "one secret shared by all": [
+        (SHARING, "test_nothing_that_a_peer_holds_opens_the_input_of_another"),
+        (SHARING, "test_control_one_secret_behind_all_masks_lets_a_peer_read_every_input"),
+    ],
     "bit budgets": [
         (WORDS, "test_every_number_of_sites_has_the_width_that_it_needs"),
         (WORDS, "test_ten_sites_at_both_ends_of_the_range_sum_exactly"),
+        (WORDS, "test_control_a_ring_for_eight_sites_loses_the_sum_of_ten"),
     ],
     "carry into the next element": [
         (WORDS, "test_ten_sites_at_both_ends_of_the_range_sum_exactly"),
         (WORDS, "test_control_packed_elements_carry_into_their_neighbours"),
     ],
-    "failure after 70 rounds": [(WORDS, "test_eighty_rounds_over_two_epochs_are_exact")],
+    "failure after 70 rounds": [
+        (WORDS, "test_eighty_rounds_over_two_epochs_are_exact"),
+        (WORDS, "test_control_an_epoch_that_is_never_renewed_wears_out"),
+    ],
     "pickle from a peer": [
         (WORDS, "test_a_pickle_from_a_peer_is_malformed_and_runs_nothing"),
         (WORDS, "test_control_the_same_bytes_run_where_somebody_unpickles"),
         (WORDS, "test_no_module_can_unpickle"),
     ],
 }
+
+
+def test_every_entry_has_an_attack_and_its_control() -> None:
+    kinds = {entry: [test.startswith("test_control_") for _, test in tests] for entry, tests in ENTRIES.items()}
+
+    assert [entry for entry, controls in kinds.items() if set(controls) != {True, False}] == []
+
+
+def test_no_entry_and_no_test_is_left_out() -> None:
+    listed = {name for tests in ENTRIES.values() for name in tests}
+    here = [
+        (path.name, test)
+        for path in Path(__file__).parent.glob("test_what_others_got_wrong_in_*.py")
+        for test in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    ]
+
+    assert sorted(ENTRIES) == sorted(entry for entries in SEEN_IN.values() for entry in entries)
+    assert [name for name in here if name not in listed] == []
 
 
 def test_every_entry_has_its_tests() -> None:

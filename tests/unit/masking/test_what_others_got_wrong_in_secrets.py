@@ -6,13 +6,13 @@ mistake in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from attackers_view import has_lanes, unmask, upload, values_of, width_mask
+from attackers_view import has_lanes, reachable, unmask, upload, values_of, width_mask
 
 from secure_frl.errors import RoundAborted
 from secure_frl.masking import contexts, keys, prg, site_states, unmasking
@@ -167,27 +167,6 @@ def test_control_a_weight_beside_the_masked_words_is_read(federation, monkeypatc
 
 
 # --- secrets kept after the round ------------------------------------------------------------------------------------
-
-
-def reachable(thing: object, seen: set[int] | None = None) -> Iterator[bytes]:
-    """Yield every 32-byte string that a memory image of an object holds."""
-    seen = set() if seen is None else seen
-    if id(thing) in seen:
-        return
-    seen.add(id(thing))
-    if isinstance(thing, bytes):
-        if len(thing) == 32:
-            yield thing
-        return
-    if isinstance(thing, dict):
-        inner: list[Any] = [*thing.keys(), *thing.values()]
-    elif isinstance(thing, list | tuple | set | frozenset):
-        inner = list(thing)
-    else:
-        names = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
-        inner = [getattr(thing, name, None) for name in names] + list(getattr(thing, "__dict__", {}).values())
-    for one in inner:
-        yield from reachable(one, seen)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from attackers_view import has_lanes, unmask, upload, values_of
 from secure_frl.errors import CharterRefused, RoundAborted
 from secure_frl.masking import contexts, coordinator_states, site_attempt, site_epoch, site_states
 from secure_frl.masking.keys import KeyPair
+from secure_frl.masking.prg import mask_adder
 from secure_frl.masking.secret_sharing import combine
 from secure_frl.secure_sum import SiteId
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES
@@ -48,12 +49,23 @@ def test_sites_keep_their_own_constants_when_the_refusal_is_taken_out(federation
     assert not any(has_lanes(np.frombuffer(words, "<u4")) for words in raw)
 
 
-def test_control_sites_that_take_the_coordinators_constants_send_their_signs(federation):
+def test_control_sites_that_take_the_coordinators_constants_send_their_signs(federation, monkeypatch):
     # a copy in which the coordinator's word is the charter: no masks, and w = 14, where a sign is one bit
-    parties = federation(5, protection="unsafe-plain", modulus_bits=14)
-    machine = parties.begin(parties.open())
+    parties, genuine = federation(5), site_attempt.check_announcement
+    epoch, signed = parties.open(), parties.terms
+    told = replace(parties.constants, protection="unsafe-plain", modulus_bits=14)
+    parties.terms = replace(signed, constants=told)
 
-    parties.drive(machine)
+    def obedient(party: Any, view: Any, header: Any, body: Any) -> None:
+        taken = {"terms": parties.terms, "config_hash": contexts.config_hash(told), "masks": mask_adder(told)}
+        for name, value in taken.items():
+            object.__setattr__(party, name, value)
+        party.host.constants = told
+        genuine(party, view, header, body)
+
+    monkeypatch.setattr(site_attempt, "check_announcement", obedient)
+
+    parties.drive(parties.begin(epoch))
 
     signs = [(upload(parties, site)[2:-2] >> np.uint32(13)) == 1 for site in range(5)]
     assert [row.tolist() for row in signs] == (parties.values < 0).tolist()

@@ -10,6 +10,7 @@ import ast
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from secure_frl.encoding import ring
-from secure_frl.errors import BitBudget, MalformedMessage
+from secure_frl.errors import BitBudget, LocalProtocolError, MalformedMessage, RoundAborted
 from secure_frl.masking import contexts, coordinator_states, site_states
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, Address, read_header, seal_frame
 from secure_frl.wire.messages import MessageType
@@ -77,12 +78,30 @@ def test_ten_sites_at_both_ends_of_the_range_sum_exactly(federation, modulus_bit
     assert set(np.abs(total.integers).tolist()) == {0, 10_000}
 
 
-def test_control_packed_elements_carry_into_their_neighbours():
-    # two elements a word, sized for one site: what a packed encoding without room for the sum does
-    packed = sum((900 << 10) + 900 for _ in range(10))
+def test_control_a_ring_for_eight_sites_loses_the_sum_of_ten(federation, monkeypatch):
+    narrow = ring.width_for(sites=8, bound=1000, noise_bound=50, weight=1)
+    with pytest.raises(BitBudget):
+        federation(10, modulus_bits=narrow)
+    for module in (site_states, coordinator_states, contexts):
+        monkeypatch.setattr(module, "check_constants", lambda constants: None)
+    parties = federation(10, modulus_bits=narrow)
+    parties.values[:] = 1000
 
-    assert (packed >> 10) % 1024 != 9000 % 1024  # the carry of the low element is in the high one
-    assert ring.to_words(np.array([900, 900]), 15).tolist() == [900, 900]  # ours: one word an element, room for n
+    total = parties.drive(parties.begin(parties.open()))
+
+    assert set(total.integers.tolist()) == {10_000 - (1 << narrow)}
+
+
+def test_control_packed_elements_carry_into_their_neighbours(federation):
+    # two elements a word, each with the 12 bits that one site's value needs: the whole words fit the ring, lanes hold
+    parties = federation(10, modulus_bits=32, bound=1 << 22)
+    parties.values[:] = (900 << 12) + 900
+
+    total = parties.drive(parties.begin(parties.open()))
+
+    low, high = total.integers & 0xFFF, total.integers >> 12
+    assert set(low.tolist()) == {9000 % 4096}
+    assert set(high.tolist()) == {9000 + 9000 // 4096}  # the carry of the low element is in the high one
 
 
 # --- masks of the wrong kind -----------------------------------------------------------------------------------------
@@ -174,6 +193,24 @@ def test_eighty_rounds_over_two_epochs_are_exact(federation):
 
     assert parties.errors == {}
     assert [len(host.contexts) for host in parties.hosts] == [80] * 3
+
+
+def test_control_an_epoch_that_is_never_renewed_wears_out(federation):
+    parties = federation(3)
+    epoch, model = parties.open(), b"first model"
+    for number in (1, 64):
+        machine = parties.begin(epoch, number)
+        parties.drive(machine)
+        parties.publish(machine, model)
+        model = parties.hosts[0].model
+    with pytest.raises(LocalProtocolError, match="inside the epoch"):
+        parties.begin(epoch, 65)
+    parties.terms = replace(parties.terms, epoch_rounds=80)  # a coordinator without that check
+
+    with pytest.raises(RoundAborted):
+        parties.drive(parties.begin(epoch, 65))
+
+    assert [log[-1][0] for log in parties.logs] == ["RoundRefused"] * 3
 
 
 # --- pickle ----------------------------------------------------------------------------------------------------------
