@@ -1,14 +1,18 @@
 """Two hundred rounds with faults in one process: no growth of memory, descriptors or time a round.
 
-Real registers on disk; a fault or two a round, restarts included; an epoch turns over after at most forty rounds.
+Real registers on disk; a fault or two a round, of every kind, stage and role but those below; an epoch turns over after
+at most forty rounds. Memory is counted twice: what Python and NumPy allocate, to a byte, and the pages of the process,
+in which SQLite's and OpenSSL's memory is, too.
 """
 
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import time
 import tracemalloc
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,8 @@ from statistics import median
 from typing import Any
 
 import pytest
-from fault_bending import CELLS, UP
+from fault_bending import CELLS
+from fault_deliveries import _CELL_WEIGHTS
 from fault_runner import Schedule
 from fault_tally import Tally
 from fault_world import World
@@ -26,14 +31,21 @@ from secure_frl.records.register import Register
 
 SEED = 11
 EPOCH_ROUNDS = 40
-SLACK_BYTES = 100_000  # the first use of caches that are bounded; 50,000 bytes a round are seen (the control)
+SLACK_BYTES = 100_000  # the first use of caches that are bounded
+SLACK_PAGES = 500  # 2 MB: what allocators keep for themselves
 KEPT_FRAMES = 40  # older ones that a fault may replay
+PROCESS = Path("/proc/self")
+# a site whose enrolment has ended is out of every later round: of these charters none would be left
+FAULTS = [cell for cell, weight in zip(CELLS, _CELL_WEIGHTS, strict=True) if weight and cell[2] != "roster"]
+
+pytestmark = pytest.mark.skipif(not (PROCESS / "fd").exists(), reason="counts what the system lists of a process")
 
 
 @dataclass(frozen=True)
 class Round:
     seconds: float
     memory_bytes: int
+    resident_pages: int
     descriptors: int
 
 
@@ -57,9 +69,7 @@ class LongSchedule(Schedule):
                 self.add_fault(number)
 
     def add_fault(self, number: int) -> None:
-        kind, stage, role = self.r.choice(CELLS)
-        if (role, kind) == ("clock", "expired") or stage.startswith("E") or role == "coordinator":
-            kind, stage, role = "drop", self.r.choice([up for up in UP if up.startswith("R")]), "carrier"
+        kind, stage, role = self.r.choice(FAULTS)
         self.rounds, rounds = number, self.rounds
         first, self.r.randint = self.r.randint, lambda low, high: high  # this round, not an earlier one
         try:
@@ -82,7 +92,8 @@ class LongSchedule(Schedule):
             memory.clear()
         gc.collect()
         held = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
-        return Round(seconds, held, len(os.listdir("/proc/self/fd")))
+        pages = int((PROCESS / "statm").read_text().split()[1])
+        return Round(seconds, held, pages, len(os.listdir(PROCESS / "fd")))
 
 
 def soak(rounds: int, folder: Path) -> tuple[list[Round], Tally]:
@@ -104,24 +115,38 @@ def growth(rounds: list[Round], name: str) -> tuple[Any, Any]:
 
 
 def report(rounds: list[Round], tally: Tally) -> str:
-    figures = {name: growth(rounds, name) for name in ("seconds", "memory_bytes", "descriptors")}
-    return f"soak of {len(rounds)} rounds, seed {SEED}, {tally.sums} sums: {figures}; aborts {dict(tally.aborts)}"
+    figures = {name: growth(rounds, name) for name in Round.__annotations__}
+    met = sum(tally.cells[cell] > 0 for cell in FAULTS)
+    return (
+        f"soak of {len(rounds)} rounds, seed {SEED}, {tally.sums} sums, {tally.cells.total()} faults of {met} kinds: "
+        f"{figures}; aborts {dict(tally.aborts)}"
+    )
 
 
-def check(rounds: list[Round], tally: Tally, slack_bytes: int) -> None:
-    before, after = growth(rounds, "memory_bytes")
-    assert after - before <= slack_bytes
-    few, many = growth(rounds, "descriptors")
-    assert many <= few
-    assert tally.sums >= 0.4 * len(rounds)
+def grown(rounds: list[Round], with_time: bool = True) -> list[str]:
+    """What has grown."""
+    found = []
+    for name, limit in LIMITS.items():
+        before, after = growth(rounds, name)
+        if after > limit(before) and (with_time or name != "seconds"):
+            found.append(name)
+    return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors where the system lists them")
+LIMITS: dict[str, Callable[[float], float]] = {
+    "seconds": lambda before: 1.3 * before,
+    "memory_bytes": lambda before: before + SLACK_BYTES,
+    "resident_pages": lambda before: before + SLACK_PAGES,
+    "descriptors": lambda before: before,
+}
+
+
 def test_twenty_rounds_leave_no_descriptors_and_no_memory_behind(tmp_path: Path) -> None:
     rounds, tally = soak(20, tmp_path)
 
     print(report(rounds, tally))
-    check(rounds, tally, slack_bytes=SLACK_BYTES)
+    assert grown(rounds, with_time=False) == []
+    assert tally.sums >= 0.4 * len(rounds)
 
 
 @pytest.mark.campaign
@@ -129,23 +154,48 @@ def test_two_hundred_rounds_do_not_grow(tmp_path: Path) -> None:
     rounds, tally = soak(200, tmp_path)
 
     print(report(rounds, tally))
-    check(rounds, tally, slack_bytes=SLACK_BYTES)
-    early, late = growth(rounds, "seconds")
-    assert late <= 1.3 * early
+    assert grown(rounds) == []
+    assert tally.sums >= 0.4 * len(rounds)
+    assert tally.aborts["coordinator restarted"]  # faults of every party were met
+
+
+def busy(number: int) -> None:
+    """Take longer from round to round."""
+    until = time.process_time() + 0.01 * number
+    while time.process_time() < until:
+        pass
+
+
+def resident() -> mmap.mmap:
+    """Return a megabyte that tracemalloc does not see."""
+    memory = mmap.mmap(-1, 1 << 20)
+    memory.write(bytes(1 << 20))
+    return memory
+
+
+LEAKS: dict[str, Callable[[Path, int], object]] = {
+    "seconds": lambda folder, number: busy(number),
+    "memory_bytes": lambda folder, number: bytearray(20_000),
+    "resident_pages": lambda folder, number: resident(),
+    "descriptors": lambda folder, number: os.open(folder / f"leak-{number}", os.O_CREAT),
+}
 
 
 @pytest.mark.campaign
-def test_control_a_register_that_is_opened_each_round_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine, kept = LongSchedule.one, []
+@pytest.mark.parametrize("what", LEAKS)
+def test_control_what_one_part_leaves_behind_is_seen_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    genuine, kept = LongSchedule.round, []
 
-    def leaking(self: LongSchedule, number: int) -> Round:
-        kept.append((open(tmp_path / f"{number}", "wb"), bytearray(50_000)))  # noqa: SIM115
+    def leaking(self: LongSchedule, number: int) -> bool:
+        kept.append(LEAKS[what](tmp_path, number))
         return genuine(self, number)
 
-    monkeypatch.setattr(LongSchedule, "one", leaking)
-    rounds, tally = soak(30, tmp_path)
+    monkeypatch.setattr(LongSchedule, "round", leaking)
+    rounds, _ = soak(30, tmp_path)
 
-    with pytest.raises(AssertionError):
-        check(rounds, tally, slack_bytes=SLACK_BYTES)
-    for file, _ in kept:
-        file.close()
+    assert grown(rounds, with_time=what == "seconds") == [what]
+    for thing in kept:
+        if what == "descriptors":
+            os.close(thing)
