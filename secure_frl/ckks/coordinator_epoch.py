@@ -70,6 +70,11 @@ class _Delivering:
     packed: _Packed
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Failed:
+    """Over without a key; another epoch may be opened."""
+
+
 class SignedLetters:
     """Requests outside rounds and their answers, both signed, in one epoch."""
 
@@ -117,7 +122,7 @@ class BlindEpochOpening:
     def __init__(self, opening: EpochOpening, terms: SumTerms) -> None:
         """opening: masking's, not begun."""
         self._terms = terms
-        self._state: EpochOpening | _AskingSteward | _Delivering | BlindEpoch = opening
+        self._state: EpochOpening | _AskingSteward | _Delivering | BlindEpoch | _Failed = opening
         self._letters: SignedLetters | None = None  # once masking's opening is done
         self._excluded = opening.excluded
 
@@ -180,13 +185,14 @@ class BlindEpochOpening:
             if state.packed is not None:
                 self._deliver(state.epoch, state.packed)
             elif not state.others:
+                self._fail()
                 raise TooFewSurvivors("expected a site that makes the epoch's key, found none. Open another later.")
             else:
                 self._begin_stage([state.others.pop(0)])
         elif isinstance(state, _Delivering):
             self._conclude(state.epoch, state.packed)
         else:
-            raise UnexpectedState("expected a stage in progress, got an open epoch. Take its outcome.")
+            raise UnexpectedState("expected a stage in progress, got an opening that is over. Take its outcome, or open another epoch.")
 
     def _ask_steward(self, epoch: CoordinatorEpoch) -> None:
         first, *others = epoch.members
@@ -206,15 +212,20 @@ class BlindEpochOpening:
     def _conclude(self, epoch: CoordinatorEpoch, packed: _Packed) -> None:
         least, lying = self._terms.constants.min_survivors, self._terms.constants.max_colluders
         refused = [site for site in packed.packages if self.excluded.get(site) == KeyRefused.__name__]
-        if len(packed.tags) < least and len(refused) > lying:  # one of them is honest, so its package was none
-            raise StewardMissing((packed.steward,))
         if len(packed.tags) < least:
+            self._fail()
+            if len(refused) > lying:  # one of them is honest, so its package was none
+                raise StewardMissing((packed.steward,))
             raise TooFewSurvivors(
                 f"expected at least {least} sites with the epoch's key, got {len(packed.tags)}. Open another later."
             )
         epoch.members = tuple(sorted(packed.tags))
         self._state = BlindEpoch(epoch, packed.key_id, packed.tags)
         self._begin_stage(())
+
+    def _fail(self) -> None:
+        self._state = _Failed()
+        self._begin_stage(())  # nobody is asked any more: a late answer cannot open what was given up
 
     def outcome(self) -> BlindEpoch:
         """Return the open epoch. Raises UnexpectedState before its last stage is closed."""

@@ -11,7 +11,7 @@ from secure_frl.ckks import site_epoch
 from secure_frl.ckks.coordinator_epoch import BlindEpochOpening
 from secure_frl.errors import KeyRefused, PeerError, RoundAborted, TooFewSurvivors, UnexpectedState
 from secure_frl.masking.contexts import sizes_of
-from secure_frl.secure_sum import COORDINATOR_ID
+from secure_frl.secure_sum import COORDINATOR_ID, SiteId
 from secure_frl.wire.envelope import (
     EMPTY_32,
     HEADER_BYTES,
@@ -153,9 +153,11 @@ def test_when_nobody_makes_a_key_there_is_no_epoch(parties):
     for _ in range(4):
         parties.exchange(opening, lost=range(5))
         opening.close_stage()
+    late = dict(opening.requests())
     parties.exchange(opening, lost=range(5))
     with pytest.raises(TooFewSurvivors):
         opening.close_stage()
+    assert_is_over(parties, opening, late)
 
 
 def test_a_steward_that_gives_one_site_a_bad_package_costs_that_site_only(parties, monkeypatch):
@@ -217,11 +219,22 @@ def test_who_names_another_key_or_does_not_answer_is_out_and_too_few_give_no_epo
 
     parties.wire = lambda direction, site, frame: frame
     failing = brought_to(parties, 3, 2)
+    late = {site: request for site, request in failing.requests() if site in (1, 2)}
     parties.exchange(failing, lost=[1, 2])
     with pytest.raises(TooFewSurvivors):
         failing.close_stage()
-    with pytest.raises(UnexpectedState):
-        failing.outcome()
+    assert_is_over(parties, failing, late)
+
+
+def assert_is_over(parties: BlindFederation, failed: BlindEpochOpening, asked: dict[SiteId, bytes]) -> None:
+    """A late answer, genuine as it is, opens nothing that was given up."""
+    for site, request in asked.items():
+        with pytest.raises(PeerError):
+            failed.receive(site, parties.sites[site].handle(request))
+    assert list(failed.requests()) == []
+    for ending in (failed.close_stage, failed.outcome):
+        with pytest.raises(UnexpectedState):
+            ending()
 
 
 def test_the_sealed_policy_is_asked_of_one_site_after_another(parties):
