@@ -97,6 +97,16 @@ class Oracle:
                 continue
             raise Violation("an answer before there is a sum")
 
+    def probe_opened(self, opening: Any) -> None:
+        """Ask an epoch's opening after its end."""
+        try:
+            opening.close_stage()
+        except UnexpectedState:
+            if list(opening.requests()):
+                raise Violation("requests after an epoch is open") from None
+            return
+        raise Violation("a stage after an epoch is open")
+
     def probe_end(self, machine: Any) -> None:
         """Ask after the end: nothing is left to close or to publish, and the survivors are known."""
         for ask in (machine.close_stage, lambda: machine.publish(bytes(32))):

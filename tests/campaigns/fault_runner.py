@@ -106,6 +106,7 @@ class Schedule(Deliveries):
                 self.world.epoch = None
                 return False
         self.world.epoch = machine.outcome()
+        self.probe_opened(machine)
         if not self.has_insider and set(self.world.epoch.members) != answered:
             raise Violation(f"epoch of {self.world.epoch.members}, not of {answered}")
         self.in_epoch = set(self.world.epoch.members)
