@@ -192,7 +192,9 @@ class BlindEpochOpening:
         elif isinstance(state, _Delivering):
             self._conclude(state.epoch, state.packed)
         else:
-            raise UnexpectedState("expected a stage in progress, got an opening that is over. Take its outcome, or open another epoch.")
+            raise UnexpectedState(
+                "expected a stage in progress, got an opening that is over. Take its outcome, or open another epoch."
+            )
 
     def _ask_steward(self, epoch: CoordinatorEpoch) -> None:
         first, *others = epoch.members
