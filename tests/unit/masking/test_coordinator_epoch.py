@@ -73,16 +73,25 @@ def test_in_each_stage_only_its_own_answer_is_taken(opening_of, n, stage):
         opening.outcome()
 
 
-def test_an_open_epoch_takes_nothing(opening_of):
-    parties, opening = opening_of(3)
-    bring_to(parties, opening, "_Opened")
+def test_an_open_epoch_takes_nothing_more_also_from_a_site_whose_word_was_late(opening_of):
+    parties, opening = opening_of(5)
+    bring_to(parties, opening, "_AskingAcks")
+    late = parties.sites[4].handle(dict(opening.requests())[4])
+    parties.exchange(opening, [4])
+    opening.close_stage()
+    state = opening._state
 
     assert opening.is_open
-    assert refused(opening, parties, 0) == expected(set())
+    for site in (0, 4):
+        assert refused(opening, parties, site) == expected(set())
+    with pytest.raises(UnexpectedMessage):
+        opening.receive(4, late)
+    assert opening._state is state
+    assert opening.awaiting == ()
     assert list(opening.requests()) == []
     with pytest.raises(UnexpectedState):
         opening.close_stage()
-    assert opening.outcome().members == (0, 1, 2)
+    assert opening.outcome().members == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize(("n", "stage"), [(3, "_AskingKeys"), (3, "_AskingAcks"), (101, "_AskingNonces")])

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from drawn_schedules import SITE, STAGES, check_losses, examples, flipped
+from hypothesis import example, given
 from hypothesis import strategies as st
 from small_federation import Federation
 
@@ -21,17 +23,8 @@ from secure_frl.errors import MalformedMessage, PeerError, RoundAborted
 from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.secret_sharing import combine, split
 from secure_frl.randomness import rehearsal_source
+from secure_frl.wire.envelope import read_header
 from secure_frl.wire.messages import MessageType
-
-STAGES = ("R0", "R1p", "R3a", "R3c")
-SITE = st.integers(0, 4)
-
-
-def examples(count: int) -> settings:
-    """Settings without shrinking: an example is a federation, and a failing one would be run for minutes."""
-    phases = (Phase.explicit, Phase.generate)
-    return settings(max_examples=count, deadline=None, phases=phases, suppress_health_check=list(HealthCheck))
-
 
 # --- 1: enough answers give the exact sum, also where neighbours are few ---------------------------------------------
 
@@ -39,33 +32,16 @@ def examples(count: int) -> settings:
 def test_1_losses_around_a_site_of_a_sparse_graph_give_the_exact_sum_or_an_abort(federation, monkeypatch):
     monkeypatch.setattr("secure_frl.masking.site_epoch.CHECKED_AT_ONCE", 0)
     parties = federation(101, length=3, modulus_bits=41)
-    epoch, n, t = parties.open(), 101, parties.constants.threshold
-    rounds: list[int] = []
+    epoch, rounds = parties.open(), count(1)
 
-    @given(centre=st.integers(0, n - 1), lost=st.tuples(*[st.integers(1, 2)] * 4), is_lost=st.booleans())
+    @given(centre=st.integers(0, 100), lost=st.tuples(*[st.integers(1, 2)] * 4), is_lost=st.booleans())
     @example(centre=7, lost=(1, 2, 3, 4), is_lost=True)  # of its eleven holders one answers, and t = 4
     @examples(1)
     def losing(centre, lost, is_lost):
-        rounds.append(len(rounds) + 1)
-        machine = parties.begin(epoch, rounds[-1])
-        near = {site: {*machine._view.graph.neighbours(site)} for site in range(n)}
-        queue = sorted(near[centre]) + ([centre] if is_lost else [])
+        machine = parties.begin(epoch, next(rounds))
+        queue = sorted(machine._view.graph.neighbours(centre)) + ([centre] if is_lost else [])
         gone = {stage: {queue.pop() for _ in range(min(lost[at], len(queue)))} for at, stage in enumerate(STAGES)}
-        members = set(range(n)) - gone["R0"]
-        survivors = members - gone["R1p"]
-        confirming = survivors - gone["R3a"]
-        answering = {site for site in confirming - gone["R3c"] if len((near[site] | {site}) & confirming) >= t}
-        can_rebuild = all(len((near[site] | {site}) & answering) >= t for site in survivors)
-        can_rebuild &= all(len(near[site] & answering) >= t for site in members - survivors)
-        must_complete = len(survivors) >= parties.constants.min_survivors and can_rebuild
-
-        try:
-            total = parties.drive(machine, gone)
-        except RoundAborted:
-            assert not must_complete
-        else:
-            assert must_complete
-            assert total.integers.tolist() == parties.plain_sum(survivors).tolist()
+        check_losses(parties, machine, gone)
 
     losing()
 
@@ -135,6 +111,7 @@ def opening_of(parties: Federation, number: int, first_round: int) -> Any:
 
 
 BEGINNINGS = (MessageType.E0, MessageType.R0)
+EARLIER = (5, "a beginning", 1, 0, True, "as it was", 0)  # R0 of attempt 0 to site 0, which has joined attempt 1
 PLACES = 2 + 2 + 4 + 4 + 2 + 4  # stages of the story
 CHANGES: dict[str, Callable[[bytes, int], bytes]] = {
     "as it was": lambda frame, at: frame,
@@ -142,10 +119,6 @@ CHANGES: dict[str, Callable[[bytes, int], bytes]] = {
     "longer": lambda frame, at: frame + frame[: 1 + at % 40],
     "one bit": lambda frame, at: flipped(frame, at % (8 * len(frame))),
 }
-
-
-def flipped(frame: bytes, bit: int) -> bytes:
-    return frame[: bit // 8] + bytes([frame[bit // 8] ^ 1 << bit % 8]) + frame[bit // 8 + 1 :]
 
 
 def test_6_a_recorded_frame_is_refused_by_name_at_any_place_or_has_its_one_answer(federation):
@@ -156,14 +129,13 @@ def test_6_a_recorded_frame_is_refused_by_name_at_any_place_or_has_its_one_answe
     story(other, lambda machine, stage: None)
     answers = {request: reply for request, (_, reply) in zip(passed[::2], passed[1::2], strict=True)}
     replies = {(site, frame) for direction, site, frame in twin.frames if direction == "up"}
+    earlier: list[bool] = []  # of announcements delivered: whether the site has joined the next attempt at its round
 
     def choose(parties: Federation, source: str, index: int, due: bytes) -> bytes:
         """One of the frames so far and of the other session; what is still to come nobody has recorded."""
         pool = [frame for _, _, frame in (*parties.frames, *other.frames)]
         kin = [frame for frame in pool if (frame[4], frame[64:80]) == (due[4], due[64:80])]  # its type and both ends
-        begins = [
-            frame for frame in pool if frame[4] in (MessageType.E0, MessageType.R0) and frame[72:80] == due[72:80]
-        ]
+        begins = [frame for frame in pool if frame[4] in BEGINNINGS and frame[72:80] == due[72:80]]
         frames = {"any": pool, "of its kind": [*kin, due], "the due one": [due], "a beginning": [*begins, due]}[source]
         return frames[index % len(frames)]
 
@@ -182,6 +154,7 @@ def test_6_a_recorded_frame_is_refused_by_name_at_any_place_or_has_its_one_answe
             max_size=100,
         )
     )
+    @example([EARLIER])  # which only the pair in the register tells from one that may be answered
     @examples(7)
     def replaying(given_frames):
         parties = federation(5, length=2)
@@ -202,6 +175,9 @@ def test_6_a_recorded_frame_is_refused_by_name_at_any_place_or_has_its_one_answe
 
     def deliver(parties: Federation, machine: Any, due: dict[int, bytes], site: int, frame: bytes) -> None:
         state, rows = parties.sites[site]._state, list(parties.registers[site].rows)
+        if (site, frame) in answers and frame[4] == MessageType.R0 and rows:
+            asked = read_header(frame)
+            earlier.append((asked.round, asked.attempt + 1) == rows[-1][:2])
         reply = parties.sites[site].handle(frame)
         code = parties.refusal(site, frame, reply)
         assert code is None or code in NAMED
@@ -222,3 +198,4 @@ def test_6_a_recorded_frame_is_refused_by_name_at_any_place_or_has_its_one_answe
         assert machine._letters._excluded.pop(site, "UnexpectedMessage") in NAMED  # this test lets it in again
 
     replaying()
+    assert earlier[0]  # what EARLIER is said to be: explicit examples come first

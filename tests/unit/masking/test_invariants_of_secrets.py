@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from attackers_view import has_lanes
-from hypothesis import HealthCheck, Phase, given, settings
+from drawn_schedules import SITE, STAGES, examples, flipped
+from hypothesis import given
 from hypothesis import strategies as st
 from small_federation import Federation
 
@@ -29,20 +30,6 @@ from secure_frl.secure_sum import COORDINATOR_ID, SiteId
 from secure_frl.wire import envelope
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES
 from secure_frl.wire.messages import MessageType
-
-STAGES = ("R0", "R1p", "R3a", "R3c")
-SITE = st.integers(0, 4)
-
-
-def examples(count: int) -> settings:
-    """Settings without shrinking: an example is a federation, and a failing one would be run for minutes."""
-    phases = (Phase.explicit, Phase.generate)
-    return settings(max_examples=count, deadline=None, phases=phases, suppress_health_check=list(HealthCheck))
-
-
-def flipped(frame: bytes, bit: int) -> bytes:
-    return frame[: bit // 8] + bytes([frame[bit // 8] ^ 1 << bit % 8]) + frame[bit // 8 + 1 :]
-
 
 # --- 8: a late input and the rebuilt mask key ------------------------------------------------------------------------
 

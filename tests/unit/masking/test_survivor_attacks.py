@@ -31,6 +31,12 @@ def items_of(state, site, frame):
     return unpack_records(Confirmation, body.items)
 
 
+def confirmed_to(parties, state, sites, survivors=(0, 1, 2, 3)):
+    """The confirmations that these sites give when the coordinator names them these survivors."""
+    replies = {site: parties.sites[site].handle(parties.name_survivors(state, site, survivors)) for site in sites}
+    return [item for site, reply in replies.items() for item in items_of(state, site, reply)]
+
+
 def pass_mail(state, site, items):
     body = Confirmations(pack_records(item for item in items if item.receiver == site))
     return state.view.seal(site, MessageType.R3C, state.ctx2, body)
@@ -158,8 +164,7 @@ def name_several_sets(parties):
     }
     items, codes = [], set()
     for site, missing in told.items():
-        reply = parties.sites[site].handle(parties.name_survivors(state, site, sorted(set(range(10)) - missing)))
-        items += items_of(state, site, reply)
+        items += confirmed_to(parties, state, [site], sorted(set(range(10)) - missing))
     survivors = tuple(range(3, 10))
     shares = AskingShares(
         state.view, state.ctx2, state.members, state.dealt, survivors, np.zeros_like(state.accumulator), state.mail,
@@ -244,10 +249,8 @@ def test_forged_confirmations_count_for_nothing(federation):
 
 def test_confirmations_of_another_set_that_the_coordinator_rewrites_count_for_nothing(federation):
     parties = federation(5)
-    machine = parties.up_to_survivors()
-    state, items = machine._state, []
-    for site in (1, 2, 3):
-        items += items_of(state, site, parties.sites[site].handle(parties.name_survivors(state, site, [0, 1, 2, 3])))
+    state = parties.up_to_survivors()._state
+    items = confirmed_to(parties, state, [1, 2, 3])
     parties.sites[0].handle(parties.name_survivors(state, 0, [0, 1, 2, 3, 4]))
     told = contexts.survivors_hash(state.ctx2, (0, 1, 2, 3, 4))
     request = pass_mail(state, 0, [item._replace(survivors_hash=told) for item in items])
@@ -258,11 +261,8 @@ def test_confirmations_of_another_set_that_the_coordinator_rewrites_count_for_no
 
 def test_a_confirmation_for_another_site_counts_for_nothing_though_its_word_is_right(federation):
     parties = federation(5)
-    machine = parties.up_to_survivors()
-    state, items = machine._state, []
-    for site in (0, 1, 2, 3):
-        items += items_of(state, site, parties.sites[site].handle(parties.name_survivors(state, site, [0, 1, 2, 3])))
-    mine = [item for item in items if item.receiver == 0]
+    state = parties.up_to_survivors()._state
+    mine = [item for item in confirmed_to(parties, state, [0, 1, 2, 3]) if item.receiver == 0]
     body = Confirmations(pack_records([*mine[:-1], mine[-1]._replace(receiver=2)]))
     request = state.view.seal(0, MessageType.R3C, state.ctx2, body)
 
@@ -272,10 +272,8 @@ def test_a_confirmation_for_another_site_counts_for_nothing_though_its_word_is_r
 
 def test_one_confirmation_repeated_counts_once(federation):
     parties = federation(5)
-    machine = parties.up_to_survivors()
-    state, items = machine._state, []
-    for site in (0, 1):
-        items += items_of(state, site, parties.sites[site].handle(parties.name_survivors(state, site, [0, 1, 2, 3])))
+    state = parties.up_to_survivors()._state
+    items = confirmed_to(parties, state, [0, 1])
     request = pass_mail(state, 0, [item for item in items if item.sender == 1] * 4)
 
     assert parties.refusal(0, request, parties.sites[0].handle(request)) == "TooFewConfirmations"
@@ -312,12 +310,11 @@ def split_the_view(parties):
 
     for site in range(1, n):
         parties.sites[site].handle(dict(requests_of(state, [site]))[site])
-    survivors, items, rows = tuple(range(t + 1)), [], []
+    survivors, rows = tuple(range(t + 1)), []
     named = AskingConfirmations(
         state.view, state.ctx2, state.members, state.dealt, survivors, state.accumulator, state.dealt, set()
     )
-    for site in survivors[1:]:
-        items += items_of(state, site, parties.sites[site].handle(parties.name_survivors(named, site, survivors)))
+    items = confirmed_to(parties, named, survivors[1:], survivors)
     for site in survivors[1:]:
         rows.append((site, shares_of(state, site, parties.sites[site].handle(pass_mail(state, site, items)))))
     seed = combine({site: seeds[VICTIM] for site, (seeds, _) in rows})
