@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from secure_frl.errors import UnexpectedState
+from secure_frl.errors import AlreadyAnswered, UnexpectedState
 from secure_frl.study import Study
 from threat_models.adversaries.cohort_differencing import THREAT, CohortDifferencing
 from threat_models.defences import MASKING, MASKING_8, Defence, digest_of
@@ -94,6 +94,7 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
         MASKING,
         view,
         refusals,
+        AlreadyAnswered,
         again.rounds,
         len(opened),
         effort,

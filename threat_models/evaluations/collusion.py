@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_frl.errors import RoundRefused
 from secure_frl.privacy import accountant
 from secure_frl.privacy.ceilings import auc_ceiling, view_mu
 from secure_frl.privacy.charging import WhatIf
@@ -178,6 +179,7 @@ def _shrunken(study: Study, effort: Effort) -> Iterator[Cell]:
         MASKING,
         view,
         recording.refusals,
+        RoundRefused,
         len(cohort),
         len(recording.memory.policies),
         effort,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from secure_frl.errors import ModelDoesNotFollow
 from secure_frl.study import Study
 from threat_models.adversaries.model_inconsistency import THREAT, ModelInconsistency, silent_policy
 from threat_models.defences import MASKING, MASKING_8, Defence, digest_of
@@ -86,6 +87,7 @@ def _honest(study: Study, effort: Effort) -> Iterator[Cell]:
         MASKING,
         view,
         told.refusals,
+        ModelDoesNotFollow,
         asked,
         told.rounds,
         effort,

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from secure_frl.errors import SecureFrlError
 from secure_frl.learning.settings import ICU_SEPSIS
 from secure_frl.learning.trajectories import Trajectories
-from secure_frl.masking.refusals import CODES, SITE_FAILED
 from secure_frl.study import Study
 from threat_models.adversaries.state_scores import FILTER, SPAN, SPARSE
 from threat_models.defences import Defence, changed, defended
@@ -164,6 +164,7 @@ def refused(
     defence: Defence,
     view: str,
     refusals: Sequence[str],
+    expected: type[SecureFrlError],
     asked: int,
     opened: int,
     effort: Effort,
@@ -172,13 +173,13 @@ def refused(
 ) -> Cell:
     """Return the cell of requests that honest sites refuse; one that opened is a failure. Any: fields of a cell.
 
-    Nothing that opened is no refusal yet: as many as were asked must be there, each by a name of the protocol. A site
-    that broke, or a run in which nobody was asked, refused nothing. bars: beside these.
+    expected: the refusal that says what is wrong here. Nothing that opened is no refusal yet: as many as were asked
+    must be there, every one by this name. A site that broke, one that refused something else, or a run in which nobody
+    was asked, refused nothing. bars: beside these.
     """
-    named = [name for name in refusals if name in CODES and name != SITE_FAILED]
-    name = max(set(named), key=named.count) if named and not opened else ""
+    named = refusals.count(expected.__name__)
     share = opened / max(1, asked)
-    counts = {"refusals": float(len(named)), "site_failures": float(len(refusals) - len(named))}
+    counts = {"refusals": float(named), "other_endings": float(len(refusals) - named)}
     return Cell(
         attack=attack,
         defence=defence.name,
@@ -192,11 +193,11 @@ def refused(
         bars=(
             Bar("value", at_most=0.0),
             Bar("refusals", at_least=float(max(1, asked))),
-            Bar("site_failures", at_most=0.0),
+            Bar("other_endings", at_most=0.0),
             *bars,
         ),
         figures={**counts, **more.pop("figures", {})},
-        refusal=name,
+        refusal=expected.__name__ if named and not opened else "",
         seeds=(effort.seed,),
         **more,
     )

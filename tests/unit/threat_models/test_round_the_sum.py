@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from secure_frl.errors import RoundRefused
 from secure_frl.study import Study
 from threat_models.adversaries.cohort_differencing import CohortDifferencing
 from threat_models.adversaries.collusion import Collusion
@@ -208,7 +209,7 @@ def test_a_cohort_smaller_than_the_charter_s_is_refused_by_its_honest_sites(tiny
 
 
 def _asked(*refusals: str, opened: int = 0) -> Verdict:
-    cell = refused("look", MASKING, "coordinator", refusals, 3, opened, Effort())
+    cell = refused("look", MASKING, "coordinator", refusals, RoundRefused, 3, opened, Effort())
     return judge([cell])[0]
 
 
@@ -218,6 +219,8 @@ def test_only_refusals_by_name_and_as_many_as_were_asked_hold() -> None:
     assert _asked("RoundRefused") is Verdict.FAILS
     assert _asked(*["AttributeError"] * 3) is Verdict.FAILS  # sites that broke
     assert _asked(*["SiteFailed"] * 3) is Verdict.FAILS
+    assert _asked(*["RosterRefused"] * 3) is Verdict.FAILS  # a refusal, but of something else than was asked
+    assert _asked(*["RoundRefused"] * 3, "RosterRefused") is Verdict.FAILS
     assert _asked(*["RoundRefused"] * 3, opened=1) is Verdict.FAILS
 
 
