@@ -3,7 +3,7 @@
     python benchmarks/utility.py [--suite NAME,...] [--seeds N] [--first N] [--jobs N] [--json]
 
 A figure is the lower end of a 95 % t-interval over N seeds from 101, or --first, on; knobs were fixed on seeds 10 to
-12. With one seed there is no interval, so no figure holds: a smoke test. The gap is that of the exact value of the
+13. With one seed there is no interval, so no figure holds: a smoke test. The gap is that of the exact value of the
 released policy as it acts: 0 is the clinicians' policy, 1 the optimal one. The last line of --json is
 {"figures": [{"name", "value", "unit", "bar", "holds"}]}.
 """

@@ -161,7 +161,7 @@ def _widths_fit(study: Study) -> Iterator[str]:
 def _observations_fit(study: Study) -> Iterator[str]:
     policy, data = study.policy, study.data
     if data.observation == "features" and policy.kind == "table":
-        yield "kind = 'mlp', 'gru' or 'lstm' over features, which number no states; found 'table'"
+        yield "kind = 'mlp', 'gru', 'lstm' or 'random_features' over features, which number no states; found 'table'"
     if data.observation == "state" and policy.kind == "random_features":
         yield "observation = 'features' with random_features, for numbers of states are no vectors; found 'state'"
     if data.observation == "features" and policy.critic == "private" and policy.kind != "random_features":
@@ -291,7 +291,7 @@ CROSS_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Study], Iterable[str]]
         "training.personalise",
         ("training.personalise", "policy.kind"),
         _personal_fits,
-        "choose a network, or 'prior', which leaves the table shared",
+        "choose policy.kind = 'mlp', 'gru' or 'lstm', or 'prior', which shares every parameter",
     ),
     (
         "training.objective",

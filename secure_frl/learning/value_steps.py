@@ -1,4 +1,4 @@
-"""Minibatch steps of double Q-learning with the gradient written out, for networks over features without a memory.
+"""Minibatch steps of double Q-learning with the gradient written out, for an mlp over features.
 
 What `local_training` does with autograd for any policy and objective, several times faster for this one: a hospital's
 own training on its replay, where no gradient of a person is clipped. Same loss, same minibatches, same optimisers. The
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from secure_frl.errors import InvalidParameter
 from secure_frl.learning.local_training import LocalSettings
-from secure_frl.learning.networks import Arrays, Network
+from secure_frl.learning.networks import MLP, Arrays, Network
 from secure_frl.learning.objectives.dqn import DoubleQ
 from secure_frl.learning.proximal_steps import Adam, Descent, FlatLayers, Floats, take_cut
 from secure_frl.learning.replay import Replay
@@ -24,8 +24,8 @@ from secure_frl.learning.trajectories import Trajectories
 
 
 def has_flat_layers(network: Network | None) -> bool:
-    """Return whether these steps can be made: features through linear layers."""
-    return network is not None and not network.embeds and not network.is_recurrent
+    """Return whether these steps can be made: features through linear layers that are all trained."""
+    return network is not None and network.kind == MLP and not network.embeds
 
 
 def moved_by_dqn(
@@ -46,7 +46,7 @@ def moved_by_dqn(
     Raises InvalidParameter for a network that `has_flat_layers` refuses.
     """
     if not has_flat_layers(network):
-        raise InvalidParameter("expected a network over features without a memory. Use local_training.moved_by.")
+        raise InvalidParameter("expected an mlp over features. Use local_training.moved_by.")
     size = sum(int(np.prod(shape)) for shape in network.shapes.values())
     vector, gradient = np.zeros(size, dtype=dtype), np.zeros(size, dtype=dtype)
     policy = FlatLayers(network, "", vector, gradient, 0)

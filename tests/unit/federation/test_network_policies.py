@@ -33,7 +33,7 @@ from secure_frl.study import Study
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")]
 
 FIGURES = {"privacy.clip_quantile": 0.9, "output.release": ["policy", "mean_return"]}
-RANDOM_RETURN = 0.7801  # exact, of the uniform policy (learning.md, section 1)
+RANDOM_RETURN = 0.7801  # exact, of the uniform policy of the published model
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:

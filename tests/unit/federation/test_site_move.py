@@ -97,7 +97,11 @@ def test_a_site_that_saw_nothing_usable_sends_a_message_like_any_other() -> None
     assert not message(of, broken).any()
 
 
-@pytest.mark.parametrize("changes", [{}, DQN], ids=["ppo", "dqn"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, DQN, DQN | {"policy.kind": "random_features"}],
+    ids=["ppo", "dqn", "dqn over a fixed map"],
+)
 def test_a_study_runs_and_its_books_hold(tmp_path: Path, changes: dict[str, Any]) -> None:
     result = secure_frl.run(parse_study(RAW, changes), tmp_path / "run")
 

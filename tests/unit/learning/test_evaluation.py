@@ -51,7 +51,7 @@ def test_simulated_return_agrees_with_the_exact_one() -> None:
     assert abs(mean - 0.781845) < 5.5 * np.sqrt(0.7818 * 0.2182 / count)
     # Control: the optimal policy's value is 50 standard errors away.
     assert abs(mean - 0.8751) > 5.5 * np.sqrt(0.7818 * 0.2182 / count)
-    assert seen.lengths.mean() == pytest.approx(9.24, abs=0.1)  # learning.md, section 1
+    assert seen.lengths.mean() == pytest.approx(9.24, abs=0.1)  # of the published model
 
 
 def test_what_is_no_policy_is_refused() -> None:

@@ -16,7 +16,7 @@ TWO_STATES = np.array([[True, True, False], [False, True, False]])
 def test_icu_sepsis_sends_free_logits_and_two_numbers_a_state() -> None:
     layout = table_layout(admissible_actions()[:713], "private")
 
-    # 2,001 free logits (learning.md, section 1) and 2 x 713 for the critic.
+    # 2,001 free logits of the published model, and 2 x 713 for the critic.
     assert layout.length == 2001 + 2 * 713 == 3427
     assert [segment.coordinates.size for segment in layout.segments] == [2001, 713, 713]
 

@@ -278,7 +278,7 @@ def test_a_value_network_over_states_sends_the_rows_of_all_live_states_and_a_pol
     form = form_of("mlp", "network")
     sent = {segment.parameter: segment.coordinates.size for segment in form.layout.segments}
 
-    assert sent["embedding.weight"] == 476 * HIDDEN[0]  # states with a choice (learning.md, section 1)
+    assert sent["embedding.weight"] == 476 * HIDDEN[0]  # states with a choice of the published model
     assert sent[f"{VALUE}embedding.weight"] == 713 * HIDDEN[0]
 
 

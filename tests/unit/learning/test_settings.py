@@ -39,7 +39,7 @@ def test_both_views_of_icu_sepsis_have_one_exact_value_and_the_published_masks()
         assert one.shown.shape[0] == 716
         assert np.array_equal(one.shown_allowed, admissible_actions())
         assert one.value_of is not None
-        assert one.value_of(load_tables().expert) == pytest.approx(0.7818, abs=5e-5)  # learning.md, section 1
+        assert one.value_of(load_tables().expert) == pytest.approx(0.7818, abs=5e-5)  # of the published model
         assert one.gap_of is not None
         assert one.gap_of(0.8751) == pytest.approx(1.0, abs=1e-3)
 

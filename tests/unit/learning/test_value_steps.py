@@ -74,7 +74,7 @@ def test_the_steps_are_those_of_autograd(optimiser: str, error: str, masks: str)
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, atol=1e-10)
 
 
-def test_an_empty_replay_moves_nothing_and_states_are_refused() -> None:
+def test_an_empty_replay_moves_nothing_and_other_networks_are_refused() -> None:
     settings = LocalSettings("adam", 0.01, minibatch=16, max_gradient_norm=0.0, proximal=0.0)
     arrays, objective = first_parameters(NETWORK, 5), DoubleQ(0.9, "huber", 1)
 
@@ -83,13 +83,6 @@ def test_an_empty_replay_moves_nothing_and_states_are_refused() -> None:
     )
 
     assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
-    with pytest.raises(InvalidParameter, match="features"):
-        moved_by_dqn(
-            replace(NETWORK, embeds=True),
-            arrays,
-            Replay(10, 0.9, 1),
-            objective,
-            np.random.default_rng(1),
-            settings,
-            count=1,
-        )
+    for other in (replace(NETWORK, embeds=True), replace(NETWORK, kind="random_features", hidden=(8,))):
+        with pytest.raises(InvalidParameter, match="features"):
+            moved_by_dqn(other, arrays, Replay(10, 0.9, 1), objective, np.random.default_rng(1), settings, count=1)

@@ -35,7 +35,7 @@ def _row(state: int, action: int) -> np.ndarray:
 def test_tables_have_the_published_size() -> None:
     tables = load_tables()
 
-    # learning.md, section 1: 2,238 admissible pairs and 476 states with a choice among the live ones.
+    # The published model: 2,238 admissible pairs and 476 states with a choice among the live ones.
     assert tables.row_starts.size - 1 == 2238
     assert int((tables.admissible[:713].sum(axis=1) > 1).sum()) == 476
     assert tables.admissible.shape == (716, 25)
