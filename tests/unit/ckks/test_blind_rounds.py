@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import count
 
 import numpy as np
 import pytest
 from blind_federation import BlindFederation
+from drawn_schedules import SITE, examples
+from hypothesis import example, given
+from hypothesis import strategies as st
 from small_federation import Federation
 
 from secure_frl.ckks.coordinator_states import encrypted_of
@@ -85,6 +89,41 @@ def test_masking_and_both_blind_protections_give_one_integer_sum_and_policy(fede
 
     masked.publish(machine)
     assert found == dict.fromkeys(BOTH, (expected, masked.hosts[0].model))
+
+
+LARGEST = 2**30 - 1  # of a ring of 31 bits: limbs of 30 bits and 1, so that -1 and 0 are the ends of the lower one
+MOST = LARGEST // 5
+VECTOR = st.sampled_from([-MOST, -1, 0, MOST]).map(lambda value: np.full(17, value)) | st.integers(0, 99).map(
+    lambda seed: np.random.default_rng(seed).integers(-MOST, MOST + 1, 17)
+)
+
+
+def test_10_the_three_protections_give_one_integer_sum_of_any_vectors_whoever_is_lost(federations):
+    constants = {"modulus_bits": 31, "bound": MOST, "noise_bound": LARGEST % 5}
+    masked, numbers = Federation(5, **constants), count(1)
+    epoch = masked.open()
+
+    @given(vectors=st.lists(VECTOR, min_size=5, max_size=5), lost=st.none() | SITE)
+    @example(vectors=[np.full(17, -1)] * 5, lost=None)
+    @example(vectors=[np.zeros(17, np.int64)] * 5, lost=3)
+    @example(vectors=[np.full(17, -MOST)] * 4 + [np.full(17, MOST)], lost=4)
+    @examples(4)
+    def summing(vectors, lost):
+        gone = [] if lost is None else [lost]
+        survivors = [site for site in range(5) if site != lost]
+        exact = [sum(int(vectors[site][at]) for site in survivors) for at in range(17)]
+        masked.values[:] = vectors
+        found = [masked.drive(masked.begin(epoch, next(numbers)), {"R1p": gone}).integers.tolist()]
+        for protection, stage in (("ckks", "R0"), ("ckks+masking", "R1p")):
+            parties = federations(5, protection, **constants)
+            for host, vector in zip(parties.hosts, vectors, strict=True):
+                host.values = vector
+            parties.publish_blind(parties.next_round({stage: gone}))
+            found.append(sums_at(parties)[survivors[0]])
+
+        assert found == [exact] * 3
+
+    summing()
 
 
 @pytest.mark.parametrize(

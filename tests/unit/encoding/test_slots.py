@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from secure_frl.encoding import ring
 from secure_frl.encoding.slots import ChunkPlan, from_slots, greatest_limb_bits, plan_chunks, to_slots
@@ -121,6 +123,22 @@ def test_what_is_no_sum_of_these_sites_is_refused_without_a_reason(name: str, ch
     assert str(caught.value) == (
         "expected the encrypted sum of the named sites, got other ciphertexts. Discard this round."
     )
+
+
+@given(order=st.permutations(range(4)) | st.lists(st.integers(0, 3), max_size=5))
+@example(order=[0, 2, 1, 3])  # a limb's second chunk for another limb's first one
+@example(order=[0, 1, 2, 3, 3])
+@example(order=[0, 1, 2])
+@settings(deadline=None, max_examples=60)
+def test_16_chunks_and_limbs_in_any_order_but_their_own_are_refused(order: list[int]) -> None:
+    plan = plan_chunks(sites=3, length=4088, modulus_bits=62)  # two limbs of 31 bits in chunks without unused slots
+    rows = [sum(parts) for parts in zip(*(to_slots(uniform(plan, seed), plan) for seed in range(2)), strict=True)]
+
+    if order == [0, 1, 2, 3]:
+        assert from_slots([rows[at] for at in order], plan, 2) is not None
+    else:
+        with pytest.raises(DecryptionFailed):
+            from_slots([rows[at] for at in order], plan, 2)
 
 
 def test_another_number_of_contributors_is_refused() -> None:

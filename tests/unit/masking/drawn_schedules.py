@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -25,12 +25,18 @@ def flipped(frame: bytes, bit: int) -> bytes:
     return frame[: bit // 8] + bytes([frame[bit // 8] ^ 1 << bit % 8]) + frame[bit // 8 + 1 :]
 
 
-def check_losses(parties: Federation, machine: Any, lost: dict[str, Set[int]]) -> None:
-    """Drive a round of all n sites in which replies get lost, for each of the stages those of some sites.
+def losses(places: int, least: int, most: int) -> st.SearchStrategy[dict[int, str]]:
+    """Which of so many sites are lost, and at which stage: a lost one is asked no more."""
+    return st.dictionaries(st.integers(0, places - 1), st.sampled_from(STAGES), min_size=least, max_size=most)
+
+
+def check_losses(parties: Federation, machine: Any, among: Sequence[int], drawn: Mapping[int, str]) -> None:
+    """Drive a round of all n sites without what is lost. drawn: of `losses`, by places in `among`.
 
     It must give the exact sum if min_survivors send inputs and t in the neighbourhood of each member answer to the end,
     in that of a lost one without itself; otherwise it must abort. Whatever the graph.
     """
+    lost = {stage: {among[place] for place, at in drawn.items() if at == stage} for stage in STAGES}
     constants, sites = parties.constants, range(parties.n)
     t, near = constants.threshold, {site: {*machine._view.graph.neighbours(site)} for site in sites}
     members = set(sites) - lost["R0"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_schedules import SITE, STAGES, check_losses, examples, flipped
+from drawn_schedules import SITE, check_losses, examples, flipped, losses
 from hypothesis import example, given
 from hypothesis import strategies as st
 from small_federation import Federation
@@ -29,19 +29,21 @@ from secure_frl.wire.messages import MessageType
 # --- 1: enough answers give the exact sum, also where neighbours are few ---------------------------------------------
 
 
+FOUR_LEFT = ["R1p", "R0", "R1p", "R3a", "R3a", "R3c", "R3c"]  # of a site and its ten neighbours
+
+
 def test_1_losses_around_a_site_of_a_sparse_graph_give_the_exact_sum_or_an_abort(federation, monkeypatch):
     monkeypatch.setattr("secure_frl.masking.site_epoch.CHECKED_AT_ONCE", 0)
     parties = federation(101, length=3, modulus_bits=41)
     epoch, rounds = parties.open(), count(1)
 
-    @given(centre=st.integers(0, 100), lost=st.tuples(*[st.integers(1, 2)] * 4), is_lost=st.booleans())
-    @example(centre=7, lost=(1, 2, 3, 4), is_lost=True)  # of its eleven holders one answers, and t = 4
+    @given(centre=st.integers(0, 100), lost=losses(parties.constants.neighbours + 1, 4, 9))
+    @example(centre=7, lost=dict(enumerate(FOUR_LEFT)))  # t = 4
+    @example(centre=60, lost=dict(enumerate([*FOUR_LEFT, "R3c"])))
     @examples(1)
-    def losing(centre, lost, is_lost):
+    def losing(centre, lost):
         machine = parties.begin(epoch, next(rounds))
-        queue = sorted(machine._view.graph.neighbours(centre)) + ([centre] if is_lost else [])
-        gone = {stage: {queue.pop() for _ in range(min(lost[at], len(queue)))} for at, stage in enumerate(STAGES)}
-        check_losses(parties, machine, gone)
+        check_losses(parties, machine, [centre, *machine._view.graph.neighbours(centre)], lost)
 
     losing()
 

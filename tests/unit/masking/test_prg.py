@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from drawn_schedules import examples
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from secure_frl.errors import CharterRefused
 from secure_frl.masking import prg
@@ -98,6 +101,35 @@ def test_a_stream_through_gcm_has_the_words_of_counter_mode(monkeypatch, words, 
     alone = np.zeros(words, kind)  # still through GCM: against the library's counter mode itself
     PairwiseMasks(words, bits).add_(alone, keys[0], 1)
     assert alone.tolist() == np.frombuffer(stream, kind, count=words).tolist()
+
+
+@given(
+    words=st.integers(1, 3000),
+    bits=st.sampled_from([24, 32, 33, 64]),
+    chunk=st.sampled_from([64, 256, 1024, 4096]),
+    signs=st.lists(st.sampled_from([-1, 1]), min_size=1, max_size=4),
+    is_long=st.booleans(),
+)
+@example(words=1025, bits=64, chunk=64, signs=[-1, 1, 1], is_long=True)
+@examples(60)
+def test_16_every_word_of_a_sum_of_masks_is_that_of_their_streams_wherever_they_are_cut(
+    words, bits, chunk, signs, is_long
+):
+    kind = np.dtype("<u4" if bits <= 32 else "<u8")
+    keys = [bytes([number + 1]) * 32 for number in range(len(signs))]
+    expected = np.zeros(words, kind)
+    for key, sign in zip(keys, signs, strict=True):
+        stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(words * kind.itemsize))
+        expected += kind.type(sign % 2 ** (8 * kind.itemsize)) * np.frombuffer(stream, kind)
+
+    found = np.zeros(words, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prg, "_CHUNK_BYTES", chunk)
+        patch.setattr(prg, "_LONG_BYTES", 0 if is_long else 1 << 19)
+        patch.setattr(prg, "is_gcm_faster", lambda: True)
+        PairwiseMasks(words, bits).add_all_(found, list(zip(keys, signs, strict=True)))
+
+    assert found.tolist() == expected.tolist()
 
 
 def test_both_ways_are_measured():

@@ -7,16 +7,20 @@ in test_survivor_attacks.py.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import count
 
 import numpy as np
 import pytest
 from attackers_view import upload as masked_input
+from drawn_schedules import examples
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import LaneMismatch, PeerError, RoundAborted, UnexpectedState
 from secure_frl.masking import contexts, coordinator_states
-from secure_frl.secure_sum import COORDINATOR_ID
+from secure_frl.secure_sum import COORDINATOR_ID, SumConstants
 from secure_frl.wire import envelope
 from secure_frl.wire.envelope import HEADER_BYTES, TAG_BYTES, Address, mac_frame
 from secure_frl.wire.messages import MessageType
@@ -39,6 +43,34 @@ def test_constants_that_the_sites_have_not_signed_are_refused(federation, change
 
     assert set(machine.excluded.values()) == {"RoundRefused"}
     assert all(host.contexts == [] for host in parties.hosts)  # nothing was sampled
+
+
+OTHERS = {
+    "int": st.integers(0, 2**40),
+    "float": st.floats(0, 1e9),
+    "str": st.sampled_from(["masking", "ckks", "unsafe-plain", "cross_device", "local", "unsafe-none", ""]),
+}
+
+
+def test_15_one_constant_that_the_sites_have_not_signed_is_refused_whichever_it_is(federation, monkeypatch):
+    parties, numbers, genuine = federation(5), count(1), contexts.config_hash
+    epoch = parties.open()
+
+    @given(st.sampled_from([field for field in fields(SumConstants) if field.name != "blocks"]), st.data())
+    @examples(40)
+    def lying(field, data):
+        signed = getattr(parties.constants, field.name)
+        other = data.draw(OTHERS[field.type].filter(lambda value: value != signed))
+        changed = genuine(replace(parties.constants, **{field.name: other}))
+        monkeypatch.setattr(coordinator_states, "config_hash", lambda constants: changed)
+        machine = parties.begin(epoch, next(numbers))
+
+        parties.exchange(machine)
+
+        assert machine.excluded == dict.fromkeys(range(5), "RoundRefused")
+        assert all(host.contexts == [] for host in parties.hosts)
+
+    lying()
 
 
 def test_a_smaller_cohort_than_min_survivors_is_refused(federation, monkeypatch):

@@ -6,12 +6,17 @@ import itertools
 
 import numpy as np
 import pytest
+from drawn_schedules import examples
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy import stats
 
 from secure_frl.errors import InvalidParameter, MalformedMessage
 from secure_frl.masking import secret_sharing
 from secure_frl.masking.secret_sharing import check_shares, combine, is_share, split
 from secure_frl.randomness import rehearsal_source, system_source
+from secure_frl.wire.messages import ReturnedShares, decode_body, encode_body
+from secure_frl.wire.records import Share, pack_records, unpack_records
 
 Q = 65_537
 
@@ -26,7 +31,7 @@ def words_of(share: bytes) -> np.ndarray:
 
 
 class FixedWords:
-    """A random source that gives chosen 17-bit words."""
+    """A random source that gives chosen words of 32 bits, and none a second time."""
 
     is_rehearsal = True
 
@@ -34,6 +39,7 @@ class FixedWords:
         self._bytes = np.array(words, "<u4").tobytes()
 
     def take(self, count: int) -> bytes:
+        assert self._bytes, "more is asked for than was given"
         taken, self._bytes = self._bytes[:count].ljust(count, b"\xff"), self._bytes[count:]
         return taken
 
@@ -134,6 +140,49 @@ def test_word_65536_travels_as_a_share_and_is_refused_as_a_secret():
         combine({0: share})  # t = 1: the share is the secret
     with pytest.raises(MalformedMessage):
         check_shares(np.full(16, 65_537, "<u4").tobytes())
+
+
+WORD = st.sampled_from([0, 1, 65_535, 65_536]) | st.integers(0, 65_536)
+
+
+@given(
+    rows=st.lists(st.lists(WORD, min_size=16, max_size=16), min_size=1, max_size=6),
+    holders=st.lists(st.integers(0, 65_534), min_size=6, max_size=6, unique=True),
+    beyond=st.integers(65_537, 2**32 - 1),
+)
+@example(rows=[[65_535] * 16, [1] * 16], holders=[0, 1, 2, 3, 4, 65_534], beyond=65_537)  # shares 65536, 0, ...
+@example(rows=[[65_536] + [7] * 15, [0] * 16], holders=[5, 4, 3, 2, 1, 0], beyond=2**17 - 1)
+@examples(100)
+def test_11_shares_of_any_polynomials_travel_whole_and_rebuild_a_secret_but_where_it_has_a_word_65536(
+    rows, holders, beyond
+):
+    shares = {
+        site: np.array([evaluate(list(column), site + 1) for column in zip(*rows, strict=True)], "<u4").tobytes()
+        for site in holders
+    }
+    packed = pack_records(Share(site, share) for site, share in shares.items())
+    arrived = decode_body(ReturnedShares, encode_body(ReturnedShares(packed, b"")))
+    check_shares(b"".join(shares.values()))
+    assert dict(unpack_records(Share, arrived.of_seeds)) == shares
+    with pytest.raises(MalformedMessage):
+        check_shares(shares[holders[0]] + shares[holders[1]][:-4] + beyond.to_bytes(4, "little"))
+
+    rebuilding = {site: shares[site] for site in holders[: len(rows)]}
+    if 65_536 in rows[0]:
+        with pytest.raises(MalformedMessage):
+            combine(rebuilding)
+    else:
+        secret = np.array(rows[0], "<u2").tobytes()
+        assert combine(rebuilding) == secret
+        assert split(secret, len(rows), holders, FixedWords([*itertools.chain(*rows[1:])])) == shares
+
+
+@given(st.lists(WORD | st.integers(0, 2**32 - 1), max_size=80))
+@examples(50)
+def test_11_a_coefficient_is_a_drawn_word_of_the_field_as_it_was_and_no_other_word_becomes_one(words):
+    kept = [word % 2**17 for word in words if word % 2**17 < Q]
+
+    assert secret_sharing._uniform(len(kept), FixedWords(words)).tolist() == kept
 
 
 @pytest.mark.parametrize("size", [1, 63, 65])
