@@ -1,7 +1,7 @@
 """The specification's invariants over drawn schedules, shares and frames; a test is named by its invariant's number.
 
-Those of all answers of a round stand in test_invariants.py, those of secrets in test_invariants_of_secrets.py. Examples
-are few, for each is a federation of its own.
+Those of all answers of a round stand in test_invariants.py, those of secrets in test_invariants_of_secrets.py; 3, 10,
+11, 15 and 16 beside their fixed cases, as `test_<number>_`. Examples are few, for each is a federation of its own.
 Source: secure_aggregation.md, section 8.
 """
 
