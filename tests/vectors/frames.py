@@ -87,7 +87,7 @@ class Frames:
         return self.signed("E0 reply", i, self.entry(i)[1:])
 
     def e1(self, i: int, entries: list[Any] | None = None, **changes: Any) -> bytes:
-        listed = [self.entry(j) for j in self.round.cohort] if entries is None else entries
+        listed = [self.entry(j) for j in self.round.listed] if entries is None else entries
         return self.signed("E1", i, [listed], **changes)
 
     def e1_reply(self, i: int) -> bytes:
@@ -98,8 +98,8 @@ class Frames:
         signature = sign(r.study.identities[i], "epoch-ack", r.study.session, r.epoch, r.epoch_hash)
         return self.signed(f"{stage} reply", i, [signature])
 
-    def e2(self, i: int, nonces: list[bytes] | None = None) -> bytes:
-        return self.signed("E2", i, [self.round.nonces if nonces is None else nonces])
+    def e2(self, i: int, nonces: list[bytes] | None = None, **changes: Any) -> bytes:
+        return self.signed("E2", i, [self.round.nonces if nonces is None else nonces], **changes)
 
     def e2_reply(self, i: int) -> bytes:
         return self.ack(i, "E2")
@@ -217,9 +217,9 @@ class Frames:
         """Return stage by stage each site's (or only some sites') request and reply; a lost one has arrives = false."""
         r, listed = self.round, []
         plan = (
-            ("E0", r.cohort, self.e0, self.e0_reply, ()),
-            ("E1", r.cohort, self.e1, self.e1_reply, ()),
-            ("E2", r.cohort if r.study.is_sparse else [], self.e2, self.e2_reply, ()),
+            ("E0", r.listed, self.e0, self.e0_reply, ()),
+            ("E1", r.listed, self.e1, self.e1_reply, ()),
+            ("E2", r.listed if r.study.is_sparse else [], self.e2, self.e2_reply, ()),
             ("R0", r.cohort, self.r0, self.r1, r.silent_r1),
             ("R1p", r.members, self.r1p, self.r2, r.silent_r2),
             ("R3a", r.survivors, self.r3a, self.r3b, r.silent_r3b),

@@ -1,8 +1,9 @@
 """Write v1/*.json: `python tests/vectors/make_vectors.py`. Deterministic: a second run writes the same bytes.
 
 This is the reference for how the vectors were made. Published vectors are never edited: what changes is a v2. The
-values come from reference.py, frames.py and encrypted.py, which share no code with secure_frl; what must be refused
-comes from wrong_requests.py and wrong_replies.py, the published vectors of the primitives from primitives.py.
+values come from reference.py, frames.py, epochs.py, charters.py and encrypted.py, which share no code with secure_frl;
+what must be refused comes from wrong_requests.py, edge_requests.py and wrong_replies.py, the published vectors of the
+primitives from primitives.py.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import edge_requests
 import wrong_replies
 import wrong_requests
+from charters import bad_charters, charter_and_roster
 from encrypted import encrypted
+from epochs import epoch_of_five
 from frames import Frames
 from primitives import primitives
 from reference import (
@@ -63,7 +67,7 @@ def values(n: int, bound: int) -> list[list[int]]:
 
 def trace(title: str, r: Round, only: list[int] | None = None) -> dict[str, Any]:
     """Return one round as a vector: what everybody (or only some) holds and draws, every frame, what comes out."""
-    study, shown = r.study, r.cohort if only is None else only
+    study, shown = r.study, r.listed if only is None else only
     rows = {kind: [[share_row(row).hex() for row in r.rows[kind, i][1:]] for i in shown] for kind in ("seed", "key")}
     present = [i for i in shown if i in r.members]
 
@@ -134,9 +138,16 @@ def sparse_round() -> Round:
     return Round(study, values(101, 1000), silent_r2=(near[0], near[-1]), silent_r3b=(near[1],))
 
 
-def sparse(r: Round) -> dict[str, Any]:
+def fewer_round() -> Round:
+    """Return a round of 101 sites that may lose 22, and does."""
+    numbers = {"sites": 101, "threshold": 11, "max_colluders": 10, "min_survivors": 79, "honest_shares": 69}
+    study = Study(constants(3, noise="local") | {"profile": "cross_device", "neighbours": 22} | numbers)
+    return edge_requests.fewer(study, values(101, 1000))
+
+
+def sparse(r: Round, what: str = "two get lost") -> dict[str, Any]:
     """Return what site 0 of 101 sees of it."""
-    made = trace("site 0 of 101 in cross_device: nonces, E2, 22 neighbours of whom two get lost", r, only=[0])
+    made = trace(f"site 0 of 101 in cross_device: nonces, E2, 22 neighbours of whom {what}", r, only=[0])
     return made | {
         "site_identity_publics": [identity(secret).hex() for secret in r.study.identities],
         "nonce_0": r.nonces[0].hex(),
@@ -334,6 +345,16 @@ def vectors() -> dict[str, dict[str, Any]]:
         "what": "requests that only cross_device refuses",
         "cases": wrong_requests.to_site(large, (wrong_requests.nonces,)),
     }
+    bases = made | {"ok_site_0_of_101": large, "ok_site_0_of_101_22_lost": fewer_round()}
+    few = "some get lost, 22 of all: eleven beside each other on the circle, which one gap does not cut in two"
+    files |= {
+        "ok_site_0_of_101_22_lost": sparse(bases["ok_site_0_of_101_22_lost"], few),
+        "ok_epoch_5": epoch_of_five(trace, constants, values),
+        "ok_charter": charter_and_roster(constants),
+        "bad_charters": _cases("charter bytes that nobody signs", bad_charters(constants)),
+        "bad_to_site_at_edges": _cases("requests that site 0 refuses, most for one rule", edge_requests.to_site(bases)),
+        "ok_to_site_at_edges": _cases("requests that site 0 answers", edge_requests.accepted(bases)),
+    }
     base = made["ok_round_5_one_lost"]
     head = {"protocol": LABEL, "base": "ok_round_5_one_lost"}
     files["bad_to_site"] = head | {"what": "requests that site 0 refuses", "cases": wrong_requests.to_site(base)}
@@ -357,6 +378,10 @@ def vectors() -> dict[str, dict[str, Any]]:
             "abort": {"stage": "R3c", "error": "DealerCheated", "dealer": next(iter(first_words))[1]},
         }
     return files
+
+
+def _cases(what: str, cases: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"protocol": LABEL, "what": what, "cases": cases}
 
 
 def text(vector: dict[str, Any]) -> str:

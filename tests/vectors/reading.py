@@ -21,7 +21,7 @@ SHAPES: dict[str, Any] = {  # section 7: "u", "id", a number of bytes, "short", 
     "R5": (["id"], "bytes", 32, 32, 64),
 }
 
-NAMES = {number: name for name, number in TYPES.items()}
+NAMES = {number: name for name, number in TYPES.items()} | {7: "E3", 27: "R6"}  # the latter of section 18
 ATTEMPT = ("SharesSent", "InputSent", "SetConfirmed", "SumAwaited", "Departed")
 TAKES = {  # section 13
     "WithoutEpoch": {"E0"},
@@ -123,7 +123,8 @@ def check_size(kind: str, size: int, *, sites: int, length: int, word: int) -> N
         "R1p": (8 + 212 * n + 88 * n, 16, False), "R2": (word * (d + 4), 16, True), "BadShare": (8 + 3 * n, 16, False),
         "R3a": (74 + 3 * n, 16, False), "R3b": (8 + 72 * n, 16, False), "R3c": (8 + 72 * n, 16, False),
         "R4": (16 + 68 * n, 16, False), "R5": (150 + 3 * n + word * (d + 4), 16, False),
-        "R5 reply": (1, 16, True), "Refusal": (2, 64, True), "": (-1000, 0, False),
+        "R5 reply": (1, 16, True), "Refusal": (2, 64, True), "E3": (35, 64, True), "R6": (35, 64, True),
+        "": (-1000, 0, False),
     }[kind]  # fmt: skip
     greatest = 152 + body + trailer
     need(size == greatest if exact else size <= greatest, "MalformedMessage")
@@ -180,3 +181,16 @@ def is_connected(survivors: list[int], near: Callable[[int, list[int]], list[int
         seen |= found
         open_ += found
     return len(seen) == len(survivors)
+
+
+def summed(total: bytes, count: int, constants: dict[str, Any]) -> list[int]:
+    """Return the D values of a published sum over `count` sites: section 8, "Sum"."""
+    width = constants["modulus_bits"]
+    size, half = 4 if width <= 32 else 8, 1 << (width - 1)
+    need(len(total) == size * (constants["length"] + 4), "MalformedMessage")
+    words = [int.from_bytes(total[at : at + size], "little", signed=True) for at in range(0, len(total), size)]
+    need(-half <= min(words) and max(words) < half, "MalformedMessage")
+    need([*words[:2], *words[-2:]] == [count, 0, count * constants["weight"], 0], "LaneMismatch")
+    limit = constants["sites"] * constants["bound"] + constants["noise_bound"]
+    need(max(map(abs, words[2:-2])) <= limit, "SumOutOfRange")
+    return words[2:-2]

@@ -184,9 +184,16 @@ class Study:
         self.word_bytes = 4 if self.constants["modulus_bits"] <= 32 else 8
         self.config_hash = config_hash(self.constants)
 
-    def drawn(self, what: str, first: int, i: int) -> bytes:
-        """Return a secret of site i: a byte 32 times in small studies, a hash of its name in large ones."""
-        return sha256(f"vectors/{what}/{i}".encode()) if self.is_sparse else bytes([first + i]) * 32
+    def drawn(self, what: str, first: int, i: int, drawing: int = 0) -> bytes:
+        """Return a secret of site i: a byte 32 times in small studies, a hash of its name in large ones and later."""
+        if drawing or self.is_sparse:
+            return sha256(named(f"vectors/{what}/{i}", drawing))
+        return bytes([first + i]) * 32
+
+
+def named(name: str, drawing: int) -> bytes:
+    """Return what a secret is the hash of. drawing: how many attempts drew before; the first has no suffix."""
+    return (f"{name}/{drawing}" if drawing else name).encode()
 
 
 def config_hash(c: dict[str, Any]) -> bytes:
@@ -204,7 +211,8 @@ class Round:
     """Every value of one round.
 
     silent_r1, silent_r2: sites whose reply to R0, to R1' gets lost. lacks_model: sites that R0 sends the model to.
-    first_words: what a cheating dealer shares in place of its secret's words.
+    first_words: what a cheating dealer shares in place of its secret's words. cohort: all sites if empty. drawing: how
+    many attempts of the epoch drew secrets before this one.
     """
 
     study: Study
@@ -219,21 +227,25 @@ class Round:
     first_round: int = 1
     model: bytes = b"first model"
     first_words: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    cohort: list[int] = field(default_factory=list)
+    drawing: int = 0
 
     def __post_init__(self) -> None:
         study, n, t = self.study, self.study.n, self.study.constants["threshold"]
-        self.cohort = list(range(n))
+        again = self.drawing
+        self.listed = list(range(n))  # all that answered E0
+        self.cohort = self.cohort or self.listed
         self.c_sk = [study.drawn("c_sk", 0x11, i) for i in range(n)]
         self.c_pk = [public(secret) for secret in self.c_sk]
         self.coordinator_c_sk = b"\x1f" * 32
         self.coordinator_c_pk = public(self.coordinator_c_sk)
-        self.s_sk = [study.drawn("s_sk", 0x21, i) for i in range(n)]
+        self.s_sk = [study.drawn("s_sk", 0x21, i, again) for i in range(n)]
         self.s_pk = [public(secret) for secret in self.s_sk]
-        self.seeds = [study.drawn("b", 0x31, i) for i in range(n)]
-        self.fresh = [study.drawn("fresh", 0x66, i) for i in range(n)]
+        self.seeds = [study.drawn("b", 0x31, i, again) for i in range(n)]
+        self.fresh = [study.drawn("fresh", 0x66, i, again) for i in range(n)]
         self.nonces = [study.drawn("nonce", 0, i) if study.is_sparse else b"" for i in range(n)]
-        self.coordinator_fresh = b"\x6f" * 32
-        keys = [[i, self.c_pk[i], self.nonces[i]] for i in self.cohort]
+        self.coordinator_fresh = sha256(named("vectors/fresh of S", again)) if again else b"\x6f" * 32
+        keys = [[i, self.c_pk[i], self.nonces[i]] for i in self.listed]
         self.epoch_hash = H("epoch", study.session, self.epoch, keys, self.coordinator_c_pk)
         self.ctx1 = H("ctx1", study.session, self.epoch_hash, self.number, self.attempt, self.cohort)
         self.order = self.cohort
@@ -241,11 +253,11 @@ class Round:
             graph_seed = H("graph", self.epoch_hash, self.number, self.attempt, self.cohort)
             self.order = permutation(graph_seed, self.cohort)
         self.place = {site: at for at, site in enumerate(self.order)}
-        self.commitments = [H("b-commit", self.ctx1, i, self.seeds[i]) for i in self.cohort]
+        self.commitments = [H("b-commit", self.ctx1, i, self.seeds[i]) for i in self.listed]
         self.rows: dict[tuple[str, int], list[list[int]]] = {}
         for kind, secrets in (("seed", self.seeds), ("key", self.s_sk)):
-            for i in self.cohort:
-                drawn = coefficients(sha256(f"vectors/{kind}/{i}".encode()), t - 1)
+            for i in self.listed:
+                drawn = coefficients(sha256(named(f"vectors/{kind}/{i}", again)), t - 1)
                 self.rows[kind, i] = [self.first_words.get((kind, i), words_of(secrets[i])), *drawn]
         self.members = [i for i in self.cohort if i not in self.silent_r1]
         self.survivors = [i for i in self.members if i not in self.silent_r2]

@@ -31,6 +31,7 @@ from reading import (
     need,
     opened,
     split_records,
+    summed,
     word,
 )
 from reference import (
@@ -68,12 +69,13 @@ class Site:
     epoch_noted: int = 0
     clock_s: float = 0
     state: str = "WithoutEpoch"
+    vector_fails: bool = False  # whether the next vector can't be made
     sent: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         v, i = self.vector, self.me
         self.clock_s = self.clock_s or v["clock_s"]
-        self.c, drawn = v["constants"], v["drawn"]
+        self.c = v["constants"]
         self.n, self.t, self.least = self.c["sites"], self.c["threshold"], self.c["min_survivors"]
         self.session, self.config = H("session", bytes.fromhex(v["charter"])), config_hash(self.c)
         self.secret = bytes.fromhex(v["site_identity_secrets"][i])
@@ -84,14 +86,18 @@ class Site:
         self.nonce = bytes.fromhex(v[f"nonce_{i}"]) if self.is_sparse else b""
         self.coordinator = identity(bytes.fromhex(v["coordinator_identity_secret"]))
         self.model = b"" if i in v["sites_without_the_model"] else bytes.fromhex(v["model"])
+        self.word = 4 if self.c["modulus_bits"] <= 32 else 8
+        self.draw(v)
+
+    def draw(self, vector: dict[str, Any]) -> None:
+        """Take secrets and values from an attempt's vector."""
+        self.vector, drawn, i = vector, vector["drawn"], self.me
         self.c_sk, self.fresh, self.s_sk, self.b = (bytes.fromhex(drawn[k][i]) for k in ("c_sk", "fresh", "s_sk", "b"))
         rows = [drawn["key_coefficients"][i], drawn["seed_coefficients"][i]]
         self.rows = [
             [words_of(secret), *[list(struct.unpack("<16I", bytes.fromhex(row))) for row in kind]]
             for secret, kind in zip((self.s_sk, self.b), rows, strict=True)
         ]
-        self.width = self.c["modulus_bits"]
-        self.word = 4 if self.width <= 32 else 8
 
     # --- frames: section 6
 
@@ -268,7 +274,8 @@ class Site:
             key = kdf(channels[COORDINATOR], self.epoch_hash, "link", "down", "R0", fresh)
             model = opened(key, sealed, frame[:152])
         need(H("model", model) == tag, "RoundRefused" if sealed else "ModelMissing")
-        self.model, self.channels, self.at_round = model, channels, round_
+        self.model, self.channels, self.at_round, self.state = model, channels, round_, "EpochOpen"
+        need(not self.vector_fails, "SiteFailed")
         self.numbers, self.cohort, self.tag, self.coordinator_fresh = numbers, cohort, tag, fresh
         self.ctx1 = H("ctx1", self.session, self.epoch_hash, *numbers[1:], cohort)
         self.order = (
@@ -320,6 +327,7 @@ class Site:
             self.shares[i] = plain[:64], plain[64:]
         if bad:
             self.state = "Departed"
+            self.sent.clear()
             return self.sealed("BadShare", [bad], self.ctx2)
         masked = self.masked(keys)
         self.members, self.state = ids, "InputSent"
@@ -336,7 +344,7 @@ class Site:
             masks.append((pair, 1 if self.me < j else -1))
         for key, sign_ in masks:
             words = [word + sign_ * mask for word, mask in zip(words, stream(key, len(words), self.word), strict=True)]
-        return b"".join((word % (1 << self.width)).to_bytes(self.word, "little") for word in words)
+        return b"".join((word % (1 << self.c["modulus_bits"])).to_bytes(self.word, "little") for word in words)
 
     def r3a(self, numbers: tuple[int, ...], body: list[Any], *_: bytes) -> bytes:
         survivors, signature = body
@@ -385,16 +393,8 @@ class Site:
         if self.state in ("InputSent", "SetConfirmed", "SumAwaited"):
             seen = H("transcript", self.ctx2, H("U3", self.ctx2, survivors), sha256(total))
             need(seen == transcript, "SurvivorsRefused")
-        need(len(total) == self.word * (self.c["length"] + 4), "MalformedMessage")
-        cut = range(0, len(total), self.word)
-        words = [int.from_bytes(total[at : at + self.word], "little", signed=True) for at in cut]
-        half = 1 << (self.width - 1)
-        need(-half <= min(words) and max(words) < half, "MalformedMessage")
-        count = len(survivors)
-        need([*words[:2], *words[-2:]] == [count, 0, count * self.c["weight"], 0], "LaneMismatch")
-        limit = self.n * self.c["bound"] + self.c["noise_bound"]
-        need(max(map(abs, words[2:-2])) <= limit, "SumOutOfRange")
-        following = sha256(self.model + struct.pack(f"<{len(words) - 4}q", *words[2:-2]))
+        values = summed(total, len(survivors), self.c)
+        following = sha256(self.model + struct.pack(f"<{len(values)}q", *values))
         need(H("model", following) == tag, "ModelDoesNotFollow")
         self.model, self.state = following, "EpochOpen"
         return self.sealed("R5 reply", [], self.ctx1)

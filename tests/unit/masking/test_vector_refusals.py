@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from vector_parties import BAD_TO_SITE, BECOMES, Parties, cases, constants_of, h, load, requests_before, steps_of
+from vector_parties import (
+    BECOMES,
+    TO_SITE,
+    Parties,
+    cases,
+    constants_of,
+    dialogue,
+    h,
+    load,
+    requests_before,
+    steps_of,
+)
 
 from secure_frl.errors import PeerError, RoundAborted, SecureFrlError
 from secure_frl.masking import contexts, secret_sharing
@@ -13,8 +24,8 @@ from secure_frl.wire.envelope import read_header
 from secure_frl.wire.messages import MessageType, RefusalCode, encode_body
 
 
-@pytest.mark.parametrize("case", [case for name in BAD_TO_SITE for case in cases(name)])
-def test_a_site_refuses_each_bad_request_by_its_name(case):
+@pytest.mark.parametrize("case", [case for name in TO_SITE for case in cases(name)])
+def test_a_site_answers_each_case_or_refuses_it_by_its_name(case):
     base = load(case["base"])
     parties = Parties(base)
     site = parties.site(0)
@@ -23,16 +34,20 @@ def test_a_site_refuses_each_bad_request_by_its_name(case):
     if case.get("restarts"):
         site = parties.site(0)
     parties.clock = float(case.get("clock_s", parties.clock))
-    before = site.state_name
 
-    reply = site.handle(h(case["request"]))
+    for step in dialogue(case):
+        parties.vector_fails, before = step.get("vector") == "fails", site.state_name
 
-    assert reply.hex() == case["reply"]
-    if case["error"] == "BadShare":
-        assert read_header(reply).type == MessageType.BAD_SHARE
-    else:
-        assert reply[152:154] == encode_body(RefusalCode(CODES.index(case["error"])))
-    assert site.state_name in BECOMES.get(case["then"], {before})
+        reply = site.handle(h(step["request"]))
+
+        assert reply.hex() == step["reply"]
+        if "error" in step and step["error"] != "BadShare":
+            assert reply[152:154] == encode_body(RefusalCode(CODES.index(step["error"])))
+        elif step is case:
+            assert (read_header(reply).type == MessageType.BAD_SHARE) == ("error" in case)
+            assert read_header(reply).type != MessageType.REFUSAL
+        if "then" in step:
+            assert site.state_name in BECOMES.get(step["then"], {before})
 
 
 @pytest.mark.parametrize("case", cases("bad_to_coordinator"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from small_federation import Register
 from secure_frl.encoding.lanes import to_ring_vector
 from secure_frl.errors import ModelMissing
 from secure_frl.masking import contexts
-from secure_frl.masking.coordinator_states import EpochOpening, MaskedSum
+from secure_frl.masking.coordinator_states import CoordinatorEpoch, EpochOpening, MaskedSum
 from secure_frl.masking.site_states import SiteProtocol
 from secure_frl.secure_sum import Block, RingVector, RoundContext, SiteId, Sum, SumConstants, SumTerms
 
@@ -31,7 +31,9 @@ BECOMES = {
     "left": {"Departed", "SumAwaited"},
     "closed": {"EpochOpen"},
 }
-BAD_TO_SITE = ("bad_to_site", "bad_to_site_0_of_101")
+TO_SITE = ("bad_to_site", "bad_to_site_0_of_101", "bad_to_site_at_edges", "ok_to_site_at_edges")
+EPOCH = "ok_epoch_5"
+SITE_0_OF_101 = sorted(path.stem for path in FOLDER.glob("ok_site_0_of_101*.json"))
 LOST = sorted(path.stem for path in FOLDER.glob("bad_round_*.json"))
 
 
@@ -73,8 +75,9 @@ class Host:
     """The vectors' host: its next policy is SHA-256 of the policy and the summed values, 8 little-endian bytes each."""
 
     constants: SumConstants
-    values: list[int]
+    values: dict[tuple[int, int], list[int]]  # of each (round, attempt)
     model: bytes
+    fails: Callable[[], bool] = lambda: False  # whether the next vector can't be made
     closed: list[str] = field(default_factory=list)
 
     def policy_tag(self, announced_tag: bytes, model: bytes | None) -> bytes:
@@ -86,7 +89,9 @@ class Host:
         return tag
 
     def contribute(self, context: RoundContext) -> RingVector:
-        return to_ring_vector(np.array(self.values, np.int64), self.constants)
+        if self.fails():
+            raise OSError("as a vector of the vectors says")
+        return to_ring_vector(np.array(self.values[context.round, context.attempt], np.int64), self.constants)
 
     def release(self) -> None: ...
 
@@ -106,6 +111,7 @@ class Parties:
 
     def __post_init__(self) -> None:
         v = self.vector
+        self.attempts, self.vector_fails = attempts_of(v), False
         self.constants = constants_of(v["constants"])
         self.signing = [Ed25519PrivateKey.from_private_bytes(h(secret)) for secret in v["site_identity_secrets"]]
         self.coordinator_key = Ed25519PrivateKey.from_private_bytes(h(v["coordinator_identity_secret"]))
@@ -120,16 +126,19 @@ class Parties:
         )
         self.clock = float(v["clock_s"])
         self.registers = [Register() for _ in self.signing]
-        drawn = v["drawn"]["coordinator"]
-        self.random = Drawn([h(drawn["c_sk"]), h(drawn["fresh"])], [])
+        fresh = [h(one["drawn"]["coordinator"]["fresh"]) for one in self.attempts]
+        self.random = Drawn([h(v["drawn"]["coordinator"]["c_sk"]), *fresh], [])
 
     def site(self, i: int) -> SiteProtocol:
-        v, d = self.vector, self.vector["drawn"]
-        polynomials = [d["seed_coefficients"][i], d["key_coefficients"][i]]
+        v, first = self.vector, self.attempts[0]
+        drawn = [one["drawn"] for one in self.attempts if i in one.get("cohort", [i])]
+        polynomials = [d[name][i] for d in drawn for name in ("seed_coefficients", "key_coefficients")]
         nonce = [h(v[f"nonce_{i}"])] if v["constants"]["profile"] == "cross_device" else []
-        random = Drawn([h(d["c_sk"][i]), *nonce, *(h(d[name][i]) for name in ("fresh", "s_sk", "b"))], polynomials)
-        model = b"" if i in v["sites_without_the_model"] else h(v["model"])
-        host = Host(self.constants, v["values"][i], model)
+        secrets = [h(d[name][i]) for d in drawn for name in ("fresh", "s_sk", "b")]
+        random = Drawn([h(v["drawn"]["c_sk"][i]), *nonce, *secrets], polynomials)
+        model = b"" if i in first["sites_without_the_model"] else h(first["model"])
+        values = {(one["round"], one["attempt"]): one["values"][i] for one in self.attempts}
+        host = Host(self.constants, values, model, lambda: self.vector_fails)
         now = lambda: self.clock  # noqa: E731
         return SiteProtocol(self.terms, SiteId(i), self.signing[i], self.registers[i], random, now, host)
 
@@ -139,11 +148,11 @@ class Parties:
             self.terms, self.coordinator_key, self.random, now, v["epoch"], v["first_round"], v["expiry_s"]
         )
 
-    def begin(self, opening: EpochOpening) -> MaskedSum:
-        v, epoch = self.vector, opening.outcome()
+    def begin(self, epoch: CoordinatorEpoch, at: int = 0) -> MaskedSum:
+        v = self.attempts[at]
         models = dict.fromkeys(map(SiteId, v["sites_without_the_model"]), h(v["model"]))
-        tag = contexts.model_tag(h(v["model"]))
-        return MaskedSum(self.terms, epoch, v["round"], v["attempt"], epoch.members, tag, models, self.random)
+        tag, cohort = contexts.model_tag(h(v["model"])), tuple(map(SiteId, v.get("cohort", epoch.members)))
+        return MaskedSum(self.terms, epoch, v["round"], v["attempt"], cohort, tag, models, self.random)
 
     def stages(self) -> Iterator[tuple[str, Any]]:
         """Yield each stage with the coordinator's machine in it; the caller asks, answers and closes."""
@@ -152,10 +161,21 @@ class Parties:
             if stage == "E2":  # every vector of both ends is cross_silo
                 continue
             if stage == "R0":
-                machine = self.begin(machine)
+                machine = self.begin(machine.outcome())
             elif stage == "R5":
                 machine.publish(h(self.vector["outcome"]["next_tag"]))
             yield stage, machine
+
+
+def attempts_of(vector: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one vector for each attempt of an epoch's vector; a round's vector is its only one."""
+    found = []
+    for one in vector.get("attempts", [{}]):
+        drawn = {**vector["drawn"], **one.get("drawn", {})}
+        drawn["coordinator"] = {**vector["drawn"]["coordinator"], **drawn["coordinator"]}
+        steps = vector["steps"] if not found else []  # the epoch's are before the first attempt's
+        found.append({**vector, **one, "drawn": drawn, "steps": [*steps, *one.get("steps", ())]})
+    return found
 
 
 def steps_of(vector: dict[str, Any], stage: str) -> dict[int, dict[str, Any]]:
@@ -166,6 +186,11 @@ def requests_before(vector: dict[str, Any], after: str | None) -> list[bytes]:
     """Return the requests to site 0 up to the stage `after`, none without one."""
     stages = STAGES[: STAGES.index(after) + 1] if after else ()
     return [h(step["request"]) for step in vector["steps"] if step["site"] == 0 and step["stage"] in stages]
+
+
+def dialogue(case: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a case with what is sent before and after it, each with request and reply; only the case has `then`."""
+    return [*case.get("first", ()), case, *case.get("next", ())]
 
 
 def cases(name: str) -> list[Any]:
