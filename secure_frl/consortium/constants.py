@@ -106,7 +106,7 @@ def _size_rules(it: SumConstants) -> list[tuple[str, bool]]:
             f"n * bound + noise_bound < 2^(w-1) (w={it.modulus_bits})",
             it.sites * it.bound + it.noise_bound < half and it.sites * it.weight < half,
         ),
-        ("blocks cover the vector in order, with clips > 0 and shares that add to 1", _blocks_hold(it)),
+        ("blocks cover the vector in order, with names in ASCII, clips > 0 and shares that add to 1", _blocks_hold(it)),
     ]
 
 
@@ -114,6 +114,7 @@ def _blocks_hold(it: SumConstants) -> bool:
     at = 0
     for block in it.blocks:
         sound = math.isfinite(block.clip_norm) and block.clip_norm > 0 and 0 < block.noise_share <= 1
+        sound = sound and block.name.isascii()  # it enters the hash of the constants
         if block.start != at or block.stop <= at or not sound:
             return False
         at = block.stop
@@ -124,11 +125,11 @@ def _blocks_hold(it: SumConstants) -> bool:
 
 def _noise_rules(it: SumConstants) -> list[tuple[str, bool]]:
     finite = math.isfinite(it.noise_multiplier) and it.noise_multiplier >= 0
-    noisy = it.noise_multiplier > 0 and it.integer_noise_scale >= 1
+    noisy = it.noise_multiplier > 0 and 1 <= it.integer_noise_scale < 2**63
     silent = it.noise_multiplier == 0 and it.integer_noise_scale == 0
     return [
         (
-            f"noise_multiplier and integer_noise_scale > 0 exactly if there is noise ({it.noise_multiplier}, "
+            f"noise_multiplier and integer_noise_scale > 0, the latter < 2^63, exactly if there is noise ({it.noise_multiplier}, "
             f"{it.integer_noise_scale})",
             finite and (silent if it.noise == "unsafe-none" else noisy),
         )

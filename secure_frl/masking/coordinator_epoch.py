@@ -34,6 +34,7 @@ from secure_frl.masking.keys import Channels, KeyPair, check_distinct, open_chan
 from secure_frl.secure_sum import COORDINATOR_ID, Addressed, RandomSource, SiteId, SumTerms
 from secure_frl.wire.envelope import EMPTY_32, Address, cut, sign_frame, verify_frame
 from secure_frl.wire.messages import (
+    MOST_SITES,
     Body,
     EpochAck,
     EpochEntry,
@@ -223,6 +224,11 @@ class EpochOpening:
         if contexts.expired_sites(self._terms, [site], self._clock()):
             raise RosterRefused(
                 f"expected a site whose enrolment lasts, got site {site} after its end. Enrol it again."
+            )
+        if len(state.entries) == MOST_SITES:
+            raise EpochRefused(
+                f"expected one of {MOST_SITES} keys, which fill an epoch's list, site {site} sent one more. Let it join "
+                "the next epoch."
             )
         commitment = key.nonce_commitment
         if len(commitment) != (contexts.NONCE_BYTES if self._has_nonces else 0):

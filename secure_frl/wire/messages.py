@@ -70,13 +70,13 @@ STAGE_NAMES = {  # the stage's ASCII name inside link keys
 
 # --- bodies ----------------------------------------------------------------------------------------------------------
 
-_MOST_SITES = 10_000
+MOST_SITES = 10_000
 Id = Annotated[int, msgspec.Meta(ge=0, le=65_534)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 B32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 B64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 UpToB32 = Annotated[bytes, msgspec.Meta(max_length=32)]
-Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=_MOST_SITES)]
+Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MOST_SITES)]
 MAX_PACKAGE_BYTES = 66_400  # fresh bytes, hashes, a signature, a CKKS context of at most 66,000 bytes, a tag
 SealedPackage = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_PACKAGE_BYTES)]
 
@@ -118,7 +118,7 @@ class EpochEntry(Body, frozen=True, gc=False):
 class EpochList(Body, frozen=True):
     """E1, coordinator to every site that answered E0."""
 
-    entries: Annotated[tuple[EpochEntry, ...], msgspec.Meta(max_length=_MOST_SITES)]
+    entries: Annotated[tuple[EpochEntry, ...], msgspec.Meta(max_length=MOST_SITES)]
 
 
 class EpochNonce(Body, frozen=True):
@@ -130,7 +130,7 @@ class EpochNonce(Body, frozen=True):
 class EpochNonces(Body, frozen=True):
     """E2, cross_device only: every nonce, in the order of E1's list."""
 
-    nonces: Annotated[tuple[B32, ...], msgspec.Meta(max_length=_MOST_SITES)]
+    nonces: Annotated[tuple[B32, ...], msgspec.Meta(max_length=MOST_SITES)]
 
 
 class EpochAck(Body, frozen=True):
@@ -215,7 +215,7 @@ class Packages(Body, frozen=True):
 
     key_id: B32  # SHA-256 of the secret context
     policy_tag: B32  # of the policy that the steward holds
-    packages: Annotated[tuple[SealedPackage, ...], msgspec.Meta(max_length=_MOST_SITES)]
+    packages: Annotated[tuple[SealedPackage, ...], msgspec.Meta(max_length=MOST_SITES)]
 
 
 class PackageDelivery(Body, frozen=True):

@@ -32,10 +32,12 @@ from secure_frl.secure_sum import Block
         ({"noise": "none"}, "noise of"),
         ({"noise_multiplier": math.inf}, "noise_multiplier"),
         ({"noise_multiplier": 0.0}, "noise_multiplier"),
+        ({"integer_noise_scale": 2**63}, "integer_noise_scale"),
         ({"scale": math.nan}, "scale"),
         ({"bound": 2**31 // 10}, r"2\^\(w-1\)"),
         ({"length": 6}, "blocks"),
         ({"blocks": (Block("policy", 0, 5, 0.4, 0.85),)}, "blocks"),
+        ({"blocks": (Block("pol\N{LATIN SMALL LETTER I WITH DIAERESIS}cy", 0, 5, 0.4, 1.0),)}, "ASCII"),
     ],
 )
 def test_constants_that_break_a_rule_are_refused_by_its_name(changes: dict[str, object], rule: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from secure_frl.errors import PeerError, RoundAborted, UnexpectedMessage, UnexpectedState
+from secure_frl.errors import EpochRefused, PeerError, RoundAborted, UnexpectedMessage, UnexpectedState
 from secure_frl.masking.contexts import sizes_of
 from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.secure_sum import COORDINATOR_ID
@@ -113,3 +113,21 @@ def test_a_failed_opening_takes_nothing_and_gives_no_epoch(opening_of, n, stage)
     for ask in (opening.close_stage, opening.outcome):
         with pytest.raises(UnexpectedState):
             ask()
+
+
+def test_an_answer_beyond_the_longest_list_waits_for_the_next_epoch(opening_of, monkeypatch):
+    monkeypatch.setattr("secure_frl.masking.coordinator_epoch.MOST_SITES", 4)  # a list of 10,001 opens at no site
+    parties, opening = opening_of(5)
+    frames = dict(opening.requests())
+    replies = {site: parties.sites[site].handle(frames[site]) for site in frames}
+    for site in (0, 1, 3, 4):
+        opening.receive(site, replies[site])
+
+    with pytest.raises(EpochRefused, match="next epoch"):
+        opening.receive(2, replies[2])
+
+    assert opening.excluded == {2: "EpochRefused"}
+    opening.close_stage()
+    parties.exchange(opening)
+    opening.close_stage()
+    assert opening.outcome().listed == (0, 1, 3, 4)
