@@ -129,8 +129,8 @@ def _noise_rules(it: SumConstants) -> list[tuple[str, bool]]:
     silent = it.noise_multiplier == 0 and it.integer_noise_scale == 0
     return [
         (
-            f"noise_multiplier and integer_noise_scale > 0, the latter < 2^63, exactly if there is noise ({it.noise_multiplier}, "
-            f"{it.integer_noise_scale})",
+            f"noise_multiplier and integer_noise_scale > 0, the latter < 2^63, exactly if there is noise "
+            f"({it.noise_multiplier}, {it.integer_noise_scale})",
             finite and (silent if it.noise == "unsafe-none" else noisy),
         )
     ]

@@ -227,8 +227,8 @@ class EpochOpening:
             )
         if len(state.entries) == MOST_SITES:
             raise EpochRefused(
-                f"expected one of {MOST_SITES} keys, which fill an epoch's list, site {site} sent one more. Let it join "
-                "the next epoch."
+                f"expected at most {MOST_SITES} keys, which fill an epoch's list, site {site} sent one more. Let it "
+                "join the next epoch."
             )
         commitment = key.nonce_commitment
         if len(commitment) != (contexts.NONCE_BYTES if self._has_nonces else 0):
