@@ -32,7 +32,7 @@ _P = 2**255 - 19
 
 def is_acceptable(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> bool:
     """Whether the receiver of this message may take it."""
-    body = _readable(world, machine, site, letter, plain)
+    body = readable(world, machine, site, letter, plain)
     return body is not None and _RULES[letter.kind](world, machine, site, letter, body)
 
 
@@ -42,7 +42,7 @@ def whom_to_blame(world: Any, machine: Any, site: int, letter: Opened, plain: by
     Of a complaint, whom the coordinator must note as blamed: it cannot tell a cheating dealer from a lying complainer,
     but it can tell who deals to whom. Empty where no complaint may come of the message.
     """
-    body = _readable(world, machine, site, letter, plain)
+    body = readable(world, machine, site, letter, plain)
     if body is None or letter.kind not in (T.R1P, T.BAD_SHARE):
         return set()
     if letter.kind is T.R1P:
@@ -51,7 +51,7 @@ def whom_to_blame(world: Any, machine: Any, site: int, letter: Opened, plain: by
     return set(named) if named == sorted(set(named) & others) else set()
 
 
-def _readable(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> Any:
+def readable(world: Any, machine: Any, site: int, letter: Opened, plain: bytes) -> Any:
     """The body behind a right header, of R1' with the list; None where section 6 refuses it whatever it says."""
     if letter.header.type != letter.kind or letter.header.session != world.charter.terms.session:
         return None
@@ -115,7 +115,7 @@ def _is_low(key: bytes) -> bool:
     return _point(key) in (0, 1, _P - 1, *eight)
 
 
-def _is_signed(key: bytes, signature: bytes, purpose: str, *fields: Any) -> bool:
+def is_signed(key: bytes, signature: bytes, purpose: str, *fields: Any) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, signed_bytes(purpose, *fields))
     except InvalidSignature:
@@ -147,7 +147,7 @@ def _e1(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
         and all(len(entry.nonce_commitment) == (32 if _is_sparse(world) else 0) for entry in body.entries)
         and all(site < len(terms.site_public_keys) for site in ids)
         and all(
-            _is_signed(
+            is_signed(
                 terms.site_public_keys[entry.site],
                 entry.signature,
                 "epoch",
@@ -266,7 +266,7 @@ def _r3a(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool
     context, t = state.view.context, world.charter.constants.threshold
     fields = (context.session, context.round, context.attempt, state.ctx2, survivors)
     return (
-        _is_signed(world.charter.terms.coordinator_public_key, body.signature, "R3a", *fields)
+        is_signed(world.charter.terms.coordinator_public_key, body.signature, "R3a", *fields)
         and survivors == sorted(set(survivors))
         and set(survivors) <= set(state.members)
         and site in survivors
@@ -304,7 +304,7 @@ def _r5(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     ctx2 = world.sites[site]._state.ctx2 if hasattr(world.sites[site]._state, "ctx2") else None
     digest = hashlib.sha256(body.total).digest()
     signed = (summed.view.ctx1, list(body.survivors), digest, body.next_tag, body.transcript_hash)
-    if not _is_signed(world.charter.terms.coordinator_public_key, body.signature, "R5", *signed):
+    if not is_signed(world.charter.terms.coordinator_public_key, body.signature, "R5", *signed):
         return False
     if ctx2 is not None:
         true_set = survivors_hash(ctx2, body.survivors)
@@ -326,7 +326,7 @@ def _e0_reply(world: Any, machine: Any, site: int, letter: Opened, body: Any) ->
     taken = [machine._keys.public, *(entry.public_key for entry in machine._state.entries.values())]
     is_new = _point(body.public_key) not in [_point(key) for key in taken]
     return (
-        _is_signed(terms.site_public_keys[site], body.signature, "epoch", *fields)
+        is_signed(terms.site_public_keys[site], body.signature, "epoch", *fields)
         and is_new
         and not _is_low(body.public_key)
     )
@@ -337,7 +337,7 @@ def _e1_reply(world: Any, machine: Any, site: int, letter: Opened, body: Any) ->
     if letter.kind is T.E1_REPLY and _is_sparse(world):
         return bool(body == letter.body())
     fields = (terms.session, machine._epoch, machine._state.epoch_hash)
-    return _is_signed(terms.site_public_keys[site], body.signature, "epoch-ack", *fields)
+    return is_signed(terms.site_public_keys[site], body.signature, "epoch-ack", *fields)
 
 
 def _r1(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
@@ -394,4 +394,4 @@ _RULES = {
     T.R5_REPLY: _r5_reply,
     T.BAD_SHARE: _never,
 }
-__all__ = ["LOW_ORDER", "is_acceptable", "whom_to_blame"]
+__all__ = ["LOW_ORDER", "is_acceptable", "is_signed", "readable", "whom_to_blame"]
