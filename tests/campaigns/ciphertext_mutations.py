@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from ciphertext_deliveries import NOISE, BlindScore, Deliveries
 from ciphertext_insider import apart, blind_opened, resigned, together
-from ciphertext_rules import ANSWERED, FOLLOWED, KEPT, REFUSED, followed_values
+from ciphertext_rules import ANSWERED, FOLLOWED, KEPT, REFUSED, followed_values, has_trusted_key
 from ciphertext_workers import end, hanging, taken_over
 from ciphertext_world import SHAPES, BlindWorld
 from fault_insider import Opened, listed_of
@@ -204,6 +204,7 @@ class BlindBench(Deliveries):
         world, view, r = self.world, machine._view, self.r
         for site in lacking:
             genuine, writer = view.models[site], world.host(0)
+            sound = frozenset({ANSWERED}) if has_trusted_key(world, site) else NOISE
             for _ in range(max(1, self.per_stage // 3)):
                 choice, may = r.randrange(6), NOISE
                 if choice == 0:
@@ -218,7 +219,7 @@ class BlindBench(Deliveries):
                 elif choice == 4:
                     parcel = writer.parcel(session=r.randbytes(32))
                 else:
-                    parcel, may = writer.parcel(step=r.randrange(9)), frozenset({ANSWERED})
+                    parcel, may = writer.parcel(step=r.randrange(9)), sound
                 frame = dict(announcements(replace(view, models={site: parcel}), [SiteId(site)]))[SiteId(site)]
                 self.score.before_sealing += 1
                 self.score.kinds["R0 parcel"] += 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from ciphertext_world import BlindWorld
+from ciphertext_world import BlindWorld, cipher_at
 from fault_insider import Opened, listed_of
 from mutation_rules import is_acceptable, is_signed, readable
 
@@ -147,7 +147,14 @@ def _r0(world: BlindWorld, machine: Any, site: int, letter: Opened, genuine: Ope
         and body.config_hash == config_hash(constants)
         and body.sealed_digest == told.sealed_digest
         and has_it
+        and has_trusted_key(world, site)
     )
+
+
+def has_trusted_key(world: BlindWorld, site: int) -> bool:
+    """Whether fewer than three sums under this site's key were not followed."""
+    cipher = cipher_at(world.sites[site])
+    return cipher is not None and cipher.failures < 3
 
 
 def _closed(world: BlindWorld, site: int) -> int:
@@ -294,4 +301,4 @@ _RULES = {
     T.R5C: _r5c,
     T.R5C_REPLY: _r5c_reply,
 }
-__all__ = ["ANSWERED", "FOLLOWED", "KEPT", "REFUSED", "allowed", "followed_values", "inner_of"]
+__all__ = ["ANSWERED", "FOLLOWED", "KEPT", "REFUSED", "allowed", "followed_values", "has_trusted_key", "inner_of"]
