@@ -101,13 +101,18 @@ class EncryptedSum:
         """Give the worker the sum that is held, unless it has it."""
         if self._worker.holds is self:
             return
-        try:
-            self._worker.ask(Op.CLEAR)
-            self._worker.ask_each(Op.STAGE, self._chunks)
-            if self._chunks:
-                self._worker.ask(Op.COMMIT)
-        except (WorkerDied, CiphertextRefused):
-            raise RoundAborted(
-                "expected a worker that takes the sum so far, none did. Look at this machine's memory and its load."
-            ) from None
-        self._worker.holds = self
+        for _ in range(_TRIES):  # the end of one that was idle is noticed here
+            try:
+                self._worker.ask(Op.CLEAR)
+                self._worker.ask_each(Op.STAGE, self._chunks)
+                if self._chunks:
+                    self._worker.ask(Op.COMMIT)
+            except WorkerDied:
+                continue
+            except CiphertextRefused:
+                break
+            self._worker.holds = self
+            return
+        raise RoundAborted(
+            "expected a worker that takes the sum so far, none did. Look at this machine's memory and its load."
+        )

@@ -236,6 +236,17 @@ def test_ciphertexts_over_which_workers_die_put_their_site_out(small, bodies, si
     assert open_sum(total.body, small, 2, site_worker).tolist() == expected
 
 
+def test_a_worker_that_died_while_nobody_asked_it_is_replaced(small, bodies, site_worker, vector) -> None:
+    with Worker(ROOMY) as worker:
+        EncryptedSum(small, KEY_ID, worker).add(0, KEY_ID, bodies[0])  # an earlier round's
+        assert worker.process_id is not None
+        os.kill(worker.process_id, signal.SIGKILL)
+        total = EncryptedSum(small, KEY_ID, worker)
+        total.add(1, KEY_ID, bodies[1])
+
+    assert open_sum(total.body, small, 1, site_worker).tolist() == modular_sum([vector(small, 1)], 30)
+
+
 class TakenOver(Worker):
     """A worker that answers chosen requests for the sum with something else, as one that a contribution took over."""
 
