@@ -318,8 +318,8 @@ class BlindBench(Deliveries):
     def befall_coordinator(self, machine: Any, site: int, reply: bytes, letter: Opened) -> None:
         """The same at the coordinator, before it adds a site's ciphertexts."""
         adder, total = self.world.adder, machine._view.encrypted
-        if self.kind == "dead worker" and adder.holds is total:
-            end(adder)
+        if self.kind == "dead worker":
+            end(adder)  # with the sum that it holds, or idle before a round's first ciphertexts
         may, self.may_abort = frozenset({ANSWERED, REFUSED}), True
         for trial in range(6 if self.kind == "taken over" and site == self.victim else 0):
             self.score.kinds["R2C at a worker that is taken over or hangs"] += 1

@@ -68,7 +68,7 @@ NO_MESSAGE_REACHES = {  # function -> reason
     "split": "arguments of its own caller",
 }
 
-BLIND_WORLDS, BLIND_PER_STAGE = 24, 12
+BLIND_WORLDS, BLIND_PER_STAGE = 32, 12
 BLIND_MODULES = (
     "ckks.ciphertexts",
     "ckks.coordinator_epoch",
