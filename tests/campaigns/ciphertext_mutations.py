@@ -170,6 +170,8 @@ class BlindBench(Deliveries):
                 self.stage(machine, lost=(self.victim,) if (kind, stage) == ("lost", late) else (), trials=trials)
         except RoundAborted as error:
             self.score.names[type(error).__name__] += 1
+            if kind != "lost" and not machine.refusals:
+                self.fail(f"a round ({kind or 'nothing in it'}) of sites that all answered was given up: {error!r}")
             self.replay(machine)
             self.level()
             return
@@ -320,9 +322,10 @@ class BlindBench(Deliveries):
         adder, total = self.world.adder, machine._view.encrypted
         if self.kind == "dead worker":
             end(adder)  # with the sum that it holds, or idle before a round's first ciphertexts
-        may, self.may_abort = frozenset({ANSWERED, REFUSED}), True
         for trial in range(6 if self.kind == "taken over" and site == self.victim else 0):
             self.score.kinds["R2C at a worker that is taken over or hangs"] += 1
+            # one that hangs is replaced; one that was taken over may cost the round
+            may, self.may_abort = frozenset({ANSWERED, REFUSED} if trial else {ANSWERED}), trial > 0
             with taken_over(adder, self.r.randrange(2**32)) if trial else hanging(adder):
                 adder.holds = total if self.r.random() < 0.7 else None
                 self.deliver_to_coordinator(machine, "R2C", site, reply, letter, may, letter.plain)
