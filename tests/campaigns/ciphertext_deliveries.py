@@ -214,7 +214,7 @@ class Deliveries:
         plain: bytes,
     ) -> None:
         """Let the coordinator take an answer, judge what it made of it, and put its memory back. letter: as above."""
-        kept = Kept(machine)
+        kept, out = Kept(machine), set(getattr(machine, "excluded", ()))
         due = whom_to_blame(self.world, inner_of(machine), site, letter, plain) if _is_mail(letter) else set()
         seen, may_change = ANSWERED, True
         try:
@@ -230,8 +230,11 @@ class Deliveries:
                 self.fail(f"{stage}: one site ended the stage with {error!r}")
         except Exception as error:
             self.fail(f"{stage}: crash {error!r}")
-        if seen == REFUSED and not may_change and kept.is_changed():
-            self.fail(f"{stage}: a refused answer changed the stage")
+        is_again = stage == "replay" and frame[4] != T.R6_REPLY  # R6 is bound to epoch and tag: an old answer is sound
+        if (is_again or (seen == REFUSED and not may_change)) and kept.is_changed():
+            self.fail(f"{stage}: an answer that is refused, or in already, changed the stage")
+        if set(getattr(machine, "excluded", ())) - out - {site}:
+            self.fail(f"{stage}: an answer of site {site} put another site out")
         if letter is not None and letter.kind is T.R2C and seen == ANSWERED:
             self.judge_addition(kept, machine, plain)
         if _is_mail(letter):

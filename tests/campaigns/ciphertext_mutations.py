@@ -290,7 +290,9 @@ class BlindBench(Deliveries):
                 self.try_coordinator(machine, site, reply, back)
             if back.kind is T.R2C:
                 self.befall_coordinator(machine, site, reply, back)
-            machine.receive(site, (answer(site, back) if answer is not None else None) or reply)
+            sent = (answer(site, back) if answer is not None else None) or reply
+            machine.receive(site, sent)
+            self.deliver_again(machine, site, sent, frozenset({ANSWERED}))
         if not set(getattr(machine, "excluded", ())) <= set(range(self.n)):
             self.fail("a site that does not exist is out")
         machine.close_stage()
@@ -339,10 +341,13 @@ class BlindBench(Deliveries):
     def replay(self, machine: Any) -> None:
         """The last answers once more, in whatever stage the machine is: none may be taken for this stage's."""
         for site, reply in self.replies[-8:]:
-            may = frozenset({REFUSED, ANSWERED})  # the very bytes of an answer that is in already change nothing
-            self.score.kinds["replay"] += 1
-            self.score.messages -= 1  # no mutation
-            self.deliver_to_coordinator(machine, "replay", site, reply, None, may, b"")
+            self.deliver_again(machine, site, reply, frozenset({REFUSED, ANSWERED}))
+
+    def deliver_again(self, machine: Any, site: int, reply: bytes, may: frozenset[str]) -> None:
+        """The very bytes of an answer that is in already: no mutation, and nothing changes."""
+        self.score.kinds["replay"] += 1
+        self.score.messages -= 1
+        self.deliver_to_coordinator(machine, "replay", site, reply, None, may, b"")
 
 
 def run_blind_mutations(first_seed: int, messages: int, per_stage: int = PER_STAGE, epochs: int = 2) -> BlindScore:
