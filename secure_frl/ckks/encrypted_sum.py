@@ -68,7 +68,7 @@ class EncryptedSum:
             )
         chunks = unpack_chunks(body, self._plan)
         for _ in range(_TRIES):
-            self._restore()
+            self._make_ready()
             try:
                 self._chunks = self._added(chunks)
             except WorkerDied:
@@ -83,7 +83,6 @@ class EncryptedSum:
     def _added(self, chunks: list[memoryview]) -> list[bytes]:
         """Return the chunks of the sum with this contribution. Raises CiphertextRefused, WorkerDied."""
         worker = self._worker
-        worker.ask(Op.DROP)
         worker.ask_each(Op.STAGE, chunks)
         worker.holds = None  # until the new sum is here, the worker's is not the one that is held
         worker.ask(Op.COMMIT)
@@ -97,22 +96,32 @@ class EncryptedSum:
         worker.holds = self
         return summed
 
-    def _restore(self) -> None:
-        """Give the worker the sum that is held, unless it has it."""
-        if self._worker.holds is self:
-            return
-        for _ in range(_TRIES):  # the end of one that was idle is noticed here
+    def _make_ready(self) -> None:
+        """Let the worker hold the sum so far and no part of a contribution. Raises RoundAborted.
+
+        A sum begins in a new process: whatever a contribution made of the last one ended with its sum. Nothing that is
+        asked for here can be refused, so a worker that does is believed no more.
+        """
+        worker = self._worker
+        if worker.holds is not self and not self._chunks:
+            worker.close()
+        for _ in range(1 + _TRIES):  # the end of one that was idle is noticed here
             try:
-                self._worker.ask(Op.CLEAR)
-                self._worker.ask_each(Op.STAGE, self._chunks)
-                if self._chunks:
-                    self._worker.ask(Op.COMMIT)
+                if worker.holds is self:
+                    worker.ask(Op.DROP)
+                else:
+                    worker.holds = None
+                    worker.ask(Op.CLEAR)
+                    worker.ask_each(Op.STAGE, self._chunks)
+                    if self._chunks:
+                        worker.ask(Op.COMMIT)
+                    worker.holds = self
             except WorkerDied:
                 continue
             except CiphertextRefused:
-                break
-            self._worker.holds = self
-            return
+                worker.close()
+            else:
+                return
         raise RoundAborted(
             "expected a worker that takes the sum so far, none did. Look at this machine's memory and its load."
         )
