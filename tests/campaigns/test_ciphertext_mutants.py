@@ -96,6 +96,8 @@ def one_round(
 ) -> str:
     """Add site 0, the mutant as site 1, site 2; return what became of the mutant."""
     total = EncryptedSum(plan, KEY_ID, coordinator)
+    coordinator.ask(Op.CLEAR)
+    coordinator.holds = total  # else each sum begins in a new process, and no mutant follows on another
     total.add(0, KEY_ID, honest[0])
     try:
         total.add(1, KEY_ID, pack_chunks([mutant]))
