@@ -178,6 +178,14 @@ class Deliveries:
             if model != after:
                 self.fail("R5C: a site followed another sum than the integers say")
 
+    def judge_sum(self, machine: Any, site: int, reply: bytes, before: bytes) -> None:
+        """What a site follows is the plain sum of the contributors' own values; no contributor refuses it."""
+        hosts, survivors = self.world.hosts, machine._state.summed.survivors
+        total = np.sum([hosts[one].values for one in survivors], axis=0, dtype=np.int64)
+        is_told = site in survivors or reply[4] != T.REFUSAL
+        if is_told and hosts[site].model != hashlib.sha256(before + total.tobytes()).digest():
+            self.fail(f"R5C: site {site} did not follow the sum of what {survivors} hold")
+
     # --- to the coordinator
 
     def try_coordinator(self, machine: Any, site: int, reply: bytes, letter: Opened) -> None:

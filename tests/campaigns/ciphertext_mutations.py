@@ -37,6 +37,7 @@ STAGES = {"ckks": ("R0",), "ckks+masking": ("R0", "R1P", "R3A", "R3C")}
 STARTING_WORKERS = (T.E3, T.PACKAGE)  # a third of a second each where they are accepted
 ENDINGS = ("", "", "no steward", "silent", "bad packages", "late")  # of an opening
 ROUNDS = ("", "lost", "behind", "broken", "dead worker", "taken over")
+_HINDERING = ("spoilt", "broken", "dead worker")  # the site that it befalls keeps its policy
 _FULL = OSError(28, "No space left on device", "round")
 BROKEN: tuple[tuple[Exception, ...], ...] = ((_FULL,), (ValueError("values"),), (_FULL, _FULL), (OSError("disk"),))
 Bend = Callable[[int, Opened], bytes | None]  # a site and its genuine letter -> the frame in its place, if any
@@ -274,7 +275,10 @@ class BlindBench(Deliveries):
             self.request = request
             if letter.kind is T.R5C and site == self.victim:
                 self.befall_site(machine, request, letter)
+            before = world.host(site).model
             reply = world.sites[site].handle(self.request)
+            if letter.kind is T.R5C and (site != self.victim or self.kind not in _HINDERING):
+                self.judge_sum(machine, site, reply, before)
             if reply[4] == T.REFUSAL:
                 with suppress(PeerError):
                     machine.receive(site, reply)
