@@ -99,7 +99,7 @@ def _size_rules(it: SumConstants) -> list[tuple[str, bool]]:
     fits = it.bound >= 1 and it.noise_bound >= 0 and it.weight >= 1
     half = 1 << (it.modulus_bits - 1) if 1 <= it.modulus_bits <= 64 else 0
     return [
-        (f"length >= 1 (length={it.length})", it.length >= 1),
+        (f"1 <= length < 2^63 (length={it.length})", 1 <= it.length < 2**63),
         (f"scale finite and > 0 (scale={it.scale})", math.isfinite(it.scale) and it.scale > 0),
         ("bound >= 1, noise_bound >= 0, weight >= 1", fits),
         (

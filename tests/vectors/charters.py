@@ -21,6 +21,16 @@ STUDY = {
 }
 
 
+DISAGREEING = (  # with the constants, one at a time
+    ("sites", "count", 4),
+    ("sites", "min_survivors", 2),
+    ("sites", "max_colluders", 0),
+    ("protection", "method", "ckks"),
+    ("protection", "profile", "cross_device"),
+    ("privacy", "noise", "local"),
+)
+
+
 def charter_and_roster(constants: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Return a roster with its hash, a charter with its session and config hash, and every signature."""
     consortium, coordinator = b"\xc0" * 32, b"\xc8" * 32
@@ -78,8 +88,8 @@ def bad_charters(constants: Callable[..., dict[str, Any]]) -> list[dict[str, Any
         ("a further key", _json(plain | {"more": 0})),
         ("a key missing", _json({key: value for key, value in plain.items() if key != "nonce"})),
         ("a further constant", _json(plain | {"constants": plain["constants"] | {"more": 0}})),
-        ("65 rounds an epoch", _json(plain | {"study": _with_rounds(65)})),
-        ("another number of sites in the study", _json(plain | {"study": STUDY | {"sites": {"count": 4}}})),
+        ("65 rounds an epoch", _json(plain | {"study": _with("protection", "epoch_rounds", 65)})),
+        *((f"another {one[1]} in the study", _json(plain | {"study": _with(*one)})) for one in DISAGREEING),
     ]
     assert all(data != honest for _, data in cases)
     return [{"name": name, "charter": data.hex(), "error": "CharterRefused"} for name, data in cases]
@@ -92,8 +102,8 @@ def _charter(constants: dict[str, Any], roster_hash: bytes, coordinator: bytes) 
     }  # fmt: skip
 
 
-def _with_rounds(rounds: int) -> dict[str, Any]:
-    return STUDY | {"protection": {"epoch_rounds": rounds, "method": "masking", "profile": "cross_silo"}}
+def _with(section: str, key: str, value: object) -> dict[str, Any]:
+    return STUDY | {section: STUDY[section] | {key: value}}
 
 
 def _json(value: object) -> bytes:

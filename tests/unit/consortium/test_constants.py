@@ -36,6 +36,7 @@ from secure_frl.secure_sum import Block
         ({"scale": math.nan}, "scale"),
         ({"bound": 2**31 // 10}, r"2\^\(w-1\)"),
         ({"length": 6}, "blocks"),
+        ({"length": 2**63, "blocks": (Block("policy", 0, 2**63, 0.4, 1.0),)}, "length"),
         ({"blocks": (Block("policy", 0, 5, 0.4, 0.85),)}, "blocks"),
         ({"blocks": (Block("pol\N{LATIN SMALL LETTER I WITH DIAERESIS}cy", 0, 5, 0.4, 1.0),)}, "ASCII"),
     ],

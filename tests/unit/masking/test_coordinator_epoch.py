@@ -115,7 +115,7 @@ def test_a_failed_opening_takes_nothing_and_gives_no_epoch(opening_of, n, stage)
             ask()
 
 
-def test_an_answer_beyond_the_longest_list_waits_for_the_next_epoch(opening_of, monkeypatch):
+def test_a_key_beyond_the_longest_list_is_refused_and_the_epoch_opens_without_it(opening_of, monkeypatch):
     monkeypatch.setattr("secure_frl.masking.coordinator_epoch.MOST_SITES", 4)  # a list of 10,001 opens at no site
     parties, opening = opening_of(5)
     frames = dict(opening.requests())
