@@ -86,7 +86,6 @@ def test_a_million_changed_messages() -> None:
 def check_blind(score: BlindScore) -> None:
     assert score.failures == []
     assert score.before_sealing >= 0.45 * score.messages
-    assert score.peak_share <= GREATEST_PEAK_FRAMES
     assert score.worker_share <= 1
 
 
@@ -127,3 +126,4 @@ def test_many_changed_messages_of_encrypted_sums() -> None:
     print(f"mutations of encrypted sums from seed {seed}: {score.report()}")
     check_blind(score)
     assert score.messages >= CIPHERTEXT_MESSAGES
+    assert 0 < score.peak_share <= GREATEST_PEAK_FRAMES  # measured in one world of six
