@@ -6,10 +6,13 @@ packed again; and it is made a bomb.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pyarrow
+import tenseal.sealapi as sealapi
 
 _HEAD, _SEAL_HEADER, _TAIL = 8, 16, 9
 FIELDS_BYTES = 120  # of a ciphertext before its words: level, form, sizes, scale, correction factor
@@ -62,6 +65,36 @@ def bomb(random: np.random.Generator, one: bytes, _: bytes) -> bytes:
     )
     return wrapped(packed)
 
+
+def _recast(chunk: bytes, place: slice, field: bytes, factor: float = 1) -> bytes:
+    """Return a chunk with one of its fields another, and as many more words, zeros, as then belong to it."""
+    words = bytearray(unpacked(chunk))
+    words[place] = field
+    count = int(factor * int.from_bytes(words[_COUNT], "little"))
+    words[_SIZE] = (24 + 8 * count).to_bytes(8, "little")
+    words[_COUNT] = count.to_bytes(8, "little")
+    return repacked(bytes(words[:_WORDS]) + bytes(words[_WORDS:]).ljust(8 * count, b"\x00"))
+
+
+@cache
+def _key_level() -> bytes:
+    """Return level, form, size, degree and number of primes of a ciphertext at the level of keys, with both primes."""
+    parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.CKKS)
+    parameters.set_poly_modulus_degree(4096)
+    parameters.set_coeff_modulus(sealapi.CoeffModulus.Create(4096, [54, 54]))
+    context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+    return struct.pack("<4QB3Q", *context.key_parms_id(), 1, 2, 4096, 2)
+
+
+# Fields of a ciphertext, in order: level, form, polynomials, degree, primes, scale, correction factor; then its words,
+# behind their size and their number.
+_POLYNOMIALS, _SCALE, _LEVEL = slice(33, 41), slice(57, 65), slice(0, 57)
+_SIZE, _COUNT, _WORDS = slice(81, 89), slice(89, 97), 97
+FORMS: dict[str, Callable[[bytes], bytes]] = {  # sound ciphertexts, of another form than a contribution
+    "of three polynomials": lambda chunk: _recast(chunk, _POLYNOMIALS, (3).to_bytes(8, "little"), 1.5),
+    "of the key's level": lambda chunk: _recast(chunk, _LEVEL, _key_level(), 2),
+    "of another scale": lambda chunk: _recast(chunk, _SCALE, struct.pack("<d", 2.0**39)),
+}
 
 FAMILIES: dict[str, tuple[int, Mutate]] = {  # name: (weight, mutation)
     "outer form": (2, lambda random, one, other: changed(random, one, 0, _HEAD)),

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import tenseal
-from ciphertext_families import FAMILIES, wrapped
+from ciphertext_families import FAMILIES, FORMS, wrapped
 from ciphertext_world import BlindWorld
 from fault_insider import Opened, listed_of, opened, with_list
 
@@ -106,7 +106,10 @@ def changed_body(world: BlindWorld, body: bytes, donors: list[bytes], r: Random)
         # as long as a chunk may be, and longer than a pipe holds
         words = np.random.default_rng(r.randrange(2**32)).bytes(66_000 - 17 - 16 - r.randrange(400))
         chunks[place] = wrapped(words)
-    elif choice < 0.6:
+    elif choice < 0.32:
+        chunks[place] = FORMS[r.choice(list(FORMS))](chunks[place])
+        world.misformed.add(chunks[place])
+    elif choice < 0.63:
         names = list(FAMILIES)
         name = r.choices(names, [FAMILIES[name][0] for name in names])[0]
         random = np.random.default_rng(r.randrange(2**32))

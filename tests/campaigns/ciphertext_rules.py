@@ -178,12 +178,12 @@ def has_outer_form(chunk: bytes) -> bool:
 
 
 def whole_chunks(world: BlindWorld, body: bytes) -> list[bytes] | None:
-    """The chunks of a body in the outer form; None for any other bytes."""
+    """The chunks of a body in the outer form; None for any other bytes, and for ciphertexts of another form inside."""
     chunks: list[bytes] = []
     while body:
         size = int.from_bytes(body[:4], "big")
         chunk, rest = body[4 : 4 + size], body[4 + size :]
-        if len(body) < 4 + size or not has_outer_form(chunk):
+        if len(body) < 4 + size or not has_outer_form(chunk) or chunk in world.misformed:
             return None
         chunks.append(chunk)
         body = rest

@@ -117,6 +117,7 @@ class BlindWorld(World):
         self.bodies: dict[int, bytes] = {}  # of the attempt, as sites sent them
         self.doubtful: set[bytes] = set()  # ids of contexts with a bit turned: another key, or none
         self.negated: dict[bytes, bytes] = {}  # a chunk -> what it takes away when it is added
+        self.misformed: set[bytes] = set()  # ciphertexts that are sound, but of no contribution's form
         self.known: set[bytes] = set()  # slots of every chunk that a key holder made
         super().__init__(charter, seed, template=False)
 
