@@ -237,6 +237,7 @@ class Deliveries:
             if not self.may_abort:
                 self.fail(f"{stage}: one site ended the stage with {error!r}")
         except Exception as error:
+            seen = REFUSED
             self.fail(f"{stage}: crash {error!r}")
         is_again = stage == "replay" and frame[4] != T.R6_REPLY  # R6 is bound to epoch and tag: an old answer is sound
         if (is_again or (seen == REFUSED and not may_change)) and kept.is_changed():

@@ -17,7 +17,7 @@ import msgspec
 from ciphertext_deliveries import NOISE, BlindScore, Deliveries
 from ciphertext_insider import apart, blind_opened, resigned, together
 from ciphertext_rules import ANSWERED, FOLLOWED, KEPT, REFUSED, followed_values, has_trusted_key
-from ciphertext_workers import end, hanging, taken_over
+from ciphertext_workers import end, hanging, refuse, taken_over
 from ciphertext_world import SHAPES, BlindWorld
 from fault_insider import Opened, listed_of
 from fault_world import remembered_signatures
@@ -180,6 +180,8 @@ class BlindBench(Deliveries):
             self.fail("a sum that nobody has published was sent")
         machine.publish()
         self.stage(machine, trials=trials)
+        if kind == "taken over":
+            refuse(world.adder, machine._view.encrypted, r)  # the next round begins with it
         host = world.host(self.victim)
         host.broken, host.has_full_log = (), False
         self.level()
@@ -295,7 +297,11 @@ class BlindBench(Deliveries):
             if back.kind is T.R2C:
                 self.befall_coordinator(machine, site, reply, back)
             sent = (answer(site, back) if answer is not None else None) or reply
-            machine.receive(site, sent)
+            try:
+                machine.receive(site, sent)
+            except PeerError as error:
+                self.fail(f"{back.kind.name}: site {site}, which answered as it should, is out: {error!r}")
+                continue
             self.deliver_again(machine, site, sent, frozenset({ANSWERED}))
         if not set(getattr(machine, "excluded", ())) <= set(range(self.n)):
             self.fail("a site that does not exist is out")
@@ -336,6 +342,8 @@ class BlindBench(Deliveries):
                 adder.holds = total if self.r.random() < 0.7 else None
                 self.deliver_to_coordinator(machine, "R2C", site, reply, letter, may, letter.plain)
         self.may_abort = False
+        if self.kind == "taken over" and self.r.random() < 0.5:
+            refuse(adder, total, self.r)
 
     def _remember(self, letter: Opened) -> None:
         known = self.donors.setdefault(letter.kind.name, [])

@@ -7,18 +7,17 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from random import Random
 
 from secure_frl.ckks import worker as worker_module
+from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.worker import Worker
 from secure_frl.errors import CiphertextRefused, KeyRefused, WorkerDied
 
 _PATIENCE_S = 1.0  # with a worker that hangs, or never ends its answer
-# Answers of every size a reader may stumble over, framed rightly nine times of ten; what the sum needs is mostly
-# granted, so that the lie comes where it is read.
-_TAKEN_OVER = r"""
+_READ = r"""
 import os, random
-r = random.Random({seed})
 def read(count):
     data = b""
     while len(data) < count:
@@ -27,6 +26,13 @@ def read(count):
             raise SystemExit
         data += part
     return data
+"""
+# Answers of every size a reader may stumble over, framed rightly nine times of ten; what the sum needs is mostly
+# granted, so that the lie comes where it is read.
+_TAKEN_OVER = (
+    _READ
+    + r"""
+r = random.Random({seed})
 while True:
     op = read(int.from_bytes(read(4), "big"))[0]
     size = r.choice((0, 8, 100, 16380, 16384, 16392, 61774, 66001))
@@ -40,6 +46,17 @@ while True:
     while at < len(frame):
         at += os.write(1, frame[at:])
 """
+)
+# It refuses some requests and grants all others, and never ends.
+_REFUSING = (
+    _READ
+    + r"""
+while True:
+    op = read(int.from_bytes(read(4), "big"))[0]
+    os.write(1, b"\x00\x00\x00\x01" + (b"\x01" if op in {ops} else b"\x00"))
+"""
+)
+_OF_THE_SUM = (Op.CLEAR, Op.DROP, Op.STAGE, Op.COMMIT)
 
 
 def end(worker: Worker) -> None:
@@ -62,16 +79,32 @@ def hanging(worker: Worker) -> Iterator[None]:
 @contextmanager
 def taken_over(worker: Worker, seed: int) -> Iterator[None]:
     """A program in its place answers what it likes; once that is ended, the next worker is honest."""
-    genuine, worker_module._PROGRAM = worker_module._PROGRAM, _TAKEN_OVER.format(seed=seed)
-    worker.close()
     with _impatience(worker):
-        try:
-            worker._process = worker._start()
-        except (CiphertextRefused, KeyRefused, WorkerDied):  # it shows itself at once
-            worker.close()
-        finally:
-            worker_module._PROGRAM = genuine
+        _start(worker, _TAKEN_OVER.format(seed=seed))
         yield
+
+
+def refuse(worker: Worker, total: EncryptedSum, random: Random) -> None:
+    """A program in its place refuses what belongs to the sum itself, and lives on; nobody may be out for it.
+
+    While it is believed to hold the sum it refuses what comes before a contribution; it may refuse any single request
+    of the sum when it does not: what a contribution's own request meets is that contribution's.
+    """
+    holds = random.random() < 0.5
+    ops = [random.choice(_OF_THE_SUM)] if not holds and random.random() < 0.7 else _OF_THE_SUM
+    _start(worker, _REFUSING.format(ops={int(op) for op in ops}))
+    worker.holds = total if holds else None
+
+
+def _start(worker: Worker, program: str) -> None:
+    genuine, worker_module._PROGRAM = worker_module._PROGRAM, program
+    worker.close()
+    try:
+        worker._process = worker._start()
+    except (CiphertextRefused, KeyRefused, WorkerDied):  # it shows itself at once
+        worker.close()
+    finally:
+        worker_module._PROGRAM = genuine
 
 
 @contextmanager
