@@ -24,9 +24,10 @@ from fault_mutations import Score, _changed_header, _channels_of, _complaint_of,
 from mutation_rules import whom_to_blame
 
 from secure_frl import errors
+from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.epoch_cipher import SiteWorkers
 from secure_frl.ckks.worker import Worker
-from secure_frl.errors import BadShare, HolderCheated, PeerError, RoundAborted
+from secure_frl.errors import BadShare, DecryptionFailed, HolderCheated, PeerError, RoundAborted
 from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.neighbourhoods import PairTable
 from secure_frl.masking.refusals import CODES
@@ -266,7 +267,18 @@ class Deliveries:
             others = world.slots_of(before[number]) if before else np.zeros_like(slots)
             total = world.slots_of(after[number])
             if others is not None and (total is None or (total - slots != others).any()):
-                self.fail("R2C: an addition changed the part of the others")
+                if not (self.may_abort and self._is_kept(machine._view.encrypted)):
+                    self.fail("R2C: an addition changed the part of the others")
+                return
+
+    def _is_kept(self, total: EncryptedSum) -> bool:
+        """Whether sites keep their policy over a sum that a worker made up which was taken over."""
+        self.score.kinds["a sum of a worker that is taken over"] += 1
+        try:
+            self.world.cipher().open_sum(total.body, len(total.contributors))
+        except DecryptionFailed:
+            return True
+        return False
 
     # --- judging
 

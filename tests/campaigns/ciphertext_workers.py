@@ -28,17 +28,22 @@ def read(count):
     return data
 """
 # Answers of every size a reader may stumble over, framed rightly nine times of ten; what the sum needs is mostly
-# granted, so that the lie comes where it is read.
+# granted, so that the lie comes where it is read. The sum that it hands out is at times a chunk that it was given.
 _TAKEN_OVER = (
     _READ
     + r"""
-r = random.Random({seed})
+r, given = random.Random({seed}), []
 while True:
-    op = read(int.from_bytes(read(4), "big"))[0]
+    request = read(int.from_bytes(read(4), "big"))
+    op = request[0]
+    if op == 7:
+        given.append(request[1:])
     size = r.choice((0, 8, 100, 16380, 16384, 16392, 61774, 66001))
     reply = b"\x00" + (bytes(size) if r.random() < .5 else r.randbytes(size))
     if op in (2, 5, 6, 7, 8) and r.random() < .9:
         reply = b"\x00"
+    if op == 9 and given and r.random() < .9:
+        reply = b"\x00" + r.choice(given)
     frame = len(reply).to_bytes(4, "big") + reply
     if r.random() < .1:
         frame = r.choice((bytes(4), b"\xff" * 4, b"\x00\x04\x00\x01" + bytes(9), frame[:3], frame[:5], frame * 2))
