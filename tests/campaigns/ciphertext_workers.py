@@ -84,6 +84,7 @@ def hanging(worker: Worker) -> Iterator[None]:
 @contextmanager
 def taken_over(worker: Worker, seed: int) -> Iterator[None]:
     """A program in its place answers what it likes; once that is ended, the next worker is honest."""
+    worker.close()
     with _impatience(worker):
         _start(worker, _TAKEN_OVER.format(seed=seed))
         yield
@@ -114,11 +115,19 @@ def _start(worker: Worker, program: str) -> None:
 
 @contextmanager
 def _impatience(worker: Worker) -> Iterator[None]:
-    """Its caller waits less long than usual; at the end the worker is another."""
+    """Its caller waits less long than usual, but for the next one's start as long; at the end the worker is another."""
     limits = worker._limits
     worker._limits = replace(limits, wall_s=_PATIENCE_S)
+
+    def close() -> None:
+        if worker.process_id is not None:
+            worker._limits = limits
+        Worker.close(worker)
+
+    vars(worker)["close"] = close
     try:
         yield
     finally:
+        del vars(worker)["close"]
         worker.close()
         worker._limits = limits
