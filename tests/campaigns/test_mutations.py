@@ -17,7 +17,7 @@ from secure_frl.masking.graph import Graph
 
 DEFAULT_MESSAGES = 4_000
 CAMPAIGN_MESSAGES = int(os.environ.get("MESSAGES", "1000000"))
-CIPHERTEXT_MESSAGES = int(os.environ.get("CIPHERTEXT_MESSAGES", "40000"))  # some minutes of one core
+CIPHERTEXT_MESSAGES = int(os.environ.get("CIPHERTEXT_MESSAGES", "40000"))  # minutes; below 10000 no memory is measured
 JOBS = int(os.environ.get("JOBS", str(os.cpu_count() or 1)))
 GREATEST_PEAK_BYTES = 200_000  # of one message; the greatest that these charters allow has some 70,000 (a sealed model)
 
