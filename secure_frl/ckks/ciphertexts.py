@@ -23,6 +23,7 @@ def encrypt(words: Words, plan: ChunkPlan, worker: Worker) -> bytes:
     words: the ring vector with lanes, masked or not. worker: holds the epoch's key.
     Two encryptions of one vector differ. Raises InvalidParameter for words of another ring, WorkerDied.
     """
+    worker.notice_end()
     return pack_chunks(worker.ask_each(Op.ENCRYPT, (slots.astype("<i8").tobytes() for slots in to_slots(words, plan))))
 
 
@@ -34,6 +35,7 @@ def open_sum(body: bytes | memoryview, plan: ChunkPlan, contributors: int, worke
     ciphertexts learns that it failed and not why.
     """
     try:
+        worker.notice_end()
         rows = worker.ask_each(Op.DECRYPT, unpack_chunks(body, plan))
         return from_slots((np.frombuffer(row, "<i8").astype(np.int64) for row in rows), plan, contributors)
     except (EnvelopeRefused, CiphertextRefused, WorkerDied):

@@ -103,9 +103,10 @@ class EncryptedSum:
         asked for here can be refused, so a worker that does is believed no more.
         """
         worker = self._worker
+        worker.notice_end()
         if worker.holds is not self and not self._chunks:
             worker.close()
-        for _ in range(1 + _TRIES):  # the end of one that was idle is noticed here
+        for _ in range(_TRIES):
             try:
                 if worker.holds is self:
                     worker.ask(Op.DROP)

@@ -95,6 +95,11 @@ class Worker:
         """
         return self._exchange(self._process or self._start(), op, payloads)
 
+    def notice_end(self) -> None:
+        """Forget a process that ended while nobody asked it: it ended over nobody's bytes, and the next may serve."""
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+
     def close(self) -> None:
         """End the process; a second call does nothing."""
         process, self._process, self.holds = self._process, None, None

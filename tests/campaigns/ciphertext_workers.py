@@ -68,6 +68,7 @@ def end(worker: Worker) -> None:
     """Its machine ends it, as one does that runs out of memory."""
     if worker.process_id is not None:
         os.kill(worker.process_id, signal.SIGKILL)
+        os.waitid(os.P_PID, worker.process_id, os.WEXITED | os.WNOWAIT)
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import tenseal
 
@@ -9,6 +12,7 @@ from secure_frl.ckks.ciphertexts import encrypt, open_sum
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
 from secure_frl.ckks.lattice import RESIDUAL_LIMIT
+from secure_frl.ckks.worker import Limits, Worker
 from secure_frl.encoding.slots import plan_chunks
 from secure_frl.errors import DecryptionFailed
 
@@ -92,3 +96,14 @@ def test_noise_of_a_hundred_sites_stays_far_below_the_limit(key) -> None:
 def test_a_plan_of_another_size_opens_nothing(small, bodies, site_worker) -> None:
     with pytest.raises(DecryptionFailed):
         open_sum(bodies[0], plan_chunks(sites=3, length=10, modulus_bits=30), 1, site_worker)
+
+
+def test_a_site_s_worker_that_died_while_nobody_asked_it_is_replaced(small, bodies, key, vector) -> None:
+    with Worker(Limits(address_bytes=1 << 30), key.context) as worker:
+        for _ in range(2):
+            words = vector(small, 0)
+            assert open_sum(encrypt(words, small, worker), small, 1, worker).tolist() == words.tolist()
+            assert worker.process_id is not None
+            os.kill(worker.process_id, signal.SIGKILL)
+            os.waitid(os.P_PID, worker.process_id, os.WEXITED | os.WNOWAIT)
+        assert open_sum(bodies[0], small, 1, worker).tolist() == vector(small, 0).tolist()

@@ -67,6 +67,7 @@ def test_a_worker_that_died_while_nobody_asked_it_is_replaced(small, bodies, sit
         EncryptedSum(small, KEY_ID, worker).add(0, KEY_ID, bodies[0])  # an earlier round's
         assert worker.process_id is not None
         os.kill(worker.process_id, signal.SIGKILL)
+        os.waitid(os.P_PID, worker.process_id, os.WEXITED | os.WNOWAIT)
         total = EncryptedSum(small, KEY_ID, worker)
         total.add(1, KEY_ID, bodies[1])
 
