@@ -128,7 +128,8 @@ def is_signed(key: bytes, signature: bytes, purpose: str, *fields: Any) -> bool:
 
 def _e0(world: Any, machine: Any, site: int, letter: Opened, body: Any) -> bool:
     register = world.registers[site]
-    closed = register.rows[-1][0] if register.rows else 0
+    number, _, stage = register.rows[-1] if register.rows else (0, 0, "closed")
+    closed = number if stage in ("R3b", "R4", "closed") else number - 1  # section 13
     in_time = world.now < body.expiry_s <= world.now + 86_400
     return body.epoch == letter.header.epoch > register.epoch and body.first_round > closed and in_time
 
