@@ -156,6 +156,8 @@ class Worker:
             assert not given or given in [cut(body) for body in self.vector["ciphertexts"].values()]
         return self.summed if op == Op.SAVE else []
 
+    def notice_end(self) -> None: ...
+
     def fresh(self) -> Worker:  # as `SiteWorkers`
         return self
 
