@@ -11,7 +11,6 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,9 @@ from ciphertext_rules import ANSWERED, FOLLOWED, KEPT, REFUSED, allowed, followe
 from ciphertext_world import BlindWorld, cipher_at, kept_host
 from fault_insider import Opened, altered
 from fault_lies import coordinator_lie, peer_lie
-from fault_mutations import Score, _changed_header, _channels_of, _complaint_of, _copied, changed_bytes
+from mutation_judge import Judge, Score, changed_bytes, changed_header, channels_of, complaint_of, copied
 from mutation_rules import whom_to_blame
 
-from secure_frl import errors
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.epoch_cipher import SiteWorkers
 from secure_frl.ckks.worker import Worker
@@ -32,8 +30,7 @@ from secure_frl.masking.coordinator_epoch import EpochOpening
 from secure_frl.masking.neighbourhoods import PairTable
 from secure_frl.masking.refusals import CODES
 from secure_frl.masking.site_memory import SharesSent
-from secure_frl.wire.envelope import sign_frame
-from secure_frl.wire.messages import MessageType, RefusalCode, encode_body
+from secure_frl.wire.messages import MessageType
 from secure_frl.wire.registry import REGISTRY
 
 T = MessageType
@@ -60,13 +57,15 @@ class BlindScore(Score):
         )
 
 
-class Deliveries:
+class Deliveries(Judge):
     """What a bench does with one message, whatever stage it is of."""
 
+    world: BlindWorld
+    score: BlindScore
+
     def __init__(self, world: BlindWorld, score: BlindScore, seed: int) -> None:
-        self.world, self.score, self.seed, self.r = world, score, seed, Random(seed)
+        super().__init__(world, score, seed)
         self.donors: dict[str, list[bytes]] = {}  # plaintexts met so far, by type
-        self.request = b""
         self.may_abort = False  # a worker that was taken over, or hangs, may cost its round
 
     # --- one mutation
@@ -85,7 +84,7 @@ class Deliveries:
                 return lie[0].sealed(lie[1]), *lie
         if r.random() < 0.2:
             name_key = r.random() < 0.3
-            head = replace(letter.header, key_id=r.randbytes(32)) if name_key else _changed_header(r, letter.header)
+            head = replace(letter.header, key_id=r.randbytes(32)) if name_key else changed_header(r, letter.header)
             return letter.seal(head, letter.plain), replace(letter, header=head), letter.plain
         plain = altered(r, kind, letter.plain, self.donors.get(kind.name, []))
         return letter.sealed(plain), letter, plain
@@ -131,7 +130,7 @@ class Deliveries:
         protocol, world = self.world.sites[site], self.world
         register, host, log, party = world.registers[site], world.host(site), world.logs[site], protocol._party
         kept = (protocol._state, dict(protocol._sent), register.epoch, list(register.rows))
-        memory, cipher, channels = kept_host(host), cipher_at(protocol), _channels_of(protocol._state)
+        memory, cipher, channels = kept_host(host), cipher_at(protocol), channels_of(protocol._state)
         words = protocol._state.words.copy() if isinstance(protocol._state, SharesSent) else None  # masked in place
         ratchet = (channels.at_round, channels._keys) if channels is not None else None
         failures = cipher.failures if cipher is not None else 0
@@ -155,7 +154,7 @@ class Deliveries:
                 self.fail(f"{stage}: {log[-1]}")
             if letter is None and protocol._state is not kept[0]:
                 self.fail(f"{stage}: noise moved a site to {protocol.state_name}")
-        blamed = set(_complaint_of(protocol, reply, plain)) if reply[4] == T.BAD_SHARE else set()
+        blamed = set(complaint_of(protocol, reply, plain)) if reply[4] == T.BAD_SHARE else set()
         self.judge_blame(blamed, due, plain)
         self.judge(seen, may, f"{stage} to site {site}", plain)
         log.clear()
@@ -195,7 +194,7 @@ class Deliveries:
         if self.r.random() < 0.03:
             self.score.before_sealing += 1
             self.score.kinds["refusal"] += 1
-            self.deliver_to_coordinator(machine, "refusal", site, self._refusal(site, letter), None, NOISE, b"")
+            self.deliver_to_coordinator(machine, "refusal", site, self.refusal(site, letter), None, NOISE, b"")
             return
         frame, used, plain = self.changed(machine, site, reply, letter)
         if commitment is not None:  # a lie about the seed changes its teller's memory
@@ -204,13 +203,6 @@ class Deliveries:
             used, plain = letter, letter.plain
         may = NOISE if used is None else allowed(self.world, machine, site, used, letter, plain)
         self.deliver_to_coordinator(machine, letter.kind.name, site, frame, used, may, plain)
-
-    def _refusal(self, site: int, letter: Opened) -> bytes:
-        """A refusal in the site's own hand: of the request or of another one, with a code that may not exist."""
-        digest = hashlib.sha256(self.request).digest() if self.r.random() < 0.7 else self.r.randbytes(32)
-        body = encode_body(RefusalCode(self.r.randrange(128)))
-        head = replace(letter.header, type=T.REFUSAL, fresh=digest, body_bytes=len(body), key_id=bytes(32))
-        return sign_frame(head, body, self.world.charter.site_keys[site])
 
     def deliver_to_coordinator(
         self,
@@ -310,19 +302,6 @@ class Deliveries:
         if seen not in may:
             self.fail(f"{where}: {seen}, not {sorted(may)}: {plain[:80].hex()}")
 
-    def judge_blame(self, blamed: set[int], due: set[int], plain: bytes) -> None:
-        self.score.blamed += bool(due)
-        if blamed != due:
-            self.fail(f"dealers {blamed} blamed, not {due}: {plain[:80].hex()}")
-
-    def named(self, name: str, where: str) -> None:
-        self.score.names[name] += 1
-        if not hasattr(errors, name):
-            self.fail(f"no name of ours: {where}")
-
-    def fail(self, what: str) -> None:
-        self.score.failures.append(f"seed {self.seed}: {what}")
-
 
 def _is_mail(letter: Opened | None) -> bool:
     return letter is not None and letter.kind in (T.R1P, T.BAD_SHARE)
@@ -343,7 +322,7 @@ class Kept:
         encrypted, packed = getattr(view, "encrypted", None), getattr(state, "packed", None)
         self.chunks = list(encrypted._chunks) if encrypted is not None else []
         holders = [inner, state, letters, view, encrypted, packed]
-        self._kept = [(one, name, value, _copied(value)) for one in holders for name, value in _parts(one)]
+        self._kept = [(one, name, value, copied(value)) for one in holders for name, value in _parts(one)]
 
     def is_changed(self) -> bool:
         return any(
@@ -352,14 +331,14 @@ class Kept:
         )
 
     def put_back(self) -> None:
-        for one, name, value, copied in self._kept:
+        for one, name, value, before in self._kept:
             if isinstance(value, dict | set):  # others hold the same object
                 value.clear()
-                value.update(copied)
+                value.update(before)
             elif isinstance(value, list):
-                value[:] = copied
+                value[:] = before
             else:
-                value = copied
+                value = before
             object.__setattr__(one, name, value)
 
 

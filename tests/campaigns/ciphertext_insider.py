@@ -16,6 +16,7 @@ import tenseal
 from ciphertext_families import FAMILIES, FORMS, wrapped
 from ciphertext_world import BlindWorld
 from fault_insider import Opened, listed_of, opened, with_list
+from keyed_policy import fresh_context
 
 from secure_frl.ckks.keys import Addressee, EpochKey, Package, _sealing_key, _signed
 from secure_frl.errors import BadSignature
@@ -129,15 +130,7 @@ def _note(world: BlindWorld, chunk: bytes) -> None:
 
 def negated(chunk: bytes) -> bytes:
     """What is added to this ciphertext to nothing. Needs no key."""
-    context = tenseal.context(
-        tenseal.SCHEME_TYPE.CKKS,
-        4096,
-        coeff_mod_bit_sizes=[54, 54],
-        n_threads=1,
-        encryption_type=tenseal.ENCRYPTION_TYPE.SYMMETRIC,
-    )
-    context.global_scale = 2.0**40
-    found: bytes = (-tenseal.ckks_vector_from(context, chunk)).serialize()
+    found: bytes = (-tenseal.ckks_vector_from(fresh_context(), chunk)).serialize()
     return found
 
 
@@ -292,14 +285,7 @@ def other_context(world: BlindWorld, context: bytes, r: Random) -> bytes:
     if choice == 2:
         made.global_scale = 2.0**39
     if choice == 3:
-        made = tenseal.context(
-            tenseal.SCHEME_TYPE.CKKS,
-            4096,
-            coeff_mod_bit_sizes=[40, 40],
-            n_threads=1,
-            encryption_type=tenseal.ENCRYPTION_TYPE.SYMMETRIC,
-        )
-        made.global_scale = 2.0**40
+        made = fresh_context((40, 40))
     found: bytes = made.serialize(
         save_public_key=False, save_secret_key=choice != 4, save_galois_keys=False, save_relin_keys=False
     )

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fault_world import Charter, Host, World, charter_of, next_model
+from keyed_policy import KeyedPolicy
 
 from secure_frl.ckks.coordinator_epoch import BlindEpoch, BlindEpochOpening, PolicyFetching
 from secure_frl.ckks.coordinator_states import CkksSum, blind_sum
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.epoch_cipher import EpochCipher, SiteWorkers
-from secure_frl.ckks.policies import keyed_tag, open_policy, seal_policy
+from secure_frl.ckks.policies import seal_policy
 from secure_frl.ckks.requests import Op
 from secure_frl.ckks.site_states import blind_site
 from secure_frl.ckks.worker import Worker, limits_for
@@ -44,35 +45,12 @@ Shape = tuple[int, int, int, int, str]
 
 
 @dataclass
-class BlindHost(Host):
+class BlindHost(KeyedPolicy, Host):
     """The rest of a site where only sites read the policy."""
 
-    session: bytes = b""
-    me: int = 0
     random: Any = None
-    secret: bytes | None = None  # in use
-    settled: bytes | None = None  # the charter's, once a round was announced under it
     broken: tuple[Exception, ...] = ()  # what a disk does while a sum is followed: first at the step, then at its end
     has_full_log: bool = False
-
-    def site_secret(self) -> bytes | None:
-        return self.settled
-
-    def offer_secret(self, secret: bytes) -> None:
-        self.secret = secret
-
-    def held_tag(self) -> bytes:
-        assert self.secret is not None
-        return keyed_tag(self.secret, self.session, self.model)
-
-    def policy_tag(self, announced_tag: bytes, model: bytes | None) -> bytes:
-        if self.held_tag() != announced_tag:
-            if model is None:
-                raise ModelMissing("expected the policy held here, got another tag. Send it.")
-            assert self.secret is not None
-            self.model = open_policy(self.secret, self.session, model, announced_tag)
-        self.settled = self.secret
-        return self.held_tag()
 
     def next_tag(self, total: Sum) -> bytes:
         if self.broken:

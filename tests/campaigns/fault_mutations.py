@@ -8,30 +8,25 @@ refused by a name of the package and leave the receiver as it was.
 
 from __future__ import annotations
 
-import hashlib
 import tracemalloc
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
-from random import Random
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 from fault_bending import ANSWER_TO, DOWN, library, next_tag
-from fault_insider import HUGE, Opened, altered, listed_of, opened
+from fault_insider import Opened, altered, opened
 from fault_lies import coordinator_lie, peer_lie
 from fault_world import FEW_DEVICES, FIRST_MODEL, World, charter_of, remembered_signatures, small_graphs
+from mutation_judge import Judge, Score, changed_bytes, changed_header, channels_of, complaint_of, copied
 from mutation_rules import is_acceptable, whom_to_blame
 
-from secure_frl import errors
 from secure_frl.errors import BadShare, HolderCheated, PeerError, Refused, RoundAborted
-from secure_frl.masking.contexts import mask_context, members_hash
 from secure_frl.masking.neighbourhoods import PairTable
 from secure_frl.masking.refusals import CODES
 from secure_frl.masking.site_memory import SharesSent
-from secure_frl.wire.envelope import HEADER_BYTES, Header, sign_frame, unseal_frame
-from secure_frl.wire.messages import Complaint, MessageType, RefusalCode, decode_body, encode_body
+from secure_frl.wire.messages import MessageType
 
 T = MessageType
 _SHAPES = ((3, 0, 24, 2), (4, 0, 24, 2), (5, 0, 16, 3), (4, 0, 40, 1))
@@ -43,44 +38,13 @@ _PER_STAGE = 40  # mutations of each message of a world
 _MEASURED_WORLDS = 25  # memory is measured in one world of so many, for measuring is slow
 
 
-@dataclass
-class Score:
-    """Counts of a campaign; adds up over processes."""
-
-    messages: int = 0
-    before_sealing: int = 0
-    accepted: int = 0  # and acceptable
-    blamed: int = 0  # complaints, each against whom it should be
-    peak_bytes: int = 0
-    names: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-
-    def add(self, other: Score) -> None:
-        for name in ("messages", "before_sealing", "accepted", "blamed"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
-        self.names.update(other.names)
-        self.kinds.update(other.kinds)
-        self.failures += other.failures
-
-    def report(self) -> str:
-        return (
-            f"{self.messages} messages, {self.before_sealing} changed before sealing, {self.accepted} acceptable ones "
-            f"accepted, {self.blamed} due complaints; greatest peak {self.peak_bytes} bytes; "
-            f"refusals {dict(self.names)}; by type {dict(self.kinds)}; "
-            f"failures {len(self.failures)} {self.failures[:5]}"
-        )
-
-
-class Bench:
+class Bench(Judge):
     """One world whose round advances stage by stage; before each step its messages are tried in many changed forms."""
 
     def __init__(self, seed: int, score: Score, per_stage: int = _PER_STAGE, shape: Any = None) -> None:
-        self.r, self.score, self.per_stage, self.seed = Random(seed), score, per_stage, seed
         shape = shape or (_SHAPES[seed % len(_SHAPES)] if seed % _DEVICES_IN else _DEVICES)
-        self.library = library(*shape)
-        self.world = World(charter_of(*shape), seed, template=False)
+        super().__init__(World(charter_of(*shape), seed, template=False), score, seed)
+        self.library, self.per_stage = library(*shape), per_stage
         self.n = shape[0]
         self.fooled: set[int] = set()  # sites that must refuse even the coordinator's own R0
 
@@ -143,7 +107,7 @@ class Bench:
                 found = lie(self.world, machine, site, letter, r)
                 letter, plain = (letter, found) if isinstance(found, bytes) else found
         elif r.random() < 0.1:
-            head = _changed_header(r, letter.header)
+            head = changed_header(r, letter.header)
             return letter.seal(head, plain), replace(letter, header=head), plain
         else:
             plain = altered(r, letter.kind, plain, donors)
@@ -163,7 +127,7 @@ class Bench:
         register, host, log = world.registers[site], world.hosts[site], world.logs[site]
         kept = (protocol._state, dict(protocol._sent), register.epoch, list(register.rows), host.model)
         words = protocol._state.words.copy() if isinstance(protocol._state, SharesSent) else None  # masked in place
-        channels = _channels_of(protocol._state)
+        channels = channels_of(protocol._state)
         ratchet = (channels.at_round, channels._keys) if channels is not None else None
         reply = self._measured(lambda: protocol.handle(frame))
         self.score.messages += 1
@@ -174,8 +138,8 @@ class Bench:
                 self.fail(f"{stage}: {log[-1]}")
             if letter is None and protocol._state is not kept[0]:
                 self.fail(f"{stage}: noise moved a site to {protocol.state_name}")
-        blamed = set(_complaint_of(protocol, reply, plain)) if reply[4] == T.BAD_SHARE else set()
-        self.judge_blame(blamed, machine, site, letter, plain)
+        blamed = set(complaint_of(protocol, reply, plain)) if reply[4] == T.BAD_SHARE else set()
+        self.judge_blame(blamed, self.due(machine, site, letter, plain), plain)
         self.judge(is_accepted, acceptable, f"{stage} to site {site}", plain)
         log.clear()
         host.outcomes.clear()
@@ -200,13 +164,6 @@ class Bench:
         acceptable = used is not None and is_acceptable(self.world, machine, site, used, plain)
         self.deliver_to_coordinator(machine, stage, site, frame, used, acceptable or frame == reply, plain)
 
-    def refusal(self, site: int, letter: Opened) -> bytes:
-        """A refusal in the site's own hand: of the request or of another one, with a code that may not exist."""
-        digest = hashlib.sha256(self.request).digest() if self.r.random() < 0.7 else self.r.randbytes(32)
-        body = encode_body(RefusalCode(self.r.randrange(128)))
-        head = replace(letter.header, type=T.REFUSAL, fresh=digest, body_bytes=len(body))
-        return sign_frame(head, body, self.world.charter.site_keys[site])
-
     def deliver_to_coordinator(
         self, machine: Any, stage: str, site: int, frame: bytes, letter: Opened | None, acceptable: bool, plain: bytes
     ) -> None:
@@ -226,7 +183,8 @@ class Bench:
         self.score.messages += 1
         if not is_accepted and not may_change and _fingerprint(machine) != before:
             self.fail(f"{stage}: a refused answer changed the stage")
-        self.judge_blame(set(getattr(machine._state, "complaints", {}).get(site, ())), machine, site, letter, plain)
+        blamed = set(getattr(machine._state, "complaints", {}).get(site, ()))
+        self.judge_blame(blamed, self.due(machine, site, letter, plain), plain)
         self.judge(is_accepted, acceptable, f"{stage} of site {site}", plain)
         _put_back(machine, kept)
 
@@ -246,85 +204,18 @@ class Bench:
         elif acceptable and not is_accepted:
             self.fail(f"{where} refused although acceptable: {plain[:80].hex()}")
 
-    def judge_blame(self, blamed: set[int], machine: Any, site: int, letter: Opened | None, plain: bytes) -> None:
-        due = whom_to_blame(self.world, machine, site, letter, plain) if letter is not None else set()
-        self.score.blamed += bool(due)
-        if blamed != due:
-            self.fail(f"dealers {blamed} blamed, not {due}: {plain[:80].hex()}")
-
-    def named(self, name: str, where: str) -> None:
-        self.score.names[name] += 1
-        if not hasattr(errors, name):
-            self.fail(f"no name of ours: {where}")
-
-    def fail(self, what: str) -> None:
-        self.score.failures.append(f"seed {self.seed}: {what}")
-
-
-def _complaint_of(protocol: Any, reply: bytes, plain: bytes) -> tuple[int, ...]:
-    """Whom a site blames in its answer to this R1'."""
-    attempt = protocol._state.attempt
-    context, listed = attempt.context, listed_of(plain)[0]
-    ctx2 = mask_context(attempt.ctx1, context.policy_tag, context.config_hash, members_hash(listed))
-    return decode_body(Complaint, unseal_frame(reply, attempt.link(T.BAD_SHARE, ctx2))).dealers
-
-
-def changed_bytes(r: Random, frame: bytes) -> bytes:
-    choice = r.randrange(8)
-    place = r.randrange(len(frame))
-    if choice == 0:
-        return frame[:place]
-    if choice == 1:
-        return frame + r.randbytes(r.choice((1, 16, 64, 5000)))
-    if choice == 2:
-        return frame[:place] + r.randbytes(min(8, len(frame) - place)) + frame[place + 8 :]
-    if choice == 3:
-        return frame[:4] + bytes([r.randrange(40)]) + frame[5:]
-    if choice == 4:
-        size = r.choice((0, 1, *HUGE, len(frame))) % 2**64
-        return frame[:112] + size.to_bytes(8, "big") + frame[120:]
-    if choice == 5:
-        return (
-            r.randbytes(r.randrange(400)) if r.random() < 0.5 else frame[:HEADER_BYTES] + r.randbytes(r.randrange(300))
-        )
-    if choice == 6:
-        place = r.randrange(min(HEADER_BYTES, len(frame)))
-    return frame[:place] + bytes([frame[place] ^ (1 << r.randrange(8))]) + frame[place + 1 :]
-
-
-def _changed_header(r: Random, header: Header) -> Header:
-    name = r.choice(("session", "epoch", "round", "attempt", "sender", "receiver", "fresh", "type"))
-    value: Any = r.choice(
-        (0, 1, 2, 3, (getattr(header, name) + 1) % 2**64 if name not in ("session", "fresh") else 0, *HUGE[3:])
-    )
-    if name in ("session", "fresh"):
-        value = r.randbytes(32)
-    if name == "type":
-        value = r.randrange(33)
-    return replace(header, **{name: value})
-
-
-def _channels_of(state: Any) -> Any:
-    view = getattr(state, "view", None) or getattr(getattr(state, "attempt", None), "view", None)
-    return getattr(view, "channels", None)
+    def due(self, machine: Any, site: int, letter: Opened | None, plain: bytes) -> set[int]:
+        return whom_to_blame(self.world, machine, site, letter, plain) if letter is not None else set()
 
 
 # --- a coordinator's memory, kept and put back -----------------------------------------------------------------------
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    if isinstance(value, set | list):
-        return type(value)(value)
-    return value.copy() if isinstance(value, np.ndarray | PairTable) else value
-
-
 def _kept(machine: Any) -> tuple[Any, ...]:
     state, letters = machine._state, machine._letters
-    inner = {part.name: _copied(getattr(state, part.name)) for part in fields(state)}
+    inner = {part.name: copied(getattr(state, part.name)) for part in fields(state)}
     view = getattr(state, "view", None)
-    noted = [_copied(memory) for memory in (letters._accepted, letters._excluded, letters._refusals)]
+    noted = [copied(memory) for memory in (letters._accepted, letters._excluded, letters._refusals)]
     return state, inner, dict(view.fresh_of) if view is not None else None, noted
 
 
@@ -385,6 +276,3 @@ def run_campaign(first_seed: int, messages: int, jobs: int) -> Score:
         for score in pool.map(run_mutations, [first_seed + 1_000_000 * i for i in range(count)], [piece] * count):
             total.add(score)
     return total
-
-
-__all__ = ["Bench", "Score", "run_campaign", "run_mutations"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tenseal
+from keyed_policy import KeyedPolicy, fresh_context
 from small_federation import Federation, Host, next_model
 
 from secure_frl.ckks.coordinator_epoch import BlindEpoch, BlindEpochOpening, PolicyFetching
@@ -15,7 +16,7 @@ from secure_frl.ckks.coordinator_states import CkksSum, blind_sum, blind_summed,
 from secure_frl.ckks.encrypted_sum import EncryptedSum
 from secure_frl.ckks.envelopes import pack_chunks, unpack_chunks
 from secure_frl.ckks.epoch_cipher import EpochCipher, SiteWorkers
-from secure_frl.ckks.policies import keyed_tag, open_policy, seal_policy
+from secure_frl.ckks.policies import seal_policy
 from secure_frl.ckks.site_states import blind_site
 from secure_frl.ckks.worker import Limits, Worker
 from secure_frl.encoding.lanes import to_ring_vector
@@ -35,33 +36,12 @@ STAGES = {"ckks": ("R0",), "ckks+masking": ("R0", "R1p", "R3a", "R3c")}
 
 
 @dataclass
-class BlindHost(Host):
+class BlindHost(KeyedPolicy, Host):
     """The rest of a site where only sites read the policy."""
-
-    session: bytes = b""
-    me: int = 0
-    secret: bytes | None = None  # in use
-    settled: bytes | None = None  # the charter's, once a round was announced under it
-
-    def site_secret(self) -> bytes | None:
-        return self.settled
 
     def offer_secret(self, secret: bytes) -> None:
         assert self.settled in (None, secret)
-        self.secret = secret
-
-    def held_tag(self) -> bytes:
-        assert self.secret is not None
-        return keyed_tag(self.secret, self.session, self.model)
-
-    def policy_tag(self, announced_tag: bytes, model: bytes | None) -> bytes:
-        if self.held_tag() != announced_tag:
-            if model is None:
-                raise ModelMissing("expected the policy held here, got another tag. Send it.")
-            assert self.secret is not None
-            self.model = open_policy(self.secret, self.session, model, announced_tag)
-        self.settled = self.secret
-        return self.held_tag()
+        super().offer_secret(secret)
 
     def next_tag(self, total: Sum) -> bytes:
         self.total = total
@@ -312,22 +292,9 @@ def resealed(view: AttemptView, site: int, header: Header, salt: bytes, body: by
     return seal_frame(address, kind, body, view.link(SiteId(site), kind, salt, header.fresh))
 
 
-def without_a_key() -> tenseal.Context:
-    """All that a coordinator needs to compute with ciphertexts: the parameters."""
-    context = tenseal.context(
-        tenseal.SCHEME_TYPE.CKKS,
-        4096,
-        coeff_mod_bit_sizes=[54, 54],
-        n_threads=1,
-        encryption_type=tenseal.ENCRYPTION_TYPE.SYMMETRIC,
-    )
-    context.global_scale = 2.0**40
-    return context
-
-
 def combined(plan: ChunkPlan, terms: Sequence[tuple[int, bytes]], slots: np.ndarray | None = None) -> bytes:
     """Return the ciphertexts of a sum of small multiples, plus integers in the slots of each chunk [chunks, 2048]."""
-    context, chunks = without_a_key(), []
+    context, chunks = fresh_context(), []
     bodies = [(factor, unpack_chunks(body, plan)) for factor, body in terms]
     for number in range(plan.chunks):
         total: Any = None

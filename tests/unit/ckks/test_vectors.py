@@ -1,8 +1,8 @@
 """The published vectors of encrypted sums, replayed against this package from their JSON alone.
 
-The values come from tests/vectors/encrypted.py, which shares no code with secure_frl; that it writes them again is
-tested with all others in tests/unit/masking/test_vectors.py. Encryption is random, so a worker that hands out the
-vector's bytes stands in the place of the one that encrypts; all else is the real part.
+The values come from tests/vectors/encrypted.py, which shares no code with secure_frl and writes them again in
+tests/unit/masking/test_vectors.py. Encryption is random, so a worker that hands out the vector's bytes stands in the
+place of the one that encrypts; all else is the real part.
 """
 
 from __future__ import annotations
@@ -146,8 +146,7 @@ class Worker:
     def ask_each(self, op: Op, parts: Iterable[bytes | memoryview]) -> list[bytes]:
         given = [bytes(part) for part in parts]
         if op == Op.ENCRYPT:
-            slots = self.vector["slots"][str(self.me)]
-            assert given == [padded(row).astype("<i8").tobytes() for row in slots]
+            assert given == [padded(row).astype("<i8").tobytes() for row in self.vector["slots"][str(self.me)]]
             return cut(self.vector["ciphertexts"][str(self.me)])
         if op == Op.DECRYPT:
             assert given == self.summed
