@@ -1,6 +1,6 @@
 """A check taken out of a copy of the package: where it stands, what takes its place, and the tests that must notice.
 
-The copy lies in a temporary folder, together with the tests it is put to; a patch names the text that it removes and
+The copy lies in a temporary folder, together with all tests; a patch names the text that it removes and
 fails when the text is not there exactly once.
 """
 
@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +28,22 @@ class Removal:
     tests: tuple[str, ...]
 
 
-def lay_out(folder: Path, *tests: str) -> Path:
-    """Copy the package, with folders or files of the repository, into a new folder and return it."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "secure_frl", folder / "secure_frl", ignore=ignored)
-    for name in tests:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        else:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+def out_of_place(removals: Iterable[Removal]) -> list[str]:
+    """Return the checks whose text does not stand exactly once in its file, or one of whose tests is gone."""
+
+    def stands(removal: Removal) -> bool:
+        tests = [test.split("[")[0].split("::") for test in removal.tests]
+        is_there = (ROOT / "secure_frl" / removal.file).read_text().count(removal.text) == 1
+        return is_there and all(f"def {name.rstrip('-')}" in (ROOT / file).read_text() for file, name in tests)
+
+    return [removal.check for removal in removals if not stands(removal)]
+
+
+def lay_out(folder: Path) -> Path:
+    """Copy the package with all tests and what they read into a new folder and return it."""
+    for name in ("secure_frl", "threat_models", "tests", "examples", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    (folder / "docs").mkdir(exist_ok=True)
     return folder
 
 
