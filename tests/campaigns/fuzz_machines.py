@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fault_bending import ANSWER_TO, next_tag
 from fault_insider import Opened, listed_of, opened
-from fault_mutations import Bench, Score
+from fault_mutations import Bench
 from fault_world import FEW_DEVICES, small_graphs
+from mutation_judge import Score
 from mutation_rules import is_acceptable
 
 from secure_frl.errors import MalformedMessage

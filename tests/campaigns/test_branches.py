@@ -13,10 +13,11 @@ import pytest
 from branch_trace import BranchTrace
 from ciphertext_mutations import BlindBench, BlindScore
 from ciphertext_trace import traced_workers
-from fault_mutations import Bench, Score, changed_bytes, run_mutations
+from fault_mutations import Bench, run_mutations
 from fault_runner import SPARSE, run_schedules
 from fault_world import remembered_signatures
 from fuzz_machines import Target
+from mutation_judge import Score, changed_bytes
 
 LEAST = 0.95
 SCHEDULES, MESSAGES, SPARSE_SCHEDULES, SPARSE_WORLDS = 1_500, 20_000, 12, 2

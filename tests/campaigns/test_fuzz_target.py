@@ -5,8 +5,8 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from fault_mutations import changed_bytes
 from fuzz_machines import Target
+from mutation_judge import changed_bytes
 
 from secure_frl.masking import coordinator_stages
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from campaign_seeds import seed_of_a_campaign, seed_of_the_default_suite
 from ciphertext_mutations import BlindScore, run_blind_mutations
-from fault_mutations import Score, run_campaign, run_mutations
+from fault_mutations import run_campaign, run_mutations
+from mutation_judge import Score
 
 from secure_frl.ckks import site_states
 from secure_frl.ckks.encrypted_sum import EncryptedSum
