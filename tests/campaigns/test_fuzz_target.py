@@ -23,6 +23,19 @@ def test_the_corpus_and_changes_of_it_break_nothing() -> None:
     assert len(corpus) == 3 * 16 + 5 + 4
 
 
+def test_a_request_that_comes_again_has_its_old_answer_and_the_target_sees_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = Target()
+    corpus = dict(target.corpus())
+    again = corpus["R1P-site-frame"][:2] + corpus["R0-site-frame"][2:]  # both places are of one world
+    target(again)
+    monkeypatch.setattr(target.places[again[0]].bench.world.sites[0], "handle", lambda frame: b"another")
+
+    with pytest.raises(AssertionError, match="another answer"):
+        target(again)
+
+
 def test_control_the_target_sees_a_coordinator_that_takes_shares_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     target = Target()
     data = dict(target.corpus())["R3C-coordinator-plaintext"]
