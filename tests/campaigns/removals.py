@@ -1,7 +1,7 @@
 """A check taken out of a copy of the package: where it stands, what takes its place, and the tests that must notice.
 
-The copy lies in a temporary folder, together with all tests; a patch names the text that it removes and
-fails when the text is not there exactly once.
+The copy lies in a temporary folder, together with all tests; a patch names the text that it removes and fails when
+the text is not there exactly once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def out_of_place(removals: Iterable[Removal]) -> list[str]:
     def stands(removal: Removal) -> bool:
         tests = [test.split("[")[0].split("::") for test in removal.tests]
         is_there = (ROOT / "secure_frl" / removal.file).read_text().count(removal.text) == 1
-        return is_there and all(f"def {name.rstrip('-')}" in (ROOT / file).read_text() for file, name in tests)
+        return is_there and all(f"def {name}(" in (ROOT / file).read_text() for file, name in tests)
 
     return [removal.check for removal in removals if not stands(removal)]
 

@@ -40,7 +40,10 @@ class KeyedPolicy:
 
 
 def fresh_context(coefficient_bits: tuple[int, int] = (54, 54)) -> tenseal.Context:
-    """Return a context of the charter's parameters with a key of its own: enough to compute, not to decrypt."""
+    """Return a context with a key of its own: it computes with the epoch's ciphertexts, and decrypts none of them.
+
+    coefficient_bits: others than these make one of other parameters, which no site takes.
+    """
     context = tenseal.context(
         tenseal.SCHEME_TYPE.CKKS,
         4096,
